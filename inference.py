@@ -1,0 +1,62 @@
+"""Enhance a folder of photos, or one photo.
+
+    python inference.py --images_dir my_photos --result_dir brighter
+    python inference.py --images_dir one.jpg --result_dir brighter --strength 0.7
+
+Every photo comes out under its own name, at its own size and bit depth (8 or 16). Photos that are in result_dir already
+are left as they are unless --overwrite. A file that cannot be read is named and the rest goes on; the exit status is
+then 1.
+"""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+from tqdm import tqdm
+
+import utils
+from photos import enhance_photo, list_photos, read_photo, to_photo, write_photo
+
+opt = SimpleNamespace(
+    images_dir='sample_imgs',  # a folder of photos, or one photo
+    result_dir='sample_results',  # made when it is not there
+    checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's plain state dict
+    strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
+    save_extra=False,  # write input, R (enhanced) and S (illumination) side by side
+    overwrite=False,  # enhance again what is in result_dir already
+    device='',  # '' takes CUDA when there is one
+)
+
+
+def main(opt):
+    if not 0 <= opt.strength <= 1:
+        raise ValueError(f'strength: expected between 0 and 1, got {opt.strength}')
+    paths = [opt.images_dir] if os.path.isfile(opt.images_dir) else list_photos(opt.images_dir)
+    if os.path.realpath(opt.result_dir) == os.path.realpath(os.path.dirname(paths[0]) or '.'):
+        raise ValueError(f'result_dir: expected another folder than that of the photos, got {opt.result_dir}')
+    network, _ = utils.load_network(opt.checkpoints_file, utils.pick_device(opt.device))
+    os.makedirs(opt.result_dir, exist_ok=True)
+
+    skipped = failed = 0
+    for path in tqdm(paths, 'enhance', disable=None, leave=False, dynamic_ncols=True):
+        result = os.path.join(opt.result_dir, os.path.basename(path))
+        if os.path.exists(result) and not opt.overwrite:
+            skipped += 1
+            continue
+        try:
+            photo = read_photo(path)
+            enhanced, illumination = enhance_photo(network, photo, opt.strength)
+            if opt.save_extra:
+                enhanced = np.concatenate([photo, enhanced, to_photo(illumination, photo.dtype)], axis=1)
+            write_photo(result, enhanced)
+        except (OSError, ValueError, MemoryError) as error:
+            failed += 1
+            tqdm.write(f'failed: {utils.describe(error)}', file=sys.stderr)
+    done = len(paths) - skipped - failed
+    print(f'{done} enhanced into {opt.result_dir}, {skipped} there already (--overwrite redoes them), {failed} failed')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    utils.run_script(main, opt)

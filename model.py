@@ -1,0 +1,369 @@
+"""The network: a low-resolution copy of a photo in, its full-resolution illumination map out.
+
+    illumination = network(lowres, fullres)              # (N, 3, 256, 256), (N, 3, H, W) -> (N, 3, H, W)
+    enhanced = reflectance(fullres, illumination, network.eps)
+
+Two architectures are built from the same blocks, `hdrnet` (hermosayhl/DeepUPE_pytorch, whose weights load) and
+`deepupe` (the graph that the paper's authors released, dvlab-research/DeepUPE).
+
+Sources: Wang et al., "Underexposed Photo Enhancement Using Deep Illumination Estimation", CVPR 2019; Gharbi et al.,
+"Deep Bilateral Learning for Real-Time Image Enhancement", SIGGRAPH 2017 (HDRNet).
+
+Departures from both: photos are RGB everywhere (the predecessor reads BGR; `utils.load_network` permutes its weights);
+the guide is in [0, 1] for both; the slice names its grid_sample flags, so every torch version gives the same picture
+at the photo's borders; division by zero on black pixels gives black, not NaN.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LOW_SIZE = 256  # side of lowres in pixels; the fully connected layers fix it
+TINY = 1e-6  # smallest |illumination + eps| that a photo is divided by: below one level of 16 bit
+
+
+# ---------------------------------------------------------------------------------------------------- blocks
+
+
+class Conv(nn.Module):
+    """Convolution, then optional BatchNorm, then optional ReLU.
+
+    Args:
+        same: pad as TensorFlow's SAME does (at stride 2 on an even size: one row and column at bottom and right only)
+            instead of kernel // 2 on every side.
+    """
+
+    def __init__(self, inputs, outputs, kernel=3, stride=1, bias=True, norm=False, relu=True, same=False):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=0 if same else kernel // 2, bias=bias)
+        self.norm = nn.BatchNorm2d(outputs) if norm else nn.Identity()
+        self.relu = nn.ReLU() if relu else nn.Identity()
+        self.same = same
+
+    def forward(self, features):
+        if self.same:
+            features = pad_same(features, self.conv.kernel_size[0], self.conv.stride[0])
+        return self.relu(self.norm(self.conv(features)))
+
+
+class Linear(nn.Module):
+    """Fully connected layer, then optional BatchNorm, then optional ReLU."""
+
+    def __init__(self, inputs, outputs, norm=False, relu=True):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.norm = nn.BatchNorm1d(outputs) if norm else nn.Identity()
+        self.relu = nn.ReLU() if relu else nn.Identity()
+
+    def forward(self, features):
+        return self.relu(self.norm(self.linear(features)))
+
+
+def pad_same(features, kernel, stride):
+    """Zero-pad (N, C, H, W) as TensorFlow's SAME does: the odd row and column go to the bottom and right."""
+    pads = []
+    for size in (features.shape[-1], features.shape[-2]):
+        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(features, pads)
+
+
+class PointwiseGuide(nn.Module):
+    """Guide of `hdrnet`: a pointwise network with tanh output, mapped from [-1, 1] to [0, 1].
+
+    Source: hermosayhl/DeepUPE_pytorch, after google/hdrnet's HDRNetPointwiseNNGuide.
+    """
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.hidden = Conv(3, width, kernel=1, norm=True)
+        self.output = Conv(width, 1, kernel=1, relu=False)
+
+    def forward(self, fullres):
+        return (torch.tanh(self.output(self.hidden(fullres))) + 1) / 2  # (N, 1, H, W)
+
+
+class CurvesGuide(nn.Module):
+    """Guide of `deepupe`: 3x3 colour matrix, a piecewise-linear curve per channel, 1x1 mix, clip to [0, 1].
+
+    Starts as the mean of the three channels.
+    Source: google/hdrnet, HDRNetCurves.
+    """
+
+    def __init__(self, knots=16):
+        super().__init__()
+        self.color = nn.Conv2d(3, 3, 1)
+        self.shifts = nn.Parameter(torch.arange(knots).div(knots).repeat(3, 1))  # linspace [0, 1), (3, knots)
+        self.slopes = nn.Parameter(torch.zeros(3, knots))
+        self.mix = nn.Conv2d(3, 1, 1)
+        with torch.no_grad():
+            self.color.weight.copy_(torch.eye(3)[:, :, None, None])
+            self.color.bias.zero_()
+            self.slopes[:, 0] = 1
+            self.mix.weight.fill_(1 / 3)
+            self.mix.bias.zero_()
+
+    def forward(self, fullres):
+        colors = self.color(fullres)
+        # one knot at a time: all 16 at once would need a (N, 3, 16, H, W) intermediate
+        curves = torch.zeros_like(colors)
+        for shift, slope in zip(self.shifts.T, self.slopes.T, strict=True):
+            curves = curves + slope[:, None, None] * F.relu(colors - shift[:, None, None])
+        return self.mix(curves).clamp(0, 1)  # (N, 1, H, W)
+
+
+# --------------------------------------------------------------------------------------- slice, apply, divide
+
+
+def slice_grid(grid, guide, align_corners):
+    """Read affine coefficients out of the bilateral grid at each full-resolution pixel.
+
+    Args:
+        grid: (N, C, D, Gh, Gw).
+        guide: (N, 1, H, W) in [0, 1], chooses the luma bin.
+        align_corners: True puts the centres of the outer cells on the photo's outer pixels and on guide 0 and 1
+            (the predecessor under torch 1.1). False puts cell centres at half-integers, the photo's outer faces and
+            guide 0 and 1 on the grid's outer faces (HDRNet).
+    Returns:
+        coeffs: (N, C, H, W), trilinear inside the grid, clamped at its border.
+    Raises:
+        ValueError: grid is not 5-D, guide is not (N, 1, H, W), or their N differ.
+    Source: google/hdrnet bilateral_slice (align_corners=False); hermosayhl/DeepUPE_pytorch (align_corners=True).
+    """
+    if grid.ndim != 5:
+        raise ValueError(f'slice_grid: expected grid (N, C, D, Gh, Gw), got {tuple(grid.shape)}')
+    if guide.ndim != 4 or guide.shape[1] != 1 or guide.shape[0] != grid.shape[0]:
+        raise ValueError(f'slice_grid: expected guide ({grid.shape[0]}, 1, H, W), got {tuple(guide.shape)}')
+    n, _, h, w = guide.shape
+    y = pixel_coords(h, align_corners, guide)
+    x = pixel_coords(w, align_corners, guide)
+    coords = torch.stack([x.expand(n, h, w), y[:, None].expand(n, h, w), guide[:, 0] * 2 - 1], dim=-1)  # (N, H, W, 3)
+    # border: the default, zero padding, fades coeffs at the photo's border and where guide nears 0 or 1 (the halo)
+    coeffs = F.grid_sample(
+        grid, coords[:, None], mode='bilinear', padding_mode='border', align_corners=align_corners
+    )  # (N, C, 1, H, W)
+    return coeffs[:, :, 0]  # (N, C, H, W)
+
+
+def pixel_coords(size, align_corners, like):
+    """Positions of `size` pixels in grid_sample's [-1, 1], as the dtype and on the device of `like`."""
+    pixels = torch.arange(size, device=like.device, dtype=like.dtype)
+    if align_corners:
+        return pixels / max(size - 1, 1) * 2 - 1
+    return (pixels + 0.5) / size * 2 - 1
+
+
+def apply_affine(coeffs, fullres):
+    """Apply the 3x4 affine of every pixel to the pixel.
+
+    Args:
+        coeffs: (N, 12, H, W), row-major 3x4, last column is the offset.
+        fullres: (N, 3, H, W).
+    Returns:
+        (N, 3, H, W).
+    Source: google/hdrnet, bilateral_slice_apply with offset.
+    """
+    n, _, h, w = fullres.shape
+    rows = coeffs.view(n, 3, 4, h, w)
+    return (rows[:, :, :3] * fullres[:, None]).sum(dim=2) + rows[:, :, 3]
+
+
+def clip_illumination(illumination, fullres):
+    """Clip the illumination to [fullres, 1], so that the division neither darkens nor clips a highlight.
+
+    Source: dvlab-research/DeepUPE, max(min(S, 1), I).
+    """
+    return torch.maximum(illumination.clamp(max=1), fullres)
+
+
+def reflectance(fullres, illumination, eps=1e-4, strength=1.0, clamp=True):
+    """Enhanced photo R = I / (S + eps)^strength, finite on black pixels.
+
+    Args:
+        fullres: (N, 3, H, W) in [0, 1], I.
+        illumination: (N, 3, H, W), S, any range.
+        eps: added to the illumination; `network.eps` holds the rule of the architecture.
+        strength: in [0, 1]; 0 returns the photo, 1 the model's result.
+        clamp: clip the result to [0, 1]. False leaves the gradient of pixels that are too bright alive in training.
+    Returns:
+        (N, 3, H, W). Where S + eps is not positive, strength 1 gives R <= 0 (black, as the predecessor does), and less
+        strength fades to that linearly.
+    Raises:
+        ValueError: strength outside [0, 1].
+    Source: DeepUPE's image formation I = S * R; eps and clamp from the two systems' code.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f'reflectance: expected strength in [0, 1], got {strength}')
+    light = illumination + eps
+    light = torch.where(light.abs() < TINY, TINY, light)
+    if strength == 1:
+        enhanced = fullres / light
+    else:
+        enhanced = torch.where(light > 0, fullres / light.clamp(min=TINY) ** strength, fullres * (1 - strength))
+    return enhanced.clamp(0, 1) if clamp else enhanced
+
+
+# --------------------------------------------------------------------------------------------------- network
+
+
+class IlluminationNet(nn.Module):
+    """HDRNet-style illumination estimator; `hdrnet` and `deepupe` below build it.
+
+    Args:
+        splat, global_conv, global_fc, local, predict: blocks of the coefficient network, in the figure's order.
+        guide: module (N, 3, H, W) -> (N, 1, H, W) in [0, 1].
+        luma_bins: depth of the grid.
+        column_major: order of predict's channels: False is (3x4 row-major, bin), True is ((in * 3 + out), bin).
+        align_corners: slicing convention, see slice_grid.
+        clip: clip the illumination to [fullres, 1].
+        eps: (training, evaluation) eps for `reflectance`; `network.eps` gives the one for the current mode.
+        lowres_mode: how evaluation shrinks the photo to lowres, 'bilinear' or 'nearest'.
+    """
+
+    def __init__(self, arch, splat, global_conv, global_fc, local, predict, guide, *, luma_bins, column_major,
+                 align_corners, clip, eps, lowres_mode):  # fmt: skip
+        super().__init__()
+        self.arch = arch
+        self.splat, self.global_conv, self.global_fc = splat, global_conv, global_fc
+        self.local, self.predict, self.guide = local, predict, guide
+        self.luma_bins, self.column_major = luma_bins, column_major
+        self.align_corners, self.clip, self.lowres_mode = align_corners, clip, lowres_mode
+        self.train_eps, self.eval_eps = eps
+
+    @property
+    def eps(self):
+        return self.train_eps if self.training else self.eval_eps
+
+    def forward(self, lowres, fullres):
+        """Illumination (N, 3, H, W) of fullres (N, 3, H, W), seen through lowres (N, 3, 256, 256); RGB in [0, 1].
+
+        Raises:
+            ValueError: lowres is not (N, 3, 256, 256) or fullres is not (N, 3, H, W).
+        """
+        grid = self.predict_grid(lowres)  # (N, 12, D, Gh, Gw)
+        if fullres.ndim != 4 or fullres.shape[:2] != lowres.shape[:2]:
+            raise ValueError(f'network: expected fullres ({len(lowres)}, 3, H, W), got {tuple(fullres.shape)}')
+        guide = self.guide(fullres)  # (N, 1, H, W)
+        coeffs = slice_grid(grid, guide, self.align_corners)  # (N, 12, H, W)
+        illumination = apply_affine(coeffs, fullres)  # (N, 3, H, W)
+        return clip_illumination(illumination, fullres) if self.clip else illumination
+
+    def predict_grid(self, lowres):
+        """Bilateral grid (N, 12, D, Gh, Gw) of row-major 3x4 affine coefficients."""
+        if lowres.ndim != 4 or lowres.shape[1:] != (3, LOW_SIZE, LOW_SIZE):
+            raise ValueError(f'network: expected lowres (N, 3, {LOW_SIZE}, {LOW_SIZE}), got {tuple(lowres.shape)}')
+        splat = self.splat(lowres)
+        global_features = self.global_fc(self.global_conv(splat).flatten(1))[:, :, None, None]
+        fusion = F.relu(self.local(splat) + global_features)
+        grid = self.predict(fusion)  # (N, 12 * D, Gh, Gw)
+        n, _, gh, gw = grid.shape
+        if self.column_major:
+            grid = grid.view(n, 4, 3, self.luma_bins, gh, gw).transpose(1, 2)
+        return grid.reshape(n, 12, self.luma_bins, gh, gw)
+
+
+def hdrnet(luma_bins=8, spatial_bin=8):
+    """The predecessor's network; 594,369 parameters at the default grid (12, 8, 8, 8).
+
+    Args:
+        luma_bins: depth D of the grid.
+        spatial_bin: grid cells along each side, a power of two from 4 to 64.
+    Source: hermosayhl/DeepUPE_pytorch.
+    """
+    channels, splat = splat_layers(luma_bins, spatial_bin, norm=True, same=False)
+    width = 8 * luma_bins
+    halvings = int(math.log2(spatial_bin // 4))
+    return IlluminationNet(
+        'hdrnet',
+        splat=splat,
+        global_conv=nn.Sequential(
+            *[Conv(channels if i == 0 else width, width, stride=2, norm=True) for i in range(halvings)]
+        ),
+        global_fc=global_layers(16 * (width if halvings else channels), luma_bins, norm=True),
+        local=nn.Sequential(Conv(channels, width, norm=True), Conv(width, width, bias=False, relu=False)),
+        predict=Conv(width, 12 * luma_bins, kernel=1, relu=False),
+        guide=PointwiseGuide(),
+        luma_bins=luma_bins,
+        column_major=False,
+        align_corners=True,
+        clip=False,
+        eps=(1e-4, 1e-4),
+        lowres_mode='bilinear',
+    )
+
+
+def deepupe(luma_bins=8, spatial_bin=16):
+    """The network of the paper's released graph; 998,816 parameters at the default grid (12, 8, 16, 16).
+
+    Weights start from He's normal distribution and biases from 0, as HDRNet's layers do.
+
+    Args:
+        luma_bins: depth D of the grid.
+        spatial_bin: grid cells along each side, a power of two from 4 to 64.
+    Source: dvlab-research/DeepUPE, checkpoint graph.
+    """
+    channels, splat = splat_layers(luma_bins, spatial_bin, norm=False, same=True)
+    width = 8 * luma_bins
+    global_convs = 6 * int(math.log2(spatial_bin // 4))  # six per halving: 12 at 16 x 16, stride 2 at 1st and 7th
+    network = IlluminationNet(
+        'deepupe',
+        splat=splat,
+        global_conv=nn.Sequential(
+            *[
+                Conv(channels if i == 0 else width, width, stride=2 if i % 6 == 0 else 1, same=True)
+                for i in range(global_convs)
+            ]
+        ),
+        global_fc=global_layers(16 * (width if global_convs else channels), luma_bins, norm=False),
+        local=nn.Sequential(
+            Conv(channels, width, same=True),
+            *[Conv(width, width, bias=False, relu=False, same=True) for _ in range(5)],
+        ),
+        predict=Conv(width, 12 * luma_bins, kernel=1, relu=False),
+        guide=CurvesGuide(),
+        luma_bins=luma_bins,
+        column_major=True,
+        align_corners=False,
+        clip=True,
+        eps=(1e-3, 0.0),
+        lowres_mode='nearest',
+    )
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith('guide'):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def build_network(arch, luma_bins=8, spatial_bin=0):
+    """The network of an architecture; spatial_bin 0 takes its own (hdrnet 8, deepupe 16).
+
+    Raises:
+        ValueError: unknown arch.
+    """
+    builders = {'hdrnet': hdrnet, 'deepupe': deepupe}
+    if arch not in builders:
+        raise ValueError(f'arch: expected one of {", ".join(builders)}, got {arch!r}')
+    return builders[arch](luma_bins, **({'spatial_bin': spatial_bin} if spatial_bin else {}))
+
+
+def splat_layers(luma_bins, spatial_bin, norm, same):
+    """Stride 2 convolutions from 256 down to spatial_bin: (output channels, layers). The first has no BatchNorm."""
+    if spatial_bin not in (4, 8, 16, 32, 64):
+        raise ValueError(f'spatial_bin: expected 4, 8, 16, 32 or 64, got {spatial_bin}')
+    count = int(math.log2(LOW_SIZE // spatial_bin))
+    widths = [3] + [luma_bins * 2**i for i in range(count)]
+    layers = [Conv(widths[i], widths[i + 1], stride=2, norm=norm and i > 0, same=same) for i in range(count)]
+    return widths[-1], nn.Sequential(*layers)
+
+
+def global_layers(inputs, luma_bins, norm):
+    """Fully connected layers of the global path; the last has no ReLU."""
+    return nn.Sequential(
+        Linear(inputs, 32 * luma_bins, norm=norm),
+        Linear(32 * luma_bins, 16 * luma_bins, norm=norm),
+        Linear(16 * luma_bins, 8 * luma_bins, norm=norm, relu=False),
+    )

@@ -1,0 +1,296 @@
+"""Training and evaluation pairs: find them, check them, augment them.
+
+A pair is (input path, target path): an underexposed photo and the same photo well exposed, equal in size. A `PairDataset`
+item is (lowres, fullres, target), float RGB in [0, 1]. Everything random comes from (seed, epoch, position), so the
+same photos come out whatever the number of workers, and a resumed run sees what an uninterrupted one would.
+
+Source of sizes and augmentation: hermosayhl/DeepUPE_pytorch (`hdrnet`: whole photos squeezed to a square) and
+dvlab-research/DeepUPE (`deepupe`: random 256 x 256 crops, of which lowres is a copy).
+"""
+
+import csv
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import utils
+from model import LOW_SIZE
+from photos import EXTENSIONS, make_lowres, read_photo, to_tensor, write_whole
+
+LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
+
+# ------------------------------------------------------------------------------------------------- find pairs
+
+
+def find_pairs(dataset_dir):
+    """Pairs of a folder with input/ and expertC_gt/ (or low/ and high/, or input/ and target/), matched by stem.
+
+    Returns:
+        list of (input path, target path), sorted by stem.
+    Raises:
+        FileNotFoundError: none of the layouts is there. ValueError: photos without partner, all of them named.
+    """
+    for input_name, target_name in LAYOUTS:
+        folders = os.path.join(dataset_dir, input_name), os.path.join(dataset_dir, target_name)
+        if all(os.path.isdir(folder) for folder in folders):
+            break
+    else:
+        wanted = ', or '.join('/ and '.join(layout) + '/' for layout in LAYOUTS)
+        raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}')
+    problems = []
+    inputs, targets = (photos_by_stem(folder, problems) for folder in folders)
+    problems += [f'{path}: no partner in {folders[1]}' for stem, path in inputs.items() if stem not in targets]
+    problems += [f'{path}: no partner in {folders[0]}' for stem, path in targets.items() if stem not in inputs]
+    utils.raise_all(problems, dataset_dir)
+    if not inputs:
+        raise ValueError(f'{dataset_dir}: no photos in {input_name}/ (looked for {" ".join(EXTENSIONS)})')
+    return [(inputs[stem], targets[stem]) for stem in sorted(inputs)]
+
+
+def photos_by_stem(folder, problems):
+    """{stem: path} of a folder's photos; a stem that two files share goes to problems."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in EXTENSIONS and not name.startswith('.'):
+            path = os.path.join(folder, name)
+            if stem in found:
+                problems.append(f'{path}: same stem as {found[stem]}')
+            found[stem] = path
+    return found
+
+
+def read_pairs(path):
+    """Pairs of a CSV file with the columns input,target; its paths are relative to its folder.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: columns or cells are missing, or there is no row.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        with open(path, newline='', encoding='utf-8-sig') as file:
+            rows = csv.DictReader(file)
+            if not {'input', 'target'} <= set(rows.fieldnames or []):
+                raise ValueError(f'{path}: expected the columns input,target, got {rows.fieldnames}')
+            cells = [(row['input'], row['target']) for row in rows]
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}: expected a CSV file in UTF-8') from error
+    if not cells:
+        raise ValueError(f'{path}: no pairs')
+    problems = [f'{path}: row {i} lacks input or target' for i, cell in enumerate(cells, 2) if not all(cell)]
+    utils.raise_all(problems, path)
+    return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells]
+
+
+def write_pairs(path, pairs):
+    """Write pairs as such a CSV file, relative to its folder where that is possible."""
+    folder = os.path.dirname(os.path.abspath(path))
+    lines = ['input,target']
+    for pair in pairs:
+        names = [relative(name, folder) for name in pair]
+        lines.append(','.join(f'"{name}"' if ',' in name else name for name in names))
+    write_whole(path, ('\n'.join(lines) + '\n').encode())
+
+
+def relative(path, folder):
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # another drive on Windows
+        return os.path.abspath(path)
+
+
+def mix_pairs(pairs_files, weights=''):
+    """Several CSV lists, 'a.csv,b.csv', with as many weights, '1,0.5' ('' is 1 each).
+
+    Returns:
+        list of (pairs, weight); an epoch draws each pair of a list `weight` times on average.
+    Raises:
+        ValueError: as many weights as lists are expected, all positive.
+    """
+    names = [name.strip() for name in pairs_files.split(',') if name.strip()]
+    try:
+        numbers = [float(w) for w in weights.split(',')] if weights else [1.0] * len(names)
+    except ValueError as error:
+        raise ValueError(f'train_weights: expected numbers with commas between, got {weights!r}') from error
+    if len(numbers) != len(names) or min(numbers, default=1) <= 0:
+        raise ValueError(f'train_weights: expected {len(names)} positive numbers, one for each list, got {weights!r}')
+    return [(read_pairs(name), number) for name, number in zip(names, numbers, strict=True)]
+
+
+def split_pairs(pairs, ratio, seed):
+    """Shuffle pairs with a seed and split them: (first ratio of them, the rest), both non-empty."""
+    if not 0 < ratio < 1:
+        raise ValueError(f'dataset_ratio: expected between 0 and 1, got {ratio}')
+    if len(pairs) < 2:
+        raise ValueError(f'dataset_ratio: expected two pairs or more to split, got {len(pairs)}')
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    count = min(max(int(len(pairs) * ratio), 1), len(pairs) - 1)
+    return [pairs[i] for i in order[:count]], [pairs[i] for i in order[count:]]
+
+
+# ------------------------------------------------------------------------------------------------- read pairs
+
+
+def read_pair(pair):
+    """Both photos of a pair as (H, W, 3) uint8 or uint16 RGB.
+
+    Raises:
+        OSError, ValueError: a photo is missing, unreadable, or the sizes differ; the message names the files.
+    """
+    photo, target = (read_photo(path) for path in pair)
+    if photo.shape != target.shape:
+        sizes = ' and '.join(f'{image.shape[1]} x {image.shape[0]}' for image in (photo, target))
+        raise ValueError(f'{pair[0]}: expected the size of its target {pair[1]}, got {sizes}')
+    return photo, target
+
+
+def load_pairs(pairs, keep=True, threads=4):
+    """Decode every pair once, before training starts, and report all bad ones together.
+
+    Args:
+        keep: return the photos; False only checks them.
+    Returns:
+        list of (photo, target) arrays, or of None.
+    Raises:
+        ValueError: one line per missing or unreadable photo and per pair of different sizes.
+    """
+    problems = []
+
+    def load(pair):
+        try:
+            photos = read_pair(pair)
+            return photos if keep else None
+        except (OSError, ValueError) as error:
+            problems.append(utils.describe(error))
+            return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        loaded = list(tqdm(pool.map(load, pairs), 'read pairs', len(pairs), disable=None, leave=False))
+    utils.raise_all(sorted(set(problems)), 'pairs')
+    return loaded
+
+
+# ---------------------------------------------------------------------------------------------------- dataset
+
+
+class PairDataset(Dataset):
+    """Augmented training pairs of one epoch; call `set_epoch` before each.
+
+    Args:
+        lists: list of (pairs, weight), see mix_pairs.
+        arch: 'hdrnet' squeezes whole photos to full_size x full_size; 'deepupe' takes random 256 x 256 crops.
+        full_size: side of fullres and target in pixels (hdrnet).
+        augment: flip, crop and rotate (hdrnet).
+        cache: keep all decoded photos in memory.
+    """
+
+    def __init__(self, lists, arch='hdrnet', full_size=512, augment=True, cache=True, seed=212):
+        self.pairs = [pair for pairs, _ in lists for pair in pairs]
+        self.weights = [(len(pairs), weight) for pairs, weight in lists]
+        self.arch, self.full_size, self.augment, self.seed = arch, full_size, augment, seed
+        self.cached = load_pairs(self.pairs, keep=cache)
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch):
+        """Fix the order of an epoch's pairs and the seed of their augmentation."""
+        self.epoch = epoch
+        rng = np.random.default_rng([self.seed, epoch])
+        order, start = [], 0
+        for count, weight in self.weights:  # weight 1.5: each pair once, half of them a second time
+            extra = rng.permutation(count)[: round(count * (weight % 1))]
+            order += list(np.tile(np.arange(start, start + count), int(weight))) + list(extra + start)
+            start += count
+        self.order = rng.permutation(np.array(order, dtype=np.int64))
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, position):
+        index = self.order[position]
+        photo, target = self.cached[index] or read_pair(self.pairs[index])
+        rng = np.random.default_rng([self.seed, self.epoch, position])
+        if self.arch == 'deepupe':
+            photo, target = random_patch(photo, target, LOW_SIZE, rng)
+            lowres = photo
+        else:
+            if self.augment:
+                photo, target = augment_pair(photo, target, rng)
+            lowres = make_lowres(photo)
+            photo, target = (cv2.resize(image, (self.full_size, self.full_size)) for image in (photo, target))
+        return tuple(to_tensor(np.ascontiguousarray(image))[0] for image in (lowres, photo, target))
+
+
+def make_loader(dataset, batch_size, num_workers):
+    """Batches (lowres, fullres, target) in the dataset's order; a last batch that is not full is left out.
+
+    Raises:
+        ValueError: fewer than two pairs, with which BatchNorm cannot train.
+    """
+    if min(len(dataset), batch_size) < 2:
+        raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
+    return DataLoader(
+        dataset,
+        batch_size=min(batch_size, len(dataset)),
+        drop_last=True,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=lambda _: cv2.setNumThreads(0),  # the workers themselves are the threads
+    )
+
+
+def augment_pair(photo, target, rng):
+    """With probability 0.9, in random order: crop to 0.75-0.95 (p 0.8), flip (p 0.5), rotate by up to 15 degrees (0.1).
+
+    Args:
+        photo, target: (H, W, 3), treated alike.
+        rng: numpy Generator.
+    Source: hermosayhl/DeepUPE_pytorch.
+    """
+    if rng.random() < 0.9:
+        steps = [(crop_pair, 0.8), (flip_pair, 0.5), (rotate_pair, 0.1)]
+        for i in rng.permutation(len(steps)):
+            step, probability = steps[i]
+            if rng.random() < probability:
+                photo, target = step(photo, target, rng)
+    return photo, target
+
+
+def crop_pair(photo, target, rng):
+    """A random window of 0.75 to 0.95 of both sides."""
+    ratio = rng.uniform(0.75, 0.95)
+    height, width = (max(int(side * ratio), 1) for side in photo.shape[:2])
+    return window(photo, target, height, width, rng)
+
+
+def flip_pair(photo, target, rng):
+    """Left and right exchanged."""
+    return photo[:, ::-1], target[:, ::-1]
+
+
+def rotate_pair(photo, target, rng):
+    """Rotation about the centre by a whole number of degrees in [-15, 15]; black comes in at the corners of both."""
+    height, width = photo.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), int(rng.integers(-15, 16)), 1)
+    return tuple(cv2.warpAffine(np.ascontiguousarray(image), turn, (width, height)) for image in (photo, target))
+
+
+def random_patch(photo, target, size, rng):
+    """A random size x size window; a photo smaller than that is enlarged first."""
+    height, width = photo.shape[:2]
+    if min(height, width) < size:
+        scale = size / min(height, width)
+        larger = max(round(width * scale), size), max(round(height * scale), size)
+        photo, target = (cv2.resize(image, larger) for image in (photo, target))
+    return window(photo, target, size, size, rng)
+
+
+def window(photo, target, height, width, rng):
+    """The same random height x width window of both."""
+    y = rng.integers(photo.shape[0] - height + 1)
+    x = rng.integers(photo.shape[1] - width + 1)
+    return tuple(image[y : y + height, x : x + width] for image in (photo, target))

@@ -1,0 +1,206 @@
+"""What the scripts share: options from the command line, seeds, the device, checkpoints, picture sheets."""
+
+import argparse
+import csv
+import json
+import os
+import pickle
+import random
+import sys
+import zipfile
+
+import numpy as np
+import torch
+
+from model import build_network
+from photos import to_photo, write_photo
+
+# ---------------------------------------------------------------------------------------------------- options
+
+
+def parse_overrides(opt, argv=None):
+    """Overwrite fields of opt from `--name value`; each default fixes its flag's type.
+
+    Booleans take `--name` and `--no-name`. An unknown option ends the script with argparse's message.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name, default in vars(opt).items():
+        kind = {'action': argparse.BooleanOptionalAction} if isinstance(default, bool) else {'type': type(default)}
+        parser.add_argument(f'--{name}', default=default, help=f'default {default!r}', **kind)
+    vars(opt).update(vars(parser.parse_args(argv)))
+
+
+def run_script(main, opt):
+    """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1."""
+    parse_overrides(opt)
+    try:
+        sys.exit(main(opt))
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {describe(error)}')
+    except KeyboardInterrupt:
+        sys.exit('stopped')
+
+
+def describe(error):
+    """An error of one file as 'file: reason'."""
+    return f'{error.filename}: {error.strerror}' if isinstance(error, OSError) and error.filename else str(error)
+
+
+def raise_all(problems, where):
+    """Raise one ValueError that names every problem, a line each; none, none."""
+    if problems:
+        raise ValueError(f'{where}: {len(problems)} bad\n  ' + '\n  '.join(problems))
+
+
+def set_seed(seed):
+    """Seed Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries may use the global state
+    torch.manual_seed(seed)
+
+
+def pick_device(device):
+    """torch.device of an option: '' takes CUDA when there is one, else the CPU.
+
+    Raises:
+        ValueError: not a device of this machine.
+    """
+    try:
+        chosen = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device: expected cpu or a CUDA device of this machine, got {device!r}') from error
+    return chosen
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def save_whole(save, path):
+    """Call save(temporary path), then rename to `path`: a killed run leaves the old file or the new one."""
+    partial = f'{path}.{os.getpid()}.part'
+    try:
+        save(partial)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def save_checkpoint(path, checkpoint):
+    """Write a dict of tensors and plain values, whole or not at all."""
+    save_whole(lambda partial: torch.save(checkpoint, partial), path)
+
+
+def save_json(path, values):
+    """Write values as readable JSON, whole or not at all."""
+
+    def save(partial):
+        with open(partial, 'w', encoding='utf-8') as file:
+            json.dump(values, file, indent=2, ensure_ascii=False)
+            file.write('\n')
+
+    save_whole(save, path)
+
+
+def append_csv(path, row):
+    """Append a dict as one row; a new file starts with the names."""
+    with open(path, 'a', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def read_checkpoint(path):
+    """Read a checkpoint without running anything in it.
+
+    Returns:
+        dict with at least 'arch' and 'model'; a plain state dict of the predecessor becomes one, turned to RGB.
+    Raises:
+        FileNotFoundError: no such file. ValueError: truncated, not a checkpoint, or a pickle with code in it.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'{path}: expected a checkpoint, found no such file')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f'{path}: not a checkpoint of tensors and plain values; refused, nothing in it ran') from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f'{path}: not a checkpoint, or a truncated one') from error
+    if isinstance(checkpoint, dict) and 'coeffs.conv_out.conv.weight' in checkpoint:
+        return {'arch': 'hdrnet', 'model': convert_predecessor(checkpoint), 'opt': {}}
+    if not isinstance(checkpoint, dict) or not {'arch', 'model'} <= set(checkpoint):
+        raise ValueError(f"{path}: expected a checkpoint with 'arch' and 'model', or the predecessor's state dict")
+    return checkpoint
+
+
+def load_network(path, device='cpu'):
+    """Network in eval mode on a device, and its checkpoint, from our file or the predecessor's plain state dict.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not a checkpoint, or its weights do not fit its architecture.
+    """
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint['model']
+    try:
+        network = network_for(checkpoint)
+        network.load_state_dict({name: value.float() for name, value in weights.items()})
+    except (RuntimeError, AttributeError, KeyError, TypeError) as error:
+        detail = str(error).splitlines()[1 if '\n' in str(error) else 0].strip()
+        raise ValueError(f'{path}: weights do not fit {checkpoint["arch"]} ({detail})') from error
+    return network.eval().to(device), checkpoint
+
+
+def network_for(checkpoint):
+    """The untrained network that a checkpoint's options describe; grid sizes not in them are read off the weights."""
+    options = checkpoint.get('opt', {})
+    luma_bins = options.get('luma_bins') or checkpoint['model']['predict.conv.weight'].shape[0] // 12
+    return build_network(checkpoint['arch'], luma_bins, options.get('spatial_bin', 0))
+
+
+def convert_predecessor(weights):
+    """State dict of hermosayhl/DeepUPE_pytorch (BGR) as ours (RGB).
+
+    Its names become ours; channels are permuted where a photo goes in (splat, guide) and where the affine's rows and
+    columns are colours (prediction).
+    """
+    renames = {
+        'coeffs.splat_features.': 'splat.',
+        'coeffs.global_features_conv.': 'global_conv.',
+        'coeffs.global_features_fc.': 'global_fc.',
+        'coeffs.local_features.': 'local.',
+        'coeffs.conv_out.': 'predict.',
+        'guide.conv1.': 'guide.hidden.',
+        'guide.conv2.': 'guide.output.',
+        '.bn.': '.norm.',
+        '.fc.': '.linear.',
+    }
+    converted = {}
+    for name, value in weights.items():
+        for theirs, ours in renames.items():
+            name = name.replace(theirs, ours)
+        converted[name] = value
+    for name in ('splat.0.conv.weight', 'guide.hidden.conv.weight'):
+        converted[name] = converted[name].flip(1)
+    for name in ('predict.conv.weight', 'predict.conv.bias'):
+        value = converted[name]
+        affine = value.view(3, 4, -1, *value.shape[1:])[[2, 1, 0]][:, [2, 1, 0, 3]]  # the offset stays last
+        converted[name] = affine.reshape(value.shape)
+    return converted
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+def save_sheet(path, images, columns=4, cell=192):
+    """Write up to columns x columns images (N, 3, H, W) in [0, 1] as one picture, each cell `cell` pixels wide."""
+    images = images[: columns * columns].detach().float().clamp(0, 1)
+    height = max(1, round(cell * images.shape[-2] / images.shape[-1]))
+    images = torch.nn.functional.interpolate(images, (height, cell), mode='area')
+    rows = -(-len(images) // columns)
+    sheet = torch.ones(3, rows * height, columns * cell)
+    for i, image in enumerate(images.cpu()):
+        y, x = i // columns * height, i % columns * cell
+        sheet[:, y : y + height, x : x + cell] = image
+    write_photo(path, to_photo(sheet))
