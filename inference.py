@@ -13,10 +13,12 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import utils
-from photos import enhance_photo, list_photos, read_photo, to_photo, write_photo
+from fast import enhance_photo
+from photos import list_photos, read_photo, to_photo, write_photo
 
 opt = SimpleNamespace(
     images_dir='sample_imgs',  # a folder of photos, or one photo
@@ -25,6 +27,7 @@ opt = SimpleNamespace(
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
     save_extra=False,  # write input, R (enhanced) and S (illumination) side by side
     overwrite=False,  # enhance again what is in result_dir already
+    fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
 )
 
@@ -46,9 +49,11 @@ def main(opt):
             continue
         try:
             photo = read_photo(path)
-            enhanced, illumination = enhance_photo(network, photo, opt.strength)
+            enhanced, illumination = enhance_photo(network, photo, opt.strength, opt.save_extra, opt.fused)
             if opt.save_extra:
-                enhanced = np.concatenate([photo, enhanced, to_photo(illumination, photo.dtype)], axis=1)
+                enhanced = np.concatenate(
+                    [photo, enhanced, to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)], axis=1
+                )
             write_photo(result, enhanced)
         except (OSError, ValueError, MemoryError) as error:
             failed += 1

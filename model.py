@@ -15,6 +15,7 @@ at the photo's borders; division by zero on black pixels gives black, not NaN.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +71,19 @@ def pad_same(features, kernel, stride):
     return F.pad(features, pads)
 
 
+class FoldedGuide(NamedTuple):
+    """A guide as one hidden layer of a pixel's RGB, the form that the fused kernels take.
+
+    guide = squash(mix . relu(weights . rgb + bias) + mix_bias), with weights (U, 3), bias (U), mix (U), mix_bias ().
+    """
+
+    weights: torch.Tensor
+    bias: torch.Tensor
+    mix: torch.Tensor
+    mix_bias: torch.Tensor
+    tanh: bool  # squash is (tanh + 1) / 2, else a clip to [0, 1]
+
+
 class PointwiseGuide(nn.Module):
     """Guide of `hdrnet`: a pointwise network with tanh output, mapped from [-1, 1] to [0, 1].
 
@@ -83,6 +97,36 @@ class PointwiseGuide(nn.Module):
 
     def forward(self, fullres):
         return (torch.tanh(self.output(self.hidden(fullres))) + 1) / 2  # (N, 1, H, W)
+
+    def fold(self, fullres):
+        """The guide as `FoldedGuide`; in training, BatchNorm's statistics follow from the photo's mean and covariance.
+
+        A 1x1 convolution's output w . rgb + b has mean w . mean(rgb) + b and variance w . cov(rgb) . w, so the hidden
+        layer itself is never computed at full size.
+        """
+        conv, norm = self.hidden.conv, self.hidden.norm
+        weight = conv.weight[:, :, 0, 0]  # (width, 3)
+        if norm.training:
+            pixels = fullres.transpose(0, 1).flatten(1)  # (3, N * H * W)
+            center = pixels.mean(dim=1)
+            covariance = pixels @ pixels.T / pixels.shape[1] - center[:, None] * center
+            mean = weight @ center + conv.bias
+            var = ((weight @ covariance) * weight).sum(dim=1)
+            with torch.no_grad():
+                norm.num_batches_tracked += 1
+                norm.running_mean.lerp_(mean, norm.momentum)
+                norm.running_var.lerp_(var * pixels.shape[1] / (pixels.shape[1] - 1), norm.momentum)
+        else:
+            mean, var = norm.running_mean, norm.running_var
+        scale = norm.weight * (var + norm.eps).rsqrt()
+        output = self.output.conv
+        return FoldedGuide(
+            weight * scale[:, None],
+            (conv.bias - mean) * scale + norm.bias,
+            output.weight.flatten(),
+            output.bias[0],
+            True,
+        )
 
 
 class CurvesGuide(nn.Module):
@@ -112,6 +156,14 @@ class CurvesGuide(nn.Module):
         for shift, slope in zip(self.shifts.T, self.slopes.T, strict=True):
             curves = curves + slope[:, None, None] * F.relu(colors - shift[:, None, None])
         return self.mix(curves).clamp(0, 1)  # (N, 1, H, W)
+
+    def fold(self, fullres):
+        """The guide as `FoldedGuide`: a ReLU for each knot of each channel's curve."""
+        knots = self.shifts.shape[1]
+        weights = self.color.weight[:, :, 0, 0].repeat_interleave(knots, dim=0)  # (3 * knots, 3)
+        bias = (self.color.bias[:, None] - self.shifts).flatten()
+        mix = (self.mix.weight.view(3, 1) * self.slopes).flatten()
+        return FoldedGuide(weights, bias, mix, self.mix.bias[0], False)
 
 
 # --------------------------------------------------------------------------------------- slice, apply, divide
@@ -231,6 +283,18 @@ class IlluminationNet(nn.Module):
         self.luma_bins, self.column_major = luma_bins, column_major
         self.align_corners, self.clip, self.lowres_mode = align_corners, clip, lowres_mode
         self.train_eps, self.eval_eps = eps
+        self.start_at(0.5)
+
+    @torch.no_grad()
+    def start_at(self, light):
+        """Set the prediction's bias so that an untrained network estimates an illumination near `light` everywhere.
+
+        The predecessor starts near 0, where R = I / S explodes: clamped, most pixels have no gradient; unclamped,
+        training diverges.
+        """
+        bias = self.predict.conv.bias.zero_()
+        offsets = bias.view(4, 3, -1)[3] if self.column_major else bias.view(3, 4, -1)[:, 3]
+        offsets.fill_(light)
 
     @property
     def eps(self):
@@ -335,6 +399,7 @@ def deepupe(luma_bins=8, spatial_bin=16):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    network.start_at(0.5)
     return network
 
 

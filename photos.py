@@ -1,4 +1,4 @@
-"""Photos on disk and in memory: read, write, and one photo through the network.
+"""Photos on disk and in memory: read, write, and tensors of them.
 
 A photo is an (H, W, 3) RGB array, uint8 or uint16. This is the one place where OpenCV's BGR is turned round.
 """
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from model import LOW_SIZE, reflectance
+from model import LOW_SIZE
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -104,22 +104,3 @@ def make_lowres(photo, mode='bilinear'):
         return photo
     interpolation = {'bilinear': cv2.INTER_LINEAR, 'nearest': cv2.INTER_NEAREST}[mode]
     return cv2.resize(photo, (LOW_SIZE, LOW_SIZE), interpolation=interpolation)
-
-
-@torch.inference_mode()
-def enhance_photo(network, photo, strength=1.0):
-    """One photo through the network, on the network's device.
-
-    Args:
-        network: from `model.build_network` or `utils.load_network`, in eval mode.
-        photo: (H, W, 3) RGB, uint8 or uint16.
-        strength: in [0, 1]; 0 returns the photo, 1 the model's result.
-    Returns:
-        enhanced (H, W, 3) of the photo's dtype, and illumination (1, 3, H, W) float32 on the device.
-    """
-    device = next(network.parameters()).device
-    lowres = to_tensor(make_lowres(photo, network.lowres_mode), device)
-    fullres = to_tensor(photo, device)
-    illumination = network(lowres, fullres)
-    enhanced = reflectance(fullres, illumination, network.eps, strength)
-    return to_photo(enhanced, photo.dtype), illumination

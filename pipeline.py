@@ -1,8 +1,8 @@
 """Training and evaluation pairs: find them, check them, augment them.
 
-A pair is (input path, target path): an underexposed photo and the same photo well exposed, equal in size. A `PairDataset`
-item is (lowres, fullres, target), float RGB in [0, 1]. Everything random comes from (seed, epoch, position), so the
-same photos come out whatever the number of workers, and a resumed run sees what an uninterrupted one would.
+A pair is (input path, target path): an underexposed photo and the same photo well exposed, equal in size. An item of
+`PairDataset` is (lowres, fullres, target), float RGB in [0, 1]. Everything random comes from (seed, epoch, position),
+so the same photos come out whatever the number of workers, and a resumed run sees what an uninterrupted one would.
 
 Source of sizes and augmentation: hermosayhl/DeepUPE_pytorch (`hdrnet`: whole photos squeezed to a square) and
 dvlab-research/DeepUPE (`deepupe`: random 256 x 256 crops, of which lowres is a copy).

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 import pipeline
 import utils
+from fast import enhance_photo
 from metrics import psnr, ssim
-from photos import enhance_photo
 
 opt = SimpleNamespace(
     checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's plain state dict
@@ -27,6 +27,7 @@ opt = SimpleNamespace(
     dataset_dir='',  # or a folder with input/ and expertC_gt/, all of whose pairs are scored
     result_csv='',  # one row per photo; '' is <checkpoints_file without .pth>_<name of the pairs>.csv
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
+    fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
 )
 
@@ -41,7 +42,7 @@ def main(opt):
     rows, problems = [], []
     for pair in tqdm(pairs, name, disable=None, leave=False, dynamic_ncols=True):
         try:
-            rows.append({'input': pair[0], **score(network, pair, opt.strength)})
+            rows.append({'input': pair[0], **score(network, pair, opt.strength, opt.fused)})
         except (OSError, ValueError) as error:
             problems.append(utils.describe(error))
     utils.raise_all(problems, f'{name}, no mean from the other {len(rows)} of {len(pairs)} pairs')
@@ -73,7 +74,7 @@ def choose_pairs(opt):
     return os.path.splitext(os.path.basename(pairs_file))[0], pipeline.read_pairs(pairs_file)
 
 
-def score(network, pair, strength=1.0):
+def score(network, pair, strength=1.0, fused=True):
     """PSNR and SSIM of one pair's input and of its enhanced photo against the target.
 
     Raises:
@@ -82,7 +83,7 @@ def score(network, pair, strength=1.0):
     photo, target = pipeline.read_pair(pair)
     if photo.dtype != 'uint8' or target.dtype != 'uint8':
         raise ValueError(f'{pair[0]}: expected 8-bit photos, got {photo.dtype} and {target.dtype}')
-    enhanced, _ = enhance_photo(network, photo, strength)
+    enhanced, _ = enhance_photo(network, photo, strength, fused=fused)
     return {
         'psnr_input': psnr(photo, target),
         'ssim_input': ssim(photo, target),

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 import pipeline
 import utils
-from loss import PRESETS, total_loss
+from fast import enhance_photo, estimate_illumination, training_loss
+from loss import PRESETS
 from metrics import psnr, ssim
 from model import build_network, reflectance
-from photos import enhance_photo
 
 opt = SimpleNamespace(
     # network
@@ -54,6 +54,7 @@ opt = SimpleNamespace(
     clamp_reflectance=False,  # clamp R to [0, 1] inside the loss, as the predecessor does
     # run
     seed=212,
+    fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
     exp_name='simple_batch_16',
     checkpoints_dir='checkpoints',
@@ -62,6 +63,17 @@ opt = SimpleNamespace(
     visualize_batch=100,  # batches between picture sheets; every epoch's last batch gives one too
 )
 
+COLUMNS = (
+    'epoch',
+    'total',
+    'reconstruction',
+    'color',
+    'smoothness',
+    'psnr',
+    'ssim',
+    'lr',
+    'photos_per_s',
+)  # of log.csv
 OWN = {  # what '' and 0 stand for
     'hdrnet': {'lr': 1e-2, 'loss': 'hdrnet'},
     'deepupe': {'lr': 1e-4, 'loss': 'deepupe'},
@@ -127,9 +139,10 @@ def main(opt):
             for group in optimizer.param_groups:
                 group['lr'] = opt.lr * lr_factor(opt.schedule, epoch - 1 + step / len(loader), opt.total_epochs)
             lowres, fullres, target = (images.to(device, non_blocking=True) for images in batch)
-            illumination = network(lowres, fullres)
-            enhanced = reflectance(fullres, illumination, network.eps, clamp=opt.clamp_reflectance)
-            losses = total_loss(fullres, illumination, enhanced, target, opt.loss, weights)
+            illumination = estimate_illumination(network, lowres, fullres, opt.fused)
+            losses = training_loss(
+                fullres, illumination, target, network.eps, opt.clamp_reflectance, opt.loss, weights, opt.fused
+            )
             optimizer.zero_grad()
             losses['total'].backward()
             if opt.grad_clip:
@@ -139,6 +152,7 @@ def main(opt):
             if step % 20 == 0:
                 bar.set_postfix(loss=f'{sums["total"].item() / step:.4f}')
             if step % opt.visualize_batch == 0 or step == len(loader):
+                enhanced = reflectance(fullres, illumination.detach(), network.eps)
                 sheet = os.path.join(exp_dir, 'train_phase', f'ep_{epoch}_batch_{step}')
                 for name, images in (('input', fullres), ('reflect', enhanced), ('illumination', illumination)):
                     utils.save_sheet(f'{sheet}_{name}.png', images)
@@ -204,7 +218,7 @@ def save(exp_dir, network, optimizer, row, best, opt):
             utils.save_checkpoint(os.path.join(exp_dir, 'best.pth'), weights)
     resumable = {**weights, 'optimizer': optimizer.state_dict(), 'best': max(best, row.get('psnr', best))}
     utils.save_checkpoint(os.path.join(exp_dir, 'last.pth'), resumable)
-    utils.append_csv(os.path.join(exp_dir, 'log.csv'), row)
+    utils.append_csv(os.path.join(exp_dir, 'log.csv'), row, COLUMNS)
 
 
 if __name__ == '__main__':

@@ -103,10 +103,10 @@ def save_json(path, values):
     save_whole(save, path)
 
 
-def append_csv(path, row):
-    """Append a dict as one row; a new file starts with the names."""
+def append_csv(path, row, columns):
+    """Append a dict as one row; a new file starts with the names of the columns, what the row lacks stays empty."""
     with open(path, 'a', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, row)
+        writer = csv.DictWriter(file, columns)
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)

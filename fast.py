@@ -1,0 +1,87 @@
+"""The network's full-resolution work by the fastest path that the device has; the scripts call this and nothing below.
+
+On the CPU it is fused_cpu.py (Numba), elsewhere, and with fused=False, the plain torch path of model.py and loss.py,
+which is the definition and which the kernels are tested against.
+"""
+
+import functools
+import sys
+
+import torch
+
+from loss import PRESETS, total_loss
+from model import reflectance
+from photos import make_lowres, to_photo, to_tensor
+
+
+@functools.lru_cache(maxsize=1)
+def cpu_kernels():
+    """The Numba module, or None (said once) where Numba does not import."""
+    try:
+        import fused_cpu
+    except ImportError as error:
+        print(f'note: plain torch path, about 40 times slower: Numba is not usable ({error})', file=sys.stderr)
+        return None
+    return fused_cpu
+
+
+def kernels_for(tensor, fused):
+    """Kernel module for a tensor's device, or None for the plain path."""
+    return cpu_kernels() if fused and tensor.device.type == 'cpu' else None
+
+
+def estimate_illumination(network, lowres, fullres, fused=True):
+    """network(lowres, fullres), differentiable: the illumination (N, 3, H, W)."""
+    kernels = kernels_for(fullres, fused)
+    if kernels is None:
+        return network(lowres, fullres)
+    guide = network.guide.fold(fullres)
+    rule = guide.tanh, network.align_corners, network.clip
+    return kernels.SliceApply.apply(fullres, network.predict_grid(lowres), *guide[:4], *rule)
+
+
+def training_loss(fullres, illumination, target, eps, clamp, preset, weights=None, fused=True):
+    """loss.total_loss of the reflectance at full strength: a dict of scalars, 'total' with a gradient."""
+    kernels = kernels_for(fullres, fused)
+    if kernels is None:
+        enhanced = reflectance(fullres, illumination, eps, clamp=clamp)
+        return total_loss(fullres, illumination, enhanced, target, preset, weights)
+    weights = {**PRESETS[preset], **(weights or {})}
+    total, terms = kernels.FusedLoss.apply(
+        illumination, fullres, target, eps, clamp, preset == 'deepupe', tuple(weights.values())
+    )
+    return {'total': total, **{name: term * (weights[name] > 0) for name, term in zip(weights, terms, strict=True)}}
+
+
+@torch.inference_mode()
+def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=True):
+    """One photo through the network, on the network's device.
+
+    Args:
+        network: from `model.build_network` or `utils.load_network`, in eval mode.
+        photo: (H, W, 3) RGB, uint8 or uint16.
+        strength: in [0, 1]; 0 returns the photo, 1 the model's result.
+    Returns:
+        enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
+    Raises:
+        ValueError: strength outside [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f'strength: expected between 0 and 1, got {strength}')
+    device = next(network.parameters()).device
+    lowres = to_tensor(make_lowres(photo, network.lowres_mode), device)
+    if kernels := kernels_for(lowres, fused):
+        return kernels.enhance(
+            photo,
+            network.predict_grid(lowres)[0],
+            network.guide.fold(lowres),
+            align_corners=network.align_corners,
+            clip=network.clip,
+            eps=network.eps,
+            strength=strength,
+            keep_light=keep_illumination,
+        )
+    fullres = to_tensor(photo, device)
+    illumination = network(lowres, fullres)
+    enhanced = to_photo(reflectance(fullres, illumination, network.eps, strength), photo.dtype)
+    return enhanced, illumination[0].permute(1, 2, 0).cpu().numpy() if keep_illumination else None
