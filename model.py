@@ -283,18 +283,6 @@ class IlluminationNet(nn.Module):
         self.luma_bins, self.column_major = luma_bins, column_major
         self.align_corners, self.clip, self.lowres_mode = align_corners, clip, lowres_mode
         self.train_eps, self.eval_eps = eps
-        self.start_at(0.5)
-
-    @torch.no_grad()
-    def start_at(self, light):
-        """Set the prediction's bias so that an untrained network estimates an illumination near `light` everywhere.
-
-        The predecessor starts near 0, where R = I / S explodes: clamped, most pixels have no gradient; unclamped,
-        training diverges.
-        """
-        bias = self.predict.conv.bias.zero_()
-        offsets = bias.view(4, 3, -1)[3] if self.column_major else bias.view(3, 4, -1)[:, 3]
-        offsets.fill_(light)
 
     @property
     def eps(self):
@@ -399,7 +387,6 @@ def deepupe(luma_bins=8, spatial_bin=16):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    network.start_at(0.5)
     return network
 
 

@@ -1,0 +1,140 @@
+"""The Numba kernels against the plain torch path."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import fused_cpu
+from fast import enhance_photo, estimate_illumination, training_loss
+from loss import PRESETS
+from model import FoldedGuide, build_network
+
+ARCHS = ['hdrnet', 'deepupe']
+
+
+def lively(arch, seed=0, dtype=torch.float32):
+    """A network whose grid, guide and BatchNorm are far from their start."""
+    torch.manual_seed(seed)
+    network = build_network(arch).to(dtype)
+    with torch.no_grad():
+        network.predict.conv.bias.normal_(0.1, 0.3)
+        for name, value in network.guide.named_parameters():
+            value.add_(torch.randn_like(value) * (0.3 if 'bias' in name else 0.1))
+        for name, value in network.guide.named_buffers():
+            if 'running' in name:
+                value.add_(torch.rand_like(value) * 0.3)
+    return network
+
+
+def photo_of(height, width, dtype=np.uint8, seed=0):
+    """Noise on a ramp with black, white and constant areas."""
+    rng = np.random.default_rng(seed)
+    photo = np.linspace(0, 0.8, width)[None, :, None] + rng.random((height, width, 3)) * 0.2
+    photo[: height // 4, : width // 4] = 0
+    photo[-(height // 4) :, -(width // 4) :] = 1
+    return (photo * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('strength', [0.0, 0.4, 1.0])
+def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength):
+    network = lively(arch).eval()
+    photo = photo_of(97, 301, dtype)
+    plain, light = enhance_photo(network, photo, strength, keep_illumination=True, fused=False)
+    fused, fused_light = enhance_photo(network, photo, strength, keep_illumination=True)
+    # float32 sums in another order move a value across a rounding edge; 16 bit has 257 levels in one of 8 bit
+    difference = np.abs(plain.astype(int) - fused)
+    # where S + eps is next to 0, R jumps between black and white: not a matter of rounding
+    difference[np.abs(light + network.eps) < 1e-4] = 0
+    assert fused.dtype == dtype
+    assert difference.max() <= (1 if dtype == np.uint8 else 257)
+    assert (difference > 0).mean() < (1e-3 if dtype == np.uint8 else 0.2)
+    np.testing.assert_allclose(fused_light, light, atol=1e-4)  # grids here are steep, coordinates float32
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize(('height', 'width'), [(1, 1), (1, 500), (500, 1), (2, 3), (7, 129)])
+def test_any_size_works(arch, height, width):
+    network = lively(arch).eval()
+    photo = photo_of(height, width)
+    plain, _ = enhance_photo(network, photo, fused=False)
+    fused, light = enhance_photo(network, photo)
+    assert light is None
+    assert np.abs(plain.astype(int) - fused).max() <= 1
+
+
+def test_photo_that_is_a_view_works():
+    network = lively('hdrnet').eval()
+    photo = photo_of(40, 60)
+    flipped, _ = enhance_photo(network, photo[:, ::-1])
+    copied, _ = enhance_photo(network, np.ascontiguousarray(photo[:, ::-1]))
+    np.testing.assert_array_equal(flipped, copied)
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_training_has_the_plain_paths_values_and_gradients(arch):
+    lowres = torch.rand(2, 3, 256, 256, dtype=torch.float64)
+    upstream = torch.randn(2, 3, 13, 150, dtype=torch.float64)
+    outcomes = []
+    for fused in (False, True):
+        network = lively(arch, dtype=torch.float64).train()
+        fullres = torch.rand(2, 3, 13, 150, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        fullres.requires_grad_()
+        illumination = estimate_illumination(network, lowres, fullres, fused)
+        (illumination * upstream).sum().backward()
+        grads = {name: value.grad for name, value in network.named_parameters()}
+        buffers = {name: value.double() for name, value in network.named_buffers()}
+        outcomes.append({'illumination': illumination.detach(), 'photo': fullres.grad, **grads, **buffers})
+    for name, value in outcomes[0].items():  # BatchNorm's statistics and the photo's gradient through them included
+        torch.testing.assert_close(outcomes[1][name], value, atol=1e-9, rtol=1e-7, msg=lambda m, n=name: f'{n}: {m}')
+
+
+@pytest.mark.parametrize(('tanh', 'align_corners', 'clip'), [(True, True, False), (False, False, True)])
+def test_slice_apply_gradcheck(tanh, align_corners, clip):
+    torch.manual_seed(2)
+    double = {'dtype': torch.float64, 'requires_grad': True}
+    photo = torch.rand(2, 3, 3, 4, **double)
+    grid = (torch.rand(2, 12, 3, 2, 3, dtype=torch.float64) * 0.4).requires_grad_()
+    guide = FoldedGuide(
+        torch.randn(4, 3, **double), torch.randn(4, **double), torch.randn(4, **double), torch.rand((), **double), tanh
+    )
+
+    def slice_apply(*tensors):
+        return fused_cpu.SliceApply.apply(*tensors, tanh, align_corners, clip)
+
+    assert torch.autograd.gradcheck(slice_apply, (photo, grid, *guide[:4]))
+
+
+@pytest.mark.parametrize('preset', list(PRESETS))
+@pytest.mark.parametrize('clamp', [True, False])
+@pytest.mark.parametrize('weights', [{}, {'color': 0.0}, {'smoothness': 0.0}])
+@pytest.mark.parametrize('size', [(9, 11), (1, 5), (5, 1)])
+def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, size):
+    generator = torch.Generator().manual_seed(4)
+    photo, light, target = (torch.rand(2, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))
+    photo[0, :, 0], target[0, :, 0] = 0, 0
+    outcomes = []
+    for fused in (False, True):
+        shade = (light * 0.9 + 0.1).requires_grad_()
+        values = training_loss(photo, shade, target, 1e-4, clamp, preset, weights, fused)
+        (3 * values['total']).backward()
+        outcomes.append({**values, 'grad': shade.grad})
+    assert list(outcomes[0]) == list(outcomes[1])
+    for name, value in outcomes[0].items():
+        torch.testing.assert_close(outcomes[1][name].double(), value.double(), atol=1e-9, rtol=1e-6)
+
+
+def test_training_step_in_float32_is_close_to_the_plain_one():
+    steps = []
+    for fused in (False, True):
+        network = copy.deepcopy(lively('hdrnet'))
+        generator = torch.Generator().manual_seed(5)
+        lowres, fullres = torch.rand(2, 3, 256, 256, generator=generator), torch.rand(2, 3, 64, 80, generator=generator)
+        light = estimate_illumination(network, lowres, fullres, fused)
+        training_loss(fullres, light, fullres**0.5, network.eps, True, 'hdrnet', fused=fused)['total'].backward()
+        steps.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    # float32 and a loss with weights up to 15,000 (smoothness on flat areas)
+    assert torch.nn.functional.cosine_similarity(*steps, dim=0) > 0.9999
