@@ -54,13 +54,15 @@ def training_loss(fullres, illumination, target, eps, clamp, preset, weights=Non
 
 
 @torch.inference_mode()
-def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=True):
+def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=True, reuse=False, truncate=False):
     """One photo through the network, on the network's device.
 
     Args:
         network: from `model.build_network` or `utils.load_network`, in eval mode.
         photo: (H, W, 3) RGB, uint8 or uint16.
         strength: in [0, 1]; 0 returns the photo, 1 the model's result.
+        reuse: write the result over `photo` where the path can, which saves the memory of a second photo.
+        truncate: cut fractions of a level off, as the predecessor does, instead of rounding.
     Returns:
         enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
     Raises:
@@ -80,8 +82,10 @@ def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=T
             eps=network.eps,
             strength=strength,
             keep_light=keep_illumination,
+            reuse=reuse,
+            truncate=truncate,
         )
     fullres = to_tensor(photo, device)
     illumination = network(lowres, fullres)
-    enhanced = to_photo(reflectance(fullres, illumination, network.eps, strength), photo.dtype)
+    enhanced = to_photo(reflectance(fullres, illumination, network.eps, strength), photo.dtype, truncate)
     return enhanced, illumination[0].permute(1, 2, 0).cpu().numpy() if keep_illumination else None

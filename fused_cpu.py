@@ -13,7 +13,6 @@ OpenMP, can run in several threads at once, and survive fork.
 """
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -25,6 +24,7 @@ from numba.extending import intrinsic, overload
 
 from loss import LOG_EPS, LUMA
 from model import TINY
+from utils import cores
 
 RUN = 128  # pixels that share a range of luma bins
 # no nnan, ninf: a network gone wrong must show up as NaN in its output
@@ -43,10 +43,6 @@ def inlined(function):
 def threads():
     """The pool that strips of rows run on, one thread per core that this process may use."""
     return ThreadPoolExecutor(cores(), 'fused')
-
-
-def cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def run_strips(rows, work, smallest=16):
@@ -209,45 +205,42 @@ def run_end(first, width, cells, align_corners):
 @inlined
 def parts_of_run(first, end, cell, width, cells, align_corners, part):
     """Weight of cell + 1 for pixels first to end - 1, into part."""
-    for x in range(first, end):
-        position = x * ((cells - 1) / max(width - 1, 1)) if align_corners else (x + 0.5) * (cells / width) - 0.5
-        weight = position - cell
+    if align_corners:
+        scale, offset = (cells - 1) / max(width - 1, 1), 0.0
+    else:
+        scale, offset = cells / width, 0.5 * cells / width - 0.5
+    offset += first * scale - cell
+    for x in range(end - first):
+        weight = x * scale + offset
         weight = weight if weight > 0.0 else 0.0
-        part[x - first] = part.dtype.type(weight if weight < 1.0 else 1.0)
+        part[x] = part.dtype.type(weight if weight < 1.0 else 1.0)
 
 
 @inlined
-def bins_of_run(depth, first, end):
-    """First and last luma bin that pixels first to end - 1 touch."""
-    low, high = depth[first], depth[first]
-    for x in range(first, end):
-        value = depth[x]
-        low = value if value < low else low
-        high = value if value > high else high
+def bins_of_run(depth):
+    """First and last luma bin that a run of pixels touches."""
+    low, high = depth[0], depth[0]
+    for x in range(depth.size):
+        low = min(low, depth[x])
+        high = max(high, depth[x])
     return int(low), int(high) + 1
 
 
 @inlined
-def slice_run(row, cell, low, high, first, end, red, green, blue, depth, part, light):
-    """Sliced affine of pixels first to end - 1 applied to them, into light (3, W)."""
+def slice_run(row, cell, low, high, red, green, blue, depth, part, light):
+    """Sliced affine of a run of pixels applied to them, into light (3, n). Views, so that indices start at 0."""
     kind = light.dtype.type
     zero, one = kind(0), kind(1)
     right = min(cell + 1, row.shape[0] - 1)
     for c in range(3):  # one output at a time: LLVM gives up on more than eight aliasing checks
         out = light[c]
-        out[first:end] = zero
+        out[:] = zero
         for z in range(low, min(high + 1, row.shape[1])):
-            bin_ = kind(z)
-            a0, a1, a2, a3 = (
-                row[cell, z, 4 * c],
-                row[cell, z, 4 * c + 1],
-                row[cell, z, 4 * c + 2],
-                row[cell, z, 4 * c + 3],
-            )
-            d0, d1 = row[right, z, 4 * c] - a0, row[right, z, 4 * c + 1] - a1
-            d2, d3 = row[right, z, 4 * c + 2] - a2, row[right, z, 4 * c + 3] - a3
-            for x in range(first, end):
-                t = part[x - first]
+            bin_, a, e = kind(z), row[cell, z, 4 * c : 4 * c + 4], row[right, z, 4 * c : 4 * c + 4]
+            a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
+            d0, d1, d2, d3 = e[0] - a0, e[1] - a1, e[2] - a2, e[3] - a3
+            for x in range(out.size):
+                t = part[x]
                 w = one - abs(depth[x] - bin_)
                 w = w if w > zero else zero
                 out[x] += w * (
@@ -265,8 +258,9 @@ def light_of_row(red, green, blue, row, guide, depth, part, weights, bias, mix, 
     while first < width:
         cell, end = run_end(first, width, cells, align_corners)
         parts_of_run(first, end, cell, width, cells, align_corners, part)
-        low, high = bins_of_run(depth, first, end)
-        slice_run(row, cell, low, high, first, end, red, green, blue, depth, part, light)
+        low, high = bins_of_run(depth[first:end])
+        slice_run(row, cell, low, high, red[first:end], green[first:end], blue[first:end], depth[first:end], part,
+                  light[:, first:end])  # fmt: skip
         first = end
 
 
@@ -275,14 +269,15 @@ def light_of_row(red, green, blue, row, guide, depth, part, weights, bias, mix, 
 
 @kernel
 def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights, bias, mix, mix_bias, tanh,
-                 align_corners, clip, eps, strength, tiny):  # fmt: skip
+                 align_corners, clip, eps, strength, tiny, half):  # fmt: skip
     """Rows first_row to last_row - 1 of photo (H, W, 3), uint8 or uint16, into enhanced, and S into light_out if kept.
 
-    light_out: (H, W, 3) float32, or (0, 0, 3) to leave it out. The other arguments as in `enhance`.
+    light_out: (H, W, 3) float32, or (0, 0, 3) to leave it out. half: added before the fraction is cut off. The other
+    arguments as in `enhance`.
     """
     height, width = photo.shape[0], photo.shape[1]
     f = np.float32
-    zero, one, half = f(0), f(1), f(0.5)
+    zero, one = f(0), f(1)
     top = f(255) if photo.itemsize == 1 else f(65535)
     unit = one / top
     red, green, blue = np.empty(width, f), np.empty(width, f), np.empty(width, f)
@@ -326,7 +321,8 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
             result[x, 2] = blue[x]
 
 
-def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False):
+def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False, reuse=False,
+            truncate=False):  # fmt: skip
     """Enhance a photo in one pass from 8 bit to 8 bit, or 16 to 16.
 
     Args:
@@ -335,11 +331,13 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_
         guide: from a `FoldedGuide`.
         align_corners, clip, eps, strength: as in model.slice_grid, clip_illumination and reflectance.
         keep_light: also return the illumination.
+        reuse: write the result over the photo; every row is read before it is written.
+        truncate: cut fractions of a level off instead of rounding.
     Returns:
         enhanced like photo, and illumination (H, W, 3) float32 or None.
     """
     photo = np.ascontiguousarray(photo)
-    enhanced = np.empty_like(photo)
+    enhanced = photo if reuse else np.empty_like(photo)
     light = np.empty(photo.shape if keep_light else (0, 0, 3), np.float32)
     cells = grid_cells(grid[None])[0].numpy()
     weights, bias, mix, mix_bias = (value.detach().numpy() for value in guide[:4])
@@ -347,7 +345,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_
     run_strips(
         photo.shape[0],
         lambda first, last: enhance_rows(photo, enhanced, light, first, last, cells, weights, bias, mix,
-            f(mix_bias), guide[4], align_corners, clip, f(eps), f(strength), f(TINY)),
+            f(mix_bias), guide[4], align_corners, clip, f(eps), f(strength), f(TINY), f(0 if truncate else 0.5)),
     )  # fmt: skip
     return enhanced, light if keep_light else None
 
@@ -386,29 +384,24 @@ def light_rows(photo, light, first, last, grid, weights, bias, mix, mix_bias, ta
 
 
 @inlined
-def slice_run_back(row, row_grad, cell, low, high, first, end, red, green, blue, depth, part, shade, depth_grad,
-                   photo_grad, want_photo):  # fmt: skip
-    """Gradients through slice_run: adds to row_grad (Gw, D, 12), sets depth_grad, adds to photo_grad (3, W)."""
+def slice_run_back(row, row_grad, cell, low, high, red, green, blue, depth, part, shade, depth_grad, photo_grad,
+                   want_photo):  # fmt: skip
+    """Gradients through slice_run: adds to row_grad (Gw, D, 12), sets depth_grad, adds to photo_grad (3, n)."""
     kind = red.dtype.type
     zero, one = kind(0), kind(1)
-    depth_grad[first:end] = zero
+    depth_grad[:] = zero
     right = min(cell + 1, row.shape[0] - 1)
     for z in range(low, min(high + 1, row.shape[1])):
         bin_ = kind(z)
         for c in range(3):
-            a0, a1, a2, a3 = (
-                row[cell, z, 4 * c],
-                row[cell, z, 4 * c + 1],
-                row[cell, z, 4 * c + 2],
-                row[cell, z, 4 * c + 3],
-            )
-            d0, d1 = row[right, z, 4 * c] - a0, row[right, z, 4 * c + 1] - a1
-            d2, d3 = row[right, z, 4 * c + 2] - a2, row[right, z, 4 * c + 3] - a3
+            channel = slice(4 * c, 4 * c + 4)
+            a, e, up = row[cell, z, channel], row[right, z, channel], shade[c]
+            a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
+            d0, d1, d2, d3 = e[0] - a0, e[1] - a1, e[2] - a2, e[3] - a3
             s0, s1, s2, s3 = zero, zero, zero, zero
             t0, t1, t2, t3 = zero, zero, zero, zero
-            up = shade[c]
-            for x in range(first, end):
-                t, r, g, b = part[x - first], red[x], green[x], blue[x]
+            for x in range(red.size):
+                t, r, g, b = part[x], red[x], green[x], blue[x]
                 offset = depth[x] - bin_
                 w = one - abs(offset)
                 w = w if w > zero else zero
@@ -427,24 +420,23 @@ def slice_run_back(row, row_grad, cell, low, high, first, end, red, green, blue,
                 slope = slope if offset < one and offset >= -one else zero
                 value = (a0 + d0 * t) * r + (a1 + d1 * t) * g + (a2 + d2 * t) * b + (a3 + d3 * t)
                 depth_grad[x] += slope * up[x] * value
-            grad = row_grad[cell, z]
-            grad[4 * c] += s0 - t0
-            grad[4 * c + 1] += s1 - t1
-            grad[4 * c + 2] += s2 - t2
-            grad[4 * c + 3] += s3 - t3
-            grad = row_grad[right, z]
-            grad[4 * c] += t0
-            grad[4 * c + 1] += t1
-            grad[4 * c + 2] += t2
-            grad[4 * c + 3] += t3
+            grad = row_grad[cell, z, channel]
+            grad[0] += s0 - t0
+            grad[1] += s1 - t1
+            grad[2] += s2 - t2
+            grad[3] += s3 - t3
+            grad = row_grad[right, z, channel]
+            grad[0] += t0
+            grad[1] += t1
+            grad[2] += t2
+            grad[3] += t3
             if want_photo:
-                for x in range(first, end):
-                    t = part[x - first]
+                for x in range(red.size):
                     w = one - abs(depth[x] - bin_)
                     u = (w if w > zero else zero) * up[x]
-                    photo_grad[0, x] += u * (a0 + d0 * t)
-                    photo_grad[1, x] += u * (a1 + d1 * t)
-                    photo_grad[2, x] += u * (a2 + d2 * t)
+                    photo_grad[0, x] += u * (a0 + d0 * part[x])
+                    photo_grad[1, x] += u * (a1 + d1 * part[x])
+                    photo_grad[2, x] += u * (a2 + d2 * part[x])
 
 
 @inlined
@@ -525,9 +517,10 @@ def light_rows_back(photo, light, light_grad, first, last, grid, weights, bias, 
         while start < width:
             cell, end = run_end(start, width, row.shape[0], align_corners)
             parts_of_run(start, end, cell, width, row.shape[0], align_corners, part)
-            low, high = bins_of_run(depth, start, end)
-            slice_run_back(row, row_grad, cell, low, high, start, end, red, green, blue, depth, part, shade, depth_grad,
-                           pixel_grad, want_photo)  # fmt: skip
+            run = slice(start, end)
+            low, high = bins_of_run(depth[run])
+            slice_run_back(row, row_grad, cell, low, high, red[run], green[run], blue[run], depth[run], part,
+                           shade[:, run], depth_grad[run], pixel_grad[:, run], want_photo)  # fmt: skip
             start = end
         for x in range(width):  # clamped positions, the ends included, have no gradient
             depth_grad[x] = depth_grad[x] * scale if depth[x] > zero and depth[x] < last_bin else zero

@@ -10,6 +10,7 @@ then 1.
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,26 +42,39 @@ def main(opt):
     network, _ = utils.load_network(opt.checkpoints_file, utils.pick_device(opt.device))
     os.makedirs(opt.result_dir, exist_ok=True)
 
-    skipped = failed = 0
-    for path in tqdm(paths, 'enhance', disable=None, leave=False, dynamic_ncols=True):
-        result = os.path.join(opt.result_dir, os.path.basename(path))
-        if os.path.exists(result) and not opt.overwrite:
-            skipped += 1
-            continue
+    results = [os.path.join(opt.result_dir, os.path.basename(path)) for path in paths]
+    todo = [pair for pair in zip(paths, results, strict=True) if opt.overwrite or not os.path.exists(pair[1])]
+    failed = 0
+    # one thread per core, each with one photo: reading, enhancing and writing overlap, memory does not grow
+    with ThreadPoolExecutor(min(utils.cores(), len(todo)) or 1) as pool:
         try:
-            photo = read_photo(path)
-            enhanced, illumination = enhance_photo(network, photo, opt.strength, opt.save_extra, opt.fused)
-            if opt.save_extra:
-                enhanced = np.concatenate(
-                    [photo, enhanced, to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)], axis=1
-                )
-            write_photo(result, enhanced)
-        except (OSError, ValueError, MemoryError) as error:
-            failed += 1
-            tqdm.write(f'failed: {utils.describe(error)}', file=sys.stderr)
-    done = len(paths) - skipped - failed
+            reasons = pool.map(lambda pair: enhance_file(network, *pair, opt), todo)
+            for reason in tqdm(reasons, 'enhance', len(todo), disable=None, leave=False, dynamic_ncols=True):
+                if reason:
+                    failed += 1
+                    tqdm.write(f'failed: {reason}', file=sys.stderr)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    done, skipped = len(todo) - failed, len(paths) - len(todo)
     print(f'{done} enhanced into {opt.result_dir}, {skipped} there already (--overwrite redoes them), {failed} failed')
     return 1 if failed else 0
+
+
+def enhance_file(network, path, result, opt):
+    """Read, enhance and write one photo; returns '' or the reason why not."""
+    try:
+        photo = read_photo(path)
+        enhanced, light = enhance_photo(
+            network, photo, opt.strength, opt.save_extra, opt.fused, reuse=not opt.save_extra
+        )
+        if opt.save_extra:
+            light = to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
+            enhanced = np.concatenate([photo, enhanced, light], axis=1)
+        write_photo(result, enhanced)
+        return ''
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        return utils.describe(error) if isinstance(error, (OSError, ValueError)) else f'{path}: {error}'
 
 
 if __name__ == '__main__':

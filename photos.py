@@ -41,14 +41,14 @@ def read_photo(path):
     if data.size == 0:
         raise ValueError(f'{path}: expected a photo, got an empty file')
     try:
-        photo = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        photo = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise ValueError(f'{path}: OpenCV cannot decode it ({error.err or error.code})') from error
     if photo is None:
         raise ValueError(f'{path}: expected a photo, OpenCV cannot decode it (truncated, or another type?)')
     if photo.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'{path}: expected 8 or 16 bit, got {photo.dtype}')
-    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
+    return photo
 
 
 def write_photo(path, photo):
@@ -91,11 +91,11 @@ def to_tensor(photo, device='cpu'):
     return torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().div(float(scale))
 
 
-def to_photo(tensor, dtype=np.uint8):
-    """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3), rounded and clipped to the range of dtype."""
+def to_photo(tensor, dtype=np.uint8, truncate=False):
+    """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3), clipped to the range of dtype, rounded or truncated."""
     top = np.iinfo(dtype).max
-    array = tensor.reshape(tensor.shape[-3:]).clamp(0, 1).mul(top).round().permute(1, 2, 0)
-    return array.cpu().numpy().astype(dtype)
+    levels = tensor.reshape(tensor.shape[-3:]).clamp(0, 1).mul(top).permute(1, 2, 0)
+    return (levels if truncate else levels.round()).cpu().numpy().astype(dtype)
 
 
 def make_lowres(photo, mode='bilinear'):

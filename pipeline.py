@@ -149,7 +149,7 @@ def read_pair(pair):
     return photo, target
 
 
-def load_pairs(pairs, keep=True, threads=4):
+def load_pairs(pairs, keep=True):
     """Decode every pair once, before training starts, and report all bad ones together.
 
     Args:
@@ -169,7 +169,7 @@ def load_pairs(pairs, keep=True, threads=4):
             problems.append(utils.describe(error))
             return None
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(utils.cores()) as pool:
         loaded = list(tqdm(pool.map(load, pairs), 'read pairs', len(pairs), disable=None, leave=False))
     utils.raise_all(sorted(set(problems)), 'pairs')
     return loaded

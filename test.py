@@ -6,8 +6,9 @@
 Without pairs_file or dataset_dir it scores the validation split saved beside the checkpoint. Prints the means and
 writes one CSV row per photo.
 
-Protocol: 8-bit RGB, rounded; PSNR over all values and SSIM with scikit-image's default 7 x 7 window per channel; the
-mean of the photos' values. The same as the predecessor's test.py, but that rounds down.
+Protocol: 8-bit RGB; PSNR over all values and SSIM with scikit-image's default 7 x 7 window per channel; the mean of
+the photos' values. The predecessor's weights are scored as it published them, levels rounded down; all else is rounded
+to the nearest level. --rounding chooses one for both.
 """
 
 import csv
@@ -27,6 +28,7 @@ opt = SimpleNamespace(
     dataset_dir='',  # or a folder with input/ and expertC_gt/, all of whose pairs are scored
     result_csv='',  # one row per photo; '' is <checkpoints_file without .pth>_<name of the pairs>.csv
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
+    rounding='',  # nearest or down; '' is down for the predecessor's weights, nearest for ours
     fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
 )
@@ -35,14 +37,17 @@ COLUMNS = ('input', 'psnr_input', 'ssim_input', 'psnr', 'ssim')
 
 
 def main(opt):
-    network, _ = utils.load_network(opt.checkpoints_file, utils.pick_device(opt.device))
+    network, checkpoint = utils.load_network(opt.checkpoints_file, utils.pick_device(opt.device))
+    rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
+    if rounding not in ('nearest', 'down'):
+        raise ValueError(f'rounding: expected nearest or down, got {rounding!r}')
     name, pairs = choose_pairs(opt)
     result_csv = opt.result_csv or f'{os.path.splitext(opt.checkpoints_file)[0]}_{name}.csv'
 
     rows, problems = [], []
     for pair in tqdm(pairs, name, disable=None, leave=False, dynamic_ncols=True):
         try:
-            rows.append({'input': pair[0], **score(network, pair, opt.strength, opt.fused)})
+            rows.append({'input': pair[0], **score(network, pair, opt.strength, opt.fused, rounding == 'down')})
         except (OSError, ValueError) as error:
             problems.append(utils.describe(error))
     utils.raise_all(problems, f'{name}, no mean from the other {len(rows)} of {len(pairs)} pairs')
@@ -52,7 +57,7 @@ def main(opt):
         writer.writeheader()
         writer.writerows(rows)
     mean = {column: sum(row[column] for row in rows) / len(rows) for column in COLUMNS[1:]}
-    print(f'{name}: {len(rows)} photos at their own size, 8 bit, SSIM 7 x 7')
+    print(f'{name}: {len(rows)} photos at their own size, 8 bit (rounding: {rounding}), SSIM 7 x 7')
     print(f'{"":24}  PSNR dB    SSIM')
     print(f'{"unprocessed input":24}  {mean["psnr_input"]:7.3f}  {mean["ssim_input"]:6.4f}')
     print(f'{os.path.basename(opt.checkpoints_file):24}  {mean["psnr"]:7.3f}  {mean["ssim"]:6.4f}')
@@ -74,7 +79,7 @@ def choose_pairs(opt):
     return os.path.splitext(os.path.basename(pairs_file))[0], pipeline.read_pairs(pairs_file)
 
 
-def score(network, pair, strength=1.0, fused=True):
+def score(network, pair, strength=1.0, fused=True, truncate=False):
     """PSNR and SSIM of one pair's input and of its enhanced photo against the target.
 
     Raises:
@@ -83,7 +88,7 @@ def score(network, pair, strength=1.0, fused=True):
     photo, target = pipeline.read_pair(pair)
     if photo.dtype != 'uint8' or target.dtype != 'uint8':
         raise ValueError(f'{pair[0]}: expected 8-bit photos, got {photo.dtype} and {target.dtype}')
-    enhanced, _ = enhance_photo(network, photo, strength, fused=fused)
+    enhanced, _ = enhance_photo(network, photo, strength, fused=fused, truncate=truncate)
     return {
         'psnr_input': psnr(photo, target),
         'ssim_input': ssim(photo, target),

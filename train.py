@@ -6,8 +6,7 @@
 Writes to checkpoints/<exp_name>/: options.json, train_pairs.csv, valid_pairs.csv, log.csv, last.pth (to resume),
 best.pth (best validation PSNR), epoch_<e>_psnr_<p>.pth, and 4 x 4 picture sheets of I, R and S in train_phase/.
 
-The defaults are the predecessor's, but for two: R is not clamped inside the loss and validation scores the untouched
-photos at their own size, every time the same.
+The defaults are the predecessor's, but validation scores the untouched photos at their own size, each once.
 """
 
 import os
@@ -51,7 +50,7 @@ opt = SimpleNamespace(
     w_reconstruction=-1.0,  # -1 keeps the preset's weight, 0 leaves the term out
     w_color=-1.0,
     w_smoothness=-1.0,
-    clamp_reflectance=False,  # clamp R to [0, 1] inside the loss, as the predecessor does
+    clamp_reflectance=True,  # clamp R to [0, 1] inside the loss; False diverged wherever it was tried (README)
     # run
     seed=212,
     fused=True,  # --no-fused takes the plain torch path

@@ -73,6 +73,11 @@ def pick_device(device):
     return chosen
 
 
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
@@ -129,7 +134,7 @@ def read_checkpoint(path):
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path}: not a checkpoint, or a truncated one') from error
     if isinstance(checkpoint, dict) and 'coeffs.conv_out.conv.weight' in checkpoint:
-        return {'arch': 'hdrnet', 'model': convert_predecessor(checkpoint), 'opt': {}}
+        return {'arch': 'hdrnet', 'model': convert_predecessor(checkpoint), 'opt': {}, 'rounding': 'down'}
     if not isinstance(checkpoint, dict) or not {'arch', 'model'} <= set(checkpoint):
         raise ValueError(f"{path}: expected a checkpoint with 'arch' and 'model', or the predecessor's state dict")
     return checkpoint
