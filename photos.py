@@ -41,14 +41,15 @@ def read_photo(path):
     if data.size == 0:
         raise ValueError(f'{path}: expected a photo, got an empty file')
     try:
-        photo = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+        photo = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise ValueError(f'{path}: OpenCV cannot decode it ({error.err or error.code})') from error
     if photo is None:
         raise ValueError(f'{path}: expected a photo, OpenCV cannot decode it (truncated, or another type?)')
     if photo.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'{path}: expected 8 or 16 bit, got {photo.dtype}')
-    return photo
+    # in place; IMREAD_COLOR_RGB would do it in decoding, but OpenCV 5.0 then returns black for 16-bit TIFF
+    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB, dst=photo)
 
 
 def write_photo(path, photo):

@@ -186,13 +186,15 @@ class PairDataset(Dataset):
         arch: 'hdrnet' squeezes whole photos to full_size x full_size; 'deepupe' takes random 256 x 256 crops.
         full_size: side of fullres and target in pixels (hdrnet).
         augment: flip, crop and rotate (hdrnet).
+        keep_good: probability that an item is (target, target), so that the network leaves good photos as they are.
         cache: keep all decoded photos in memory.
     """
 
-    def __init__(self, lists, arch='hdrnet', full_size=512, augment=True, cache=True, seed=212):
+    def __init__(self, lists, arch='hdrnet', full_size=512, augment=True, keep_good=0.0, cache=True, seed=212):
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
-        self.arch, self.full_size, self.augment, self.seed = arch, full_size, augment, seed
+        self.arch, self.full_size, self.seed = arch, full_size, seed
+        self.augment, self.keep_good = augment, keep_good
         self.cached = load_pairs(self.pairs, keep=cache)
         self.set_epoch(1)
 
@@ -214,6 +216,8 @@ class PairDataset(Dataset):
         index = self.order[position]
         photo, target = self.cached[index] or read_pair(self.pairs[index])
         rng = np.random.default_rng([self.seed, self.epoch, position])
+        if self.keep_good and rng.random() < self.keep_good:
+            photo = target
         if self.arch == 'deepupe':
             photo, target = random_patch(photo, target, LOW_SIZE, rng)
             lowres = photo

@@ -36,6 +36,7 @@ opt = SimpleNamespace(
     valid_pairs='',  # CSV lists to validate on; needed with train_pairs
     full_size=512,  # side in pixels that photos are resized to in training (hdrnet; deepupe crops 256)
     augment=True,  # crop, flip and rotate
+    keep_good=0.0,  # share of items that are (target, target), so that good photos stay as they are
     cache=True,  # keep the decoded photos in memory
     num_workers=2,  # processes that prepare batches; 0 does it in the training process
     # optimiser
@@ -107,7 +108,9 @@ def main(opt):
             pipeline.find_pairs(opt.dataset_dir), opt.dataset_ratio, opt.seed
         )
         train_lists = [(train_pairs, 1.0)]
-    dataset = pipeline.PairDataset(train_lists, opt.arch, opt.full_size, opt.augment, opt.cache, opt.seed)
+    dataset = pipeline.PairDataset(
+        train_lists, opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.cache, opt.seed
+    )
     valid_photos = pipeline.load_pairs(valid_pairs)
     loader = pipeline.make_loader(dataset, opt.train_batch_size, opt.num_workers)
     print(f'{len(dataset)} training pairs an epoch, {len(valid_pairs)} validation pairs')

@@ -1,0 +1,149 @@
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import pipeline
+
+
+@pytest.mark.parametrize('layout', pipeline.LAYOUTS)
+def test_pairs_match_by_stem_whatever_the_extension(make_pairs, layout):
+    pairs = pipeline.find_pairs(make_pairs(3, names=layout, extensions=('.PNG', '.jpg')))
+    assert [tuple(os.path.basename(path) for path in pair) for pair in pairs] == [
+        (f'p{i}.PNG', f'p{i}.jpg') for i in range(3)
+    ]
+
+
+def test_every_missing_partner_is_named(make_pairs):
+    folder = make_pairs(4)
+    os.remove(f'{folder}/input/p0.png')
+    os.remove(f'{folder}/target/p2.png')
+    with pytest.raises(ValueError, match=r'(?s)2 bad.*input/p2.png: no partner.*target/p0.png: no partner'):
+        pipeline.find_pairs(folder)
+
+
+def test_unknown_layout_names_what_was_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match='expected a folder with input/ and expertC_gt/, or low/ and high/'):
+        pipeline.find_pairs(str(tmp_path))
+
+
+def test_csv_paths_are_relative_to_its_folder(make_pairs, tmp_path):
+    pairs = pipeline.find_pairs(make_pairs(3))
+    pipeline.write_pairs(str(tmp_path / 'list.csv'), pairs)
+    assert (tmp_path / 'list.csv').read_text().splitlines()[:2] == [
+        'input,target',
+        'data/input/p0.png,data/target/p0.png',
+    ]
+    assert [tuple(map(os.path.realpath, p)) for p in pipeline.read_pairs(str(tmp_path / 'list.csv'))] == [
+        tuple(map(os.path.realpath, p)) for p in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [('a,b\n1,2\n', 'expected the columns'), ('input,target\n', 'no pairs'), ('input,target\nx.png,\n', 'row 2 lacks')],
+)
+def test_bad_csv_is_refused(tmp_path, text, message):
+    path = tmp_path / 'list.csv'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        pipeline.read_pairs(str(path))
+
+
+def test_all_bad_pairs_are_named_at_once(make_pairs):
+    folder = make_pairs(4)
+    cv2.imwrite(f'{folder}/target/p0.png', np.zeros((9, 9, 3), np.uint8))
+    with open(f'{folder}/input/p1.png', 'wb') as file:
+        file.write(b'no photo')
+    os.remove(f'{folder}/target/p3.png')
+    pairs = [(f'{folder}/input/p{i}.png', f'{folder}/target/p{i}.png') for i in range(4)]
+    with pytest.raises(ValueError, match=r'3 bad') as error:
+        pipeline.PairDataset([(pairs, 1.0)])
+    message = str(error.value)
+    assert 'p0.png: expected the size of its target' in message
+    assert '48 x 40 and 9 x 9' in message
+    assert 'input/p1.png: expected a photo' in message
+    assert 'target/p3.png: No such file' in message
+
+
+def test_split_is_seeded_and_complete():
+    pairs = [(f'i{i}', f't{i}') for i in range(20)]
+    train, valid = pipeline.split_pairs(pairs, 0.9, seed=1)
+    assert (len(train), len(valid)) == (18, 2)
+    assert sorted(train + valid) == sorted(pairs)
+    assert pipeline.split_pairs(pairs, 0.9, seed=1) == (train, valid)
+    assert pipeline.split_pairs(pairs, 0.9, seed=2) != (train, valid)
+
+
+def test_weights_say_how_often_a_list_is_drawn(make_pairs):
+    pairs = pipeline.find_pairs(make_pairs(4))
+    dataset = pipeline.PairDataset([(pairs, 2.0), (pairs, 0.5)])
+    counts = np.bincount(dataset.order, minlength=8)
+    assert counts[:4].tolist() == [2, 2, 2, 2]
+    assert sorted(counts[4:]) == [0, 0, 1, 1]
+
+
+def test_mix_refuses_weights_that_do_not_fit(make_pairs, tmp_path):
+    path = str(tmp_path / 'a.csv')
+    pipeline.write_pairs(path, pipeline.find_pairs(make_pairs(2)))
+    assert [weight for _, weight in pipeline.mix_pairs(f'{path},{path}', '1,0.5')] == [1.0, 0.5]
+    for weights in ('1,2,3', '0,1', 'x,1'):
+        with pytest.raises(ValueError, match='train_weights: expected'):
+            pipeline.mix_pairs(f'{path},{path}', weights)
+
+
+@pytest.mark.parametrize(('arch', 'size'), [('hdrnet', 64), ('deepupe', 256)])
+def test_items_are_float_rgb_of_the_methods_sizes(make_pairs, arch, size):
+    dataset = pipeline.PairDataset([(pipeline.find_pairs(make_pairs(2)), 1.0)], arch, full_size=64)
+    lowres, fullres, target = dataset[0]
+    assert lowres.shape == (3, 256, 256)
+    assert fullres.shape == target.shape == (3, size, size)
+    assert fullres.dtype == torch.float32
+    assert 0 < fullres.max() <= 0.35 < target.max() <= 1
+    if arch == 'deepupe':
+        assert torch.equal(lowres, fullres)
+
+
+def test_same_photos_whatever_the_number_of_workers(make_pairs):
+    pairs = pipeline.find_pairs(make_pairs(6))
+    batches = []
+    for workers, cache in ((0, True), (2, False)):
+        dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, cache=cache)
+        dataset.set_epoch(3)
+        batches.append(list(pipeline.make_loader(dataset, 3, workers)))
+    for plain, parallel in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(plain, parallel, strict=True))
+
+
+def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
+    pairs = pipeline.find_pairs(make_pairs(6))
+    first, again = (pipeline.PairDataset([(pairs, 1.0)], full_size=32) for _ in range(2))
+    again.set_epoch(2)
+    assert not all(torch.equal(first[i][1], again[i][1]) for i in range(6))
+    again.set_epoch(1)
+    assert all(torch.equal(first[i][1], again[i][1]) for i in range(6))
+
+
+def test_augmentation_treats_both_photos_alike():
+    photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    changed = 0
+    for seed in range(40):
+        first, second = pipeline.augment_pair(photo, photo.copy(), np.random.default_rng(seed))
+        np.testing.assert_array_equal(first, second)
+        changed += first.shape != photo.shape or not np.array_equal(first, photo)
+        assert 0.75**2 * 60 * 80 * 0.95 < first.shape[0] * first.shape[1] <= 60 * 80
+    assert 25 < changed < 40  # p = 0.9 x (1 - 0.2 x 0.5 x 0.9) = 0.82
+
+
+def test_keep_good_pairs_targets_with_themselves(make_pairs):
+    pairs = pipeline.find_pairs(make_pairs(8))
+    for share, expected in ((0.0, [0]), (0.5, range(1, 8)), (1.0, [8])):
+        dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, keep_good=share)
+        assert sum(torch.equal(photo, target) for _, photo, target in map(dataset.__getitem__, range(8))) in expected
+
+
+def test_one_pair_is_too_few_to_train():
+    with pytest.raises(ValueError, match='expected two or more pairs'):
+        pipeline.make_loader([0], 16, 0)

@@ -1,0 +1,243 @@
+"""train -> test -> inference as a user runs them, on tiny pairs and on the real photos where they are."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import photos
+import pipeline
+import train
+import utils
+from fast import enhance_photo
+from model import build_network, reflectance
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def script(name, *options):
+    """Run a script; returns (exit status, stdout, stderr)."""
+    arguments = [sys.executable, os.path.join(ROOT, name), *map(str, options)]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """An untrained network whose illumination is 0.5 everywhere."""
+    network = build_network('hdrnet')
+    with torch.no_grad():
+        network.predict.conv.weight.zero_()
+        network.predict.conv.bias.zero_()
+        network.predict.conv.bias.view(3, 4, -1)[:, 3] = 0.5
+    path = str(tmp_path / 'half.pth')
+    utils.save_checkpoint(path, {'arch': 'hdrnet', 'model': network.state_dict(), 'opt': {}})
+    return path
+
+
+@pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
+def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
+    folder, runs = make_pairs(4), tmp_path / 'runs'
+    common = ('--arch', arch, '--full_size', 32, '--num_workers', 0, '--checkpoints_dir', runs, '--device', 'cpu')
+    status, out, err = script(
+        'train.py', '--dataset_dir', folder, '--dataset_ratio', 0.75, '--total_epochs', 2, '--exp_name', 'tiny', *common
+    )
+    assert status == 0, err
+    lines = [line for line in out.splitlines() if line.startswith('epoch ')]
+    assert len(lines) == 2
+    for name in ('total', 'reconstruction', 'color', 'smoothness', 'psnr', 'ssim', 'lr', 'photos_per_s'):
+        assert name in lines[0]
+    files = os.listdir(runs / 'tiny')
+    assert {'last.pth', 'best.pth', 'options.json', 'train_pairs.csv', 'valid_pairs.csv', 'log.csv'} <= set(files)
+    assert sum(name.startswith('epoch_2_psnr_') for name in files) == 1
+    assert len(os.listdir(runs / 'tiny' / 'train_phase')) == 6
+    assert json.loads((runs / 'tiny' / 'options.json').read_text())['arch'] == arch
+    assert len(pipeline.read_pairs(str(runs / 'tiny' / 'train_pairs.csv'))) == 3
+
+    best = runs / 'tiny' / 'best.pth'
+    status, out, err = script('test.py', '--checkpoints_file', best)
+    assert status == 0, err
+    assert 'unprocessed input' in out
+    with open(runs / 'tiny' / 'best_valid_pairs.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1
+    assert float(rows[0]['psnr']) == pytest.approx(float(utils.read_checkpoint(str(best))['psnr']), abs=1e-9)
+
+    status, out, err = script(
+        'inference.py', '--images_dir', f'{folder}/input', '--result_dir', tmp_path / 'out', '--checkpoints_file', best
+    )
+    assert status == 0, err
+    assert sorted(os.listdir(tmp_path / 'out')) == sorted(os.listdir(f'{folder}/input'))
+
+
+def run_training(make_pairs, runs, name, *, epochs, resume='', workers=0):
+    folder = make_pairs(4)
+    values = {**vars(train.opt), 'dataset_dir': folder, 'dataset_ratio': 0.75, 'total_epochs': epochs, 'full_size': 32}
+    values |= {'exp_name': name, 'checkpoints_dir': str(runs), 'resume': resume, 'num_workers': workers}
+    assert train.main(type(train.opt)(**values, **{})) == 0
+    return utils.read_checkpoint(str(runs / name / 'last.pth'))['model']
+
+
+def test_resumed_run_equals_one_that_never_stopped(make_pairs, tmp_path):
+    whole = run_training(make_pairs, tmp_path, 'whole', epochs=3)
+    run_training(make_pairs, tmp_path, 'parts', epochs=2)
+    parts = run_training(
+        make_pairs, tmp_path, 'parts', epochs=3, resume=str(tmp_path / 'parts' / 'last.pth'), workers=2
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_training_does_not_overwrite_a_run(make_pairs, tmp_path):
+    run_training(make_pairs, tmp_path, 'run', epochs=1)
+    with pytest.raises(ValueError, match='holds a run already'):
+        run_training(make_pairs, tmp_path, 'run', epochs=1)
+
+
+def test_learning_rate_steps_are_the_predecessors():
+    factors = [train.lr_factor('steps', epoch + 0.5, 100) for epoch in (0, 1, 2, 8, 9, 18, 19, 30, 31, 99)]
+    assert factors == [1.0, 0.5, 0.1, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003]
+    assert train.lr_factor('steps', 1.0, 100) == 1.0
+    assert train.lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
+
+
+def test_inference_names_a_bad_photo_and_goes_on(tmp_path, checkpoint):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    photo = np.full((9, 12, 3), 60, np.uint8)
+    for name in ('a.jpg', 'b.png', 'c.bmp', 'd.tif', 'e.webp', 'Ünïcode 名.PNG'):
+        photos.write_photo(str(folder / name), photo)
+    photos.write_photo(str(folder / 'deep.png'), photo.astype(np.uint16) * 257)
+    (folder / 'bad.jpg').write_bytes(b'\xff\xd8\xff no photo')
+    (folder / 'empty.png').write_bytes(b'')
+    (folder / 'notes.txt').write_text('not a photo')
+    (folder / 'folder.jpg').mkdir()
+    status, out, err = script(
+        'inference.py', '--images_dir', folder, '--result_dir', tmp_path / 'out', '--checkpoints_file', checkpoint
+    )
+    assert status == 1
+    assert '7 enhanced' in out
+    assert '3 failed' in out
+    for name in ('bad.jpg', 'empty.png', 'folder.jpg'):
+        assert sum(name in line for line in err.splitlines() if line.startswith('failed: ')) == 1
+    results = sorted(os.listdir(tmp_path / 'out'))
+    assert results == sorted(['a.jpg', 'b.png', 'c.bmp', 'd.tif', 'e.webp', 'deep.png', 'Ünïcode 名.PNG'])
+    assert photos.read_photo(str(tmp_path / 'out' / 'b.png'))[0, 0].tolist() == [120, 120, 120]  # 60 / 0.5001
+    deep = photos.read_photo(str(tmp_path / 'out' / 'deep.png'))
+    assert deep.dtype == np.uint16
+    assert abs(int(deep[0, 0, 0]) - 60 * 257 / 0.5001) <= 1
+
+
+def test_inference_keeps_results_and_originals(tmp_path, checkpoint):
+    folder, out = tmp_path / 'in', tmp_path / 'out'
+    for path in (folder, out):
+        path.mkdir()
+    photos.write_photo(str(folder / 'a.png'), np.full((4, 4, 3), 60, np.uint8))
+    (out / 'a.png').write_bytes(b'mine')
+    options = ('--images_dir', folder / 'a.png', '--result_dir', out, '--checkpoints_file', checkpoint)
+    status, printed, _ = script('inference.py', *options)
+    assert (status, (out / 'a.png').read_bytes()) == (0, b'mine')
+    assert '1 there already' in printed
+    assert script('inference.py', *options, '--overwrite', '--strength', 0.0)[0] == 0
+    assert photos.read_photo(str(out / 'a.png'))[0, 0].tolist() == [60, 60, 60]
+    status, _, err = script(
+        'inference.py', '--images_dir', folder, '--result_dir', folder, '--checkpoints_file', checkpoint
+    )
+    assert status == 1
+    assert 'expected another folder' in err
+
+
+def test_save_extra_puts_input_r_and_s_side_by_side(tmp_path, checkpoint):
+    photos.write_photo(str(tmp_path / 'a.png'), np.full((4, 5, 3), 60, np.uint8))
+    out = tmp_path / 'out'
+    script('inference.py', '--images_dir', tmp_path / 'a.png', '--result_dir', out, '--checkpoints_file', checkpoint,
+           '--save_extra')  # fmt: skip
+    extra = photos.read_photo(str(out / 'a.png'))
+    assert extra.shape == (4, 15, 3)
+    assert extra[0, ::5, 0].tolist() == [60, 120, 128]
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('inference.py', ('--images_dir', 'nowhere'), 'nowhere: expected a folder'),
+        ('inference.py', ('--strength', '2'), 'strength: expected between 0 and 1'),
+        ('inference.py', ('--checkpoints_file', 'none.pth'), 'none.pth: expected a checkpoint'),
+        ('inference.py', ('--device', 'cuda:77'), 'device: expected cpu or a CUDA device'),
+        ('test.py', ('--pairs_file', 'none.csv'), 'none.csv'),
+        ('train.py', ('--dataset_dir', 'nowhere'), 'nowhere: expected a folder with input/ and expertC_gt/'),
+        ('train.py', ('--arch', 'unet'), "arch: expected one of hdrnet, deepupe, got 'unet'"),
+    ],
+)
+def test_user_errors_are_one_line(name, options, message):
+    status, _, err = script(name, *options)
+    assert status == 1
+    assert message in err
+    assert len([line for line in err.splitlines() if line]) == 1
+
+
+def db(first, second):
+    """PSNR of two arrays of levels."""
+    return 10 * np.log10(255**2 / max(((first.astype(float) - second) ** 2).mean(), 1e-12))
+
+
+PUBLISHED = ['a1427-IMG_4252', 'a2696-DSC_0006-1', 'a3679-IMG_4033', 'a4090-IMG_4996']
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_predecessors_weights_give_its_published_pictures(shared, name):
+    network, _ = utils.load_network(f'{shared}/reference/predecessor_fivek.pth')
+    photo = photos.read_photo(f'{shared}/reference/sample_imgs/{name}.jpg')
+    published = photos.read_photo(f'{shared}/reference/sample_results/{name}.jpg')
+    width = photo.shape[1]
+    for fused in (False, True):
+        enhanced, light = enhance_photo(network, photo, keep_illumination=True, fused=fused, truncate=True)
+        wrapped = (light * 255).astype(int).astype(np.uint8)  # as the predecessor's 8 bit: wraps above 1
+        side = np.concatenate([photo, enhanced, wrapped], axis=1)
+        _, data = cv2.imencode('.jpg', side[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        ours = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        assert db(ours[:, width : 2 * width], published[:, width : 2 * width]) >= 75
+        kept = light < 1  # what wraps around is left out
+        assert db(ours[:, 2 * width :][kept], published[:, 2 * width :][kept]) >= 75
+
+
+def test_inference_gives_the_published_r(shared, tmp_path):
+    status, _, err = script(
+        'inference.py', '--images_dir', f'{shared}/reference/sample_imgs', '--result_dir', tmp_path / 'out',
+        '--checkpoints_file', f'{shared}/reference/predecessor_fivek.pth', '--save_extra',
+    )  # fmt: skip
+    assert status == 0, err
+    for name in PUBLISHED:
+        ours = photos.read_photo(str(tmp_path / 'out' / f'{name}.jpg'))
+        published = photos.read_photo(f'{shared}/reference/sample_results/{name}.jpg')
+        width = ours.shape[1] // 3
+        assert db(ours[:, width : 2 * width], published[:, width : 2 * width]) >= 41
+
+
+def test_tiny_predecessor_state_gives_the_plain_formula(tmp_path, checkpoint):
+    """The published-picture equality without the photos: R = I / (S + 1e-4), truncated, from weights made here."""
+    network, _ = utils.load_network(checkpoint)
+    photo = np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3)
+    enhanced, light = enhance_photo(network, photo, keep_illumination=True, truncate=True)
+    np.testing.assert_allclose(light, 0.5, atol=1e-6)
+    exact = np.minimum(photo / 255 / 0.5001, 1) * 255
+    assert np.abs(enhanced - np.floor(exact)).max() == 0
+    tensor = reflectance(photos.to_tensor(photo), torch.full((1, 3, 10, 8), 0.5))
+    np.testing.assert_array_equal(photos.to_photo(tensor, truncate=True), enhanced)
+
+
+def test_evaluation_gives_the_known_numbers(shared, tmp_path):
+    status, out, err = script(
+        'test.py', '--checkpoints_file', f'{shared}/reference/predecessor_fivek.pth', '--pairs_file',
+        f'{shared}/data/lol/eval15.csv', '--result_csv', tmp_path / 'rows.csv',
+    )  # fmt: skip
+    assert status == 0, err
+    values = {line.rsplit(maxsplit=2)[0]: line.rsplit(maxsplit=2)[1:] for line in out.splitlines()[2:4]}
+    (psnr_input, ssim_input), (psnr, ssim) = (map(float, pair) for pair in values.values())
+    assert (psnr_input, ssim_input) == (pytest.approx(7.77, abs=0.005), pytest.approx(0.191, abs=0.001))
+    assert (psnr, ssim) == (pytest.approx(12.90, abs=0.02), pytest.approx(0.465, abs=0.001))

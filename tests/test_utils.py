@@ -1,0 +1,171 @@
+import csv
+import pickle
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import skimage.metrics
+import torch
+
+import metrics
+import photos
+import utils
+from model import build_network
+
+
+def test_overrides_take_the_type_of_the_default():
+    opt = SimpleNamespace(lr=0.1, name='a', flag=True, count=1)
+    utils.parse_overrides(opt, ['--lr', '1', '--no-flag', '--count', '3'])
+    assert vars(opt) == {'lr': 1.0, 'name': 'a', 'flag': False, 'count': 3}
+    for bad in (['--typo', '1'], ['--count', '1.5']):
+        with pytest.raises(SystemExit):
+            utils.parse_overrides(opt, bad)
+
+
+@pytest.mark.parametrize('extension', ['.png', '.tif'])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_photo_comes_back_as_it_was_written(tmp_path, extension, dtype):
+    photo = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (5, 7, 3), dtype=dtype, endpoint=True)
+    path = str(tmp_path / f'p{extension}')
+    photos.write_photo(path, photo)
+    np.testing.assert_array_equal(photos.read_photo(path), photo)
+    assert [p.name for p in tmp_path.iterdir()] == [f'p{extension}']
+
+
+def test_photos_are_rgb(tmp_path):
+    path = str(tmp_path / 'red.png')
+    cv2.imwrite(path, np.full((4, 4, 3), (0, 0, 255), np.uint8))  # OpenCV: BGR
+    assert photos.read_photo(path)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize('data', [b'', b'no photo', b'\xff\xd8\xff\xe0garbage'])
+def test_unreadable_photo_is_named(tmp_path, data):
+    path = tmp_path / 'bad.jpg'
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r'bad.jpg: expected a photo'):
+        photos.read_photo(str(path))
+
+
+def test_tensor_and_photo_are_inverse():
+    for dtype in (np.uint8, np.uint16):
+        photo = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (5, 7, 3), dtype=dtype, endpoint=True)
+        tensor = photos.to_tensor(photo)
+        assert tensor.shape == (1, 3, 5, 7)
+        np.testing.assert_array_equal(photos.to_photo(tensor, dtype), photo)
+
+
+def test_to_photo_rounds_or_truncates():
+    tensor = torch.tensor([0.6, 100.4, 300.0]).view(3, 1, 1) / 255
+    assert photos.to_photo(tensor).tolist() == [[[1, 100, 255]]]
+    assert photos.to_photo(tensor, truncate=True).tolist() == [[[0, 100, 255]]]
+
+
+def test_metrics_are_scikit_images():
+    rng = np.random.default_rng(0)
+    photo, target = (rng.integers(0, 255, (20, 30, 3), dtype=np.uint8) for _ in range(2))
+    expected = skimage.metrics.peak_signal_noise_ratio(target, photo)
+    assert metrics.psnr(photo, target) == pytest.approx(expected, abs=1e-6)
+    mse = ((photo.astype(float) - target) ** 2).mean()
+    assert metrics.psnr(photo, target) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-6)
+    expected = np.mean([skimage.metrics.structural_similarity(target[..., c], photo[..., c]) for c in range(3)])
+    assert metrics.ssim(photo, target) == pytest.approx(expected, abs=1e-6)
+    assert metrics.psnr(photo, photo) == float('inf')
+    assert metrics.ssim(photo, photo) == 1
+    with pytest.raises(ValueError, match='expected two photos of one size'):
+        metrics.psnr(photo, target[:-1])
+
+
+class Bomb:
+    """Unpickles by running code."""
+
+    def __reduce__(self):
+        return open, ('bomb_went_off', 'w')
+
+
+@pytest.mark.parametrize('kind', ['code', 'text', 'truncated', 'other', 'misfit', 'empty'])
+def test_bad_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'bad.pth'
+    good = {'arch': 'hdrnet', 'model': build_network('hdrnet').state_dict(), 'opt': {}}
+    if kind == 'code':
+        path.write_bytes(pickle.dumps({'model': Bomb()}))
+    elif kind == 'truncated':
+        torch.save(good, path)
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == 'other':
+        torch.save({'weights': torch.zeros(3)}, path)
+    elif kind == 'misfit':
+        torch.save({**good, 'arch': 'deepupe'}, path)
+    else:
+        path.write_bytes(b'hello' if kind == 'text' else b'')
+    with pytest.raises(ValueError, match=r'bad.pth: ') as error:
+        utils.load_network(str(path))
+    assert '\n' not in str(error.value)
+    assert not (tmp_path / 'bomb_went_off').exists()
+
+
+def test_missing_checkpoint_is_named():
+    with pytest.raises(FileNotFoundError, match=r'none.pth: expected a checkpoint'):
+        utils.load_network('none.pth')
+
+
+@pytest.mark.parametrize('grid', [(8, 0), (4, 16)])
+def test_checkpoint_comes_back_as_the_same_network(tmp_path, grid):
+    luma_bins, spatial_bin = grid
+    network = build_network('deepupe', luma_bins, spatial_bin).eval()
+    path = str(tmp_path / 'ours.pth')
+    options = {'luma_bins': luma_bins, 'spatial_bin': spatial_bin}
+    utils.save_checkpoint(path, {'arch': 'deepupe', 'model': network.state_dict(), 'opt': options})
+    loaded, _ = utils.load_network(path)
+    images = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 8, 8)
+    assert torch.equal(loaded(*images), network(*images))
+    assert not loaded.training
+
+
+def predecessor_state(network):
+    """The state dict under the predecessor's names, as if it had been trained on the channels as they come."""
+    names = {
+        'splat.': 'coeffs.splat_features.',
+        'global_conv.': 'coeffs.global_features_conv.',
+        'global_fc.': 'coeffs.global_features_fc.',
+        'local.': 'coeffs.local_features.',
+        'predict.': 'coeffs.conv_out.',
+        'guide.hidden.': 'guide.conv1.',
+        'guide.output.': 'guide.conv2.',
+    }
+    state = {}
+    for name, value in network.state_dict().items():
+        prefix = next(ours for ours in names if name.startswith(ours))
+        theirs = names[prefix] + name[len(prefix) :].replace('norm.', 'bn.').replace('linear.', 'fc.')
+        state[theirs] = value
+    return state
+
+
+def test_predecessors_weights_see_bgr(tmp_path):
+    """Its network on BGR equals ours, converted, on RGB."""
+    torch.manual_seed(0)
+    network = build_network('hdrnet').eval()
+    torch.save(predecessor_state(network), tmp_path / 'theirs.pth')
+    ours, checkpoint = utils.load_network(str(tmp_path / 'theirs.pth'))
+    lowres, fullres = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 9, 11)
+    with torch.no_grad():
+        theirs = network(lowres.flip(1), fullres.flip(1)).flip(1)
+        torch.testing.assert_close(ours(lowres, fullres), theirs, atol=1e-5, rtol=1e-5)  # sums in another order
+    assert checkpoint['arch'] == 'hdrnet'
+
+
+def test_log_keeps_its_columns_when_a_row_lacks_some(tmp_path):
+    path = str(tmp_path / 'log.csv')
+    utils.append_csv(path, {'epoch': 1, 'lr': 0.1}, ('epoch', 'psnr', 'lr'))
+    utils.append_csv(path, {'epoch': 2, 'psnr': 20, 'lr': 0.1}, ('epoch', 'psnr', 'lr'))
+    with open(path, newline='') as file:
+        assert [row['psnr'] for row in csv.DictReader(file)] == ['', '20']
+
+
+def test_sheet_holds_sixteen_pictures(tmp_path):
+    path = str(tmp_path / 'sheet.png')
+    utils.save_sheet(path, torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 3, 20, 40), cell=10)
+    sheet = cv2.imread(path)
+    assert sheet.shape == (20, 40, 3)
+    assert sheet[::5, ::10, 0].flatten().tolist() == [round(i / 15 * 255) for i in range(16)]
