@@ -285,11 +285,12 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
     light = np.empty((3, width), f)
     row = np.empty((grid.shape[1], grid.shape[2], 12), f)
     for y in range(first_row, last_row):
-        source, result = photo[y], enhanced[y]
+        # flat, so that LLVM sees the constant stride of 3
+        source, result = photo[y].reshape(-1), enhanced[y].reshape(-1)
         for x in range(width):
-            red[x] = f(source[x, 0]) * unit
-            green[x] = f(source[x, 1]) * unit
-            blue[x] = f(source[x, 2]) * unit
+            red[x] = f(source[3 * x]) * unit
+            green[x] = f(source[3 * x + 1]) * unit
+            blue[x] = f(source[3 * x + 2]) * unit
         row_of_grid(grid, y, height, align_corners, row)
         light_of_row(red, green, blue, row, guide, depth, part, weights, bias, mix, mix_bias, tanh, align_corners,
                      light)  # fmt: skip
@@ -316,9 +317,9 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
                 v = guide[x] if guide[x] > zero else zero
                 value[x] = (v if v < one else one) * top + half
         for x in range(width):
-            result[x, 0] = red[x]
-            result[x, 1] = green[x]
-            result[x, 2] = blue[x]
+            result[3 * x] = red[x]
+            result[3 * x + 1] = green[x]
+            result[3 * x + 2] = blue[x]
 
 
 def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False, reuse=False,

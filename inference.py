@@ -71,7 +71,7 @@ def enhance_file(network, path, result, opt):
         if opt.save_extra:
             light = to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
             enhanced = np.concatenate([photo, enhanced, light], axis=1)
-        write_photo(result, enhanced)
+        write_photo(result, enhanced, reuse=True)
         return ''
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
         return utils.describe(error) if isinstance(error, (OSError, ValueError)) else f'{path}: {error}'

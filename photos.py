@@ -48,14 +48,24 @@ def read_photo(path):
         raise ValueError(f'{path}: expected a photo, OpenCV cannot decode it (truncated, or another type?)')
     if photo.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'{path}: expected 8 or 16 bit, got {photo.dtype}')
-    # in place; IMREAD_COLOR_RGB would do it in decoding, but OpenCV 5.0 then returns black for 16-bit TIFF
-    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB, dst=photo)
+    return reverse_channels(photo)
 
 
-def write_photo(path, photo):
+def reverse_channels(photo):
+    """Turn BGR to RGB or back in place, some rows at a time: a large photo need not be in memory twice."""
+    for y in range(0, len(photo), 256):
+        rows = photo[y : y + 256]
+        rows[:] = cv2.cvtColor(rows, cv2.COLOR_BGR2RGB)
+    return photo
+
+
+def write_photo(path, photo, reuse=False):
     """Write an (H, W, 3) RGB photo whole or not at all: to a temporary name first, then renamed.
 
     Quality 95 for JPEG, lossless WebP, 16 bit where the format has it (PNG, TIFF) and rounded to 8 elsewhere.
+
+    Args:
+        reuse: the photo's memory may be changed.
     Raises:
         ValueError: OpenCV cannot write this type. OSError: disk full, no permission.
     """
@@ -64,16 +74,16 @@ def write_photo(path, photo):
         photo = (photo / 257).round().astype(np.uint8)
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if extension in ('.jpg', '.jpeg') else []
     try:
-        done, data = cv2.imencode(extension, cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), options)
+        done, data = cv2.imencode(extension, reverse_channels(photo if reuse else photo.copy()), options)
     except cv2.error as error:
         raise ValueError(f'{path}: OpenCV cannot encode it ({error.err or error.code})') from error
     if not done:
         raise ValueError(f'{path}: OpenCV cannot encode {photo.shape[1]} x {photo.shape[0]} as {extension}')
-    write_whole(path, data.tobytes())
+    write_whole(path, data)
 
 
 def write_whole(path, data):
-    """Write bytes so that `path` is never half a file: temporary name in the same folder, then an atomic rename."""
+    """Write bytes so that `path` is never half a file: to a temporary name in its folder, then an atomic rename."""
     partial = f'{path}.{os.getpid()}.part'
     try:
         with open(partial, 'wb') as file:

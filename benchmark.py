@@ -1,0 +1,214 @@
+"""Speed and memory as ratios, both sides measured in turn in one run.
+
+    python benchmark.py                     # everything, about 5 minutes on two cores
+    python benchmark.py --photos 4 --repeats 3
+
+Prints a table and writes it to benchmark.json with versions and hardware. Plain is the torch path of model.py and
+loss.py on the same device; fused is what the scripts run. Photos are sample_imgs/raccoon.jpg enlarged, with sensor-like
+noise, so that their JPEGs are of ordinary size. Timings are medians after a warm-up; peak memory is that of a process
+of its own.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+
+import inference
+import utils
+from fast import enhance_photo, estimate_illumination, training_loss
+from photos import read_photo, write_photo
+
+opt = SimpleNamespace(
+    checkpoints_file='checkpoints/general/best.pth',
+    photos=20,  # photos in the folder test
+    repeats=5,  # timed runs of each side
+    batch=16,  # photos of 512 x 512 in a training step
+    result_json='benchmark.json',
+    only='',  # leave this and folder empty; they tell a child process what to do
+    folder='',
+)
+
+
+def main(opt):
+    if opt.only:
+        child(opt)
+        return 0
+    rows = []
+
+    def row(what, unit, ours, other, versus):
+        rows.append(
+            {'what': what, 'unit': unit, 'ours': ours, 'other': other, 'other is': versus, 'ratio': other / ours}
+        )
+        print(f'{what:44} {ours:9.3f} {unit:3} {other:9.3f} {unit:3} {other / ours:7.1f}x  {versus}', flush=True)
+
+    print(f'{"":44} {"ours":>13} {"other":>13} {"ratio":>8}  other is')
+    photo = noisy_photo(2336, 3504)
+    for arch, network in networks(opt):
+        sides = [lambda n=network, f=fused: enhance_photo(n, photo, fused=f) for fused in (True, False)]
+        fused, plain = pair(*sides, opt.repeats)
+        row(f'{arch}, one 8.2 MP photo in memory', 's', fused, plain, 'plain path')
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'photo.jpg')
+        write_photo(path, photo)
+        network = networks(opt)[0][1]
+        enhance, codec = pair(
+            lambda: enhance_photo(network, photo), lambda: cv2.imwrite(path, cv2.imread(path)), opt.repeats
+        )
+        row('hdrnet, one 8.2 MP photo in memory', 's', enhance, codec, 'cv2.imread + cv2.imwrite of it')
+    for arch, _ in networks(opt):
+        fused, plain = pair(training_step(arch, True, opt.batch), training_step(arch, False, opt.batch), opt.repeats)
+        row(f'{arch}, training step, {opt.batch} x 512 x 512', 's', fused, plain, 'plain path')
+    fused, plain = (peak(opt, f'step_{kind}') for kind in ('fused', 'plain'))
+    empty = peak(opt, 'nothing')
+    row(f'hdrnet, memory of a step, {opt.batch} x 512 x 512', 'GB', fused - empty, plain - empty, 'plain path')
+    folder_row(opt, row)
+    for name, megapixels, count in (('folder of 24 MP', 24, 4), ('one 100 MP photo', 100, 1)):
+        used = peak(opt, f'inference_{megapixels}_{count}')
+        row(f'inference.py, peak memory, {name}', 'GB', used, empty, 'a process that imported torch')
+    utils.save_json(opt.result_json, {'machine': machine(), 'options': vars(opt), 'rows': rows})
+    return 0
+
+
+def networks(opt):
+    """(arch, network) of the checkpoint and of an untrained network of the other architecture."""
+    from model import build_network
+
+    network, checkpoint = utils.load_network(opt.checkpoints_file)
+    torch.manual_seed(0)
+    other = 'deepupe' if checkpoint['arch'] == 'hdrnet' else 'hdrnet'
+    return [(checkpoint['arch'], network), (other, build_network(other).eval())]
+
+
+def noisy_photo(height, width):
+    """A dark photo of that size with the detail and noise of a camera's."""
+    photo = cv2.resize(
+        read_photo(os.path.join('sample_imgs', 'raccoon.jpg')), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    noise = np.random.default_rng(0).normal(0, 2, (height, width, 1)).astype(np.float32)
+    return np.clip(photo + noise, 0, 255).astype(np.uint8)
+
+
+def pair(ours, other, repeats):
+    """Median seconds of two functions, run in turn after one warm-up of each."""
+    times = ([], [])
+    for turn in range(repeats + 1):
+        for function, record in zip((ours, other), times, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:
+                record.append(time.perf_counter() - start)
+    return tuple(statistics.median(record) for record in times)
+
+
+def training_step(arch, fused, batch):
+    """A function that does one forward, loss, backward and optimiser step."""
+    from model import build_network
+
+    torch.manual_seed(0)
+    network = build_network(arch).train()
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    lowres = torch.rand(batch, 3, 256, 256)
+    fullres = torch.rand(batch, 3, 64, 64)
+    fullres = torch.nn.functional.interpolate(fullres, (512, 512), mode='bilinear').contiguous()
+    target = fullres.sqrt()
+
+    def step():
+        light = estimate_illumination(network, lowres, fullres, fused)
+        losses = training_loss(fullres, light, target, network.eps, True, arch, fused=fused)
+        optimizer.zero_grad()
+        losses['total'].backward()
+        optimizer.step()
+
+    return step
+
+
+def folder_row(opt, row):
+    """inference.py over a folder, its start-up taken off, against a loop that only reads and writes the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ('in', 'one', 'out'):
+            os.mkdir(os.path.join(folder, name))
+        photo = noisy_photo(2336, 3504)
+        for i in range(opt.photos):
+            write_photo(os.path.join(folder, 'in', f'{i}.jpg'), np.roll(photo, 16 * i, axis=1))
+        write_photo(os.path.join(folder, 'one', 'small.jpg'), photo[:300, :400])
+
+        def inference(name):
+            return lambda: run_script('inference.py', '--images_dir', os.path.join(folder, name), '--result_dir',
+                                      os.path.join(folder, 'out'), '--overwrite', '--checkpoints_file',
+                                      opt.checkpoints_file)  # fmt: skip
+
+        def codec():
+            for i in range(opt.photos):
+                path = os.path.join(folder, 'in', f'{i}.jpg')
+                cv2.imwrite(os.path.join(folder, 'out', 'copy.jpg'), cv2.imread(path))
+
+        repeats = max(1, opt.repeats // 2)
+        start_up, _ = pair(inference('one'), codec, repeats)
+        whole, plain = pair(inference('in'), codec, repeats)
+        row('inference.py on one 0.1 MP photo, start to end', 's', start_up, 4.0, 'the target')
+        row(
+            f'inference.py on {opt.photos} of 8.2 MP, start-up taken off',
+            's',
+            whole - start_up,
+            plain,
+            'imread + imwrite',
+        )
+
+
+def run_script(name, *options):
+    subprocess.run([sys.executable, name, *options], check=True, capture_output=True)
+
+
+def peak(opt, what):
+    """Peak memory in GB of a process that makes one measurement."""
+    command = [sys.executable, __file__, '--only', what, '--batch', str(opt.batch), '--checkpoints_file',
+               opt.checkpoints_file]  # fmt: skip
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def child(opt):
+    """Do one thing and print this process's peak memory in GB."""
+    kind, *rest = opt.only.split('_')
+    if kind == 'step':
+        step = training_step('hdrnet', rest == ['fused'], opt.batch)
+        step()
+        step()
+    elif kind == 'photos':  # in a process of its own, so that its memory is not counted
+        height = round((float(rest[0]) * 1e6 * 2 / 3) ** 0.5)
+        for i in range(int(rest[1])):
+            write_photo(os.path.join(opt.folder, f'{i}.jpg'), noisy_photo(height, round(height * 1.5)))
+    elif kind == 'inference':
+        with tempfile.TemporaryDirectory() as folder:
+            run_script('benchmark.py', '--only', f'photos_{rest[0]}_{rest[1]}', '--folder', folder)
+            values = {'images_dir': folder, 'result_dir': os.path.join(folder, 'out')}
+            inference.main(
+                SimpleNamespace(**{**vars(inference.opt), **values, 'checkpoints_file': opt.checkpoints_file})
+            )
+    with open('/proc/self/status', encoding='ascii') as file:
+        print(next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1e6)
+
+
+def machine():
+    """Versions and hardware, for the JSON."""
+    import numba
+
+    processor = platform.processor() or platform.machine()
+    if os.path.exists('/proc/cpuinfo'):
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            processor = next((line.split(':')[1].strip() for line in file if line.startswith('model name')), processor)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ''
+    versions = {m.__name__: m.__version__ for m in (torch, numba, cv2, np)}
+    return {'processor': processor, 'cores': utils.cores(), 'gpu': gpu, 'python': platform.python_version(), **versions}
+
+
+if __name__ == '__main__':
+    utils.run_script(main, opt)

@@ -1,0 +1,101 @@
+"""Draw training runs beside each other: validation PSNR by epoch, and the first epoch's pictures.
+
+    python compare_runs.py --runs checkpoints/with_1,checkpoints/without_1 --result_dir docs
+
+Runs whose names differ only in a number at the end (seeds) share a colour. Writes curves.png, and first_epoch.png with
+each run's illumination and reflectance sheets of epoch 1, one run a row.
+"""
+
+import csv
+import glob
+import os
+import re
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+
+import utils
+from photos import read_photo, write_photo
+
+opt = SimpleNamespace(
+    runs='',  # folders of runs, commas between
+    sheets='',  # those whose first epoch is shown, such as checkpoints/with_1; '' is the first of each name
+    result_dir='docs',
+)
+
+COLORS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (255, 127, 14))
+WIDTH, HEIGHT, MARGIN = 800, 480, 60
+
+
+def main(opt):
+    runs = [name.strip().rstrip('/') for name in opt.runs.split(',') if name.strip()]
+    if not runs:
+        raise ValueError('runs: expected folders of training runs, got none')
+    groups = {}
+    for run in runs:
+        groups.setdefault(re.sub(r'_?\d+$', '', os.path.basename(run)), []).append(run)
+    os.makedirs(opt.result_dir, exist_ok=True)
+    curves = {name: [read_psnr(run) for run in members] for name, members in groups.items()}
+    write_photo(os.path.join(opt.result_dir, 'curves.png'), draw_curves(curves))
+    shown = [name for name in opt.sheets.split(',') if name] or [members[0] for members in groups.values()]
+    write_photo(os.path.join(opt.result_dir, 'first_epoch.png'), np.concatenate([first_epoch(run) for run in shown]))
+    for name, psnrs in curves.items():
+        for epoch in sorted(set.intersection(*(set(psnr) for psnr in psnrs))):
+            values = [psnr[epoch] for psnr in psnrs]
+            print(f'{name:20} epoch {epoch:3}  PSNR {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})')
+    return 0
+
+
+def read_psnr(run):
+    """{epoch: validation PSNR} of a run."""
+    with open(os.path.join(run, 'log.csv'), newline='', encoding='utf-8') as file:
+        return {int(row['epoch']): float(row['psnr']) for row in csv.DictReader(file) if row['psnr']}
+
+
+def draw_curves(curves):
+    """(H, W, 3) picture of {name: [{epoch: PSNR}]}; runs of one name share a colour."""
+    points = [(epoch, value) for psnrs in curves.values() for psnr in psnrs for epoch, value in psnr.items()]
+    last = max(max(epoch for epoch, _ in points), 2)
+    low, high = np.floor(min(v for _, v in points)), np.ceil(max(v for _, v in points))
+    picture = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+
+    def place(epoch, value):
+        x = MARGIN + (epoch - 1) / (last - 1) * (WIDTH - 2 * MARGIN)
+        return round(x), round(HEIGHT - MARGIN - (value - low) / max(high - low, 1) * (HEIGHT - 2 * MARGIN))
+
+    def write(text, x, y, color=(60, 60, 60)):
+        cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
+
+    for value in np.arange(low, high + 1):
+        cv2.line(picture, place(1, value), place(last, value), (225, 225, 225), 1)
+        write(f'{value:.0f}', MARGIN - 30, place(1, value)[1] + 5)
+    for epoch in range(1, last + 1, max(1, last // 10)):
+        write(str(epoch), place(epoch, low)[0] - 5, HEIGHT - MARGIN + 22)
+    write('epoch', WIDTH // 2 - 20, HEIGHT - 12)
+    write('validation PSNR in dB', 10, 25)
+    for i, (name, psnrs) in enumerate(curves.items()):
+        color = COLORS[i % len(COLORS)]
+        for psnr in psnrs:
+            line = np.array([place(*point) for point in sorted(psnr.items())])
+            cv2.polylines(picture, [line], False, color, 2, cv2.LINE_AA)
+        write(f'{name} ({len(psnrs)} runs)', WIDTH - 260, HEIGHT - MARGIN - 20 - 22 * i, color)
+    return picture
+
+
+def first_epoch(run):
+    """Illumination and reflectance sheets of a run's first epoch, side by side."""
+    found = sorted(glob.glob(os.path.join(glob.escape(run), 'train_phase', 'ep_1_batch_*_reflect.png')))
+    if not found:
+        raise FileNotFoundError(f'{run}: no sheets of the first epoch in train_phase/')
+    sheets = [read_photo(found[0].replace('_reflect', f'_{name}')) for name in ('illumination', 'reflect')]
+    picture = np.concatenate(sheets, axis=1)
+    picture = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    label = np.full((28, picture.shape[1], 3), 255, np.uint8)
+    text = f'{os.path.basename(run)}: S, R after epoch 1'
+    cv2.putText(label, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([label, picture])
+
+
+if __name__ == '__main__':
+    utils.run_script(main, opt)
