@@ -1,16 +1,17 @@
 """The network's full-resolution work by the fastest path that the device has; the scripts call this and nothing below.
 
-On the CPU it is fused_cpu.py (Numba), elsewhere, and with fused=False, the plain torch path of model.py and loss.py,
-which is the definition and which the kernels are tested against.
+On the CPU it is fused_cpu.py (Numba), on CUDA fused_cuda.py (Triton). Where those do not run, and with fused=False, it
+is the plain torch path of model.py and loss.py, which is the definition and which the kernels are tested against.
 """
 
 import functools
 import sys
 
+import numpy as np
 import torch
 
 from loss import PRESETS, total_loss
-from model import reflectance
+from model import apply_affine, build_network, reflectance, slice_grid
 from photos import make_lowres, to_photo, to_tensor
 
 
@@ -25,9 +26,38 @@ def cpu_kernels():
     return fused_cpu
 
 
+@functools.lru_cache(maxsize=1)
+def cuda_kernels(device):
+    """The Triton module, or None (said once) where it does not compile or differs from the plain path on a trial."""
+    try:
+        import fused_cuda
+
+        network = build_network('hdrnet').to(device).train()
+        lowres, fullres = torch.rand(2, 3, 256, 256, device=device), torch.rand(2, 3, 9, 300, device=device)
+        grid = network.predict_grid(lowres).detach().requires_grad_()
+        guide = network.guide.fold(fullres)
+        rule = network.align_corners, network.clip
+        light = fused_cuda.illuminate(fullres, grid, guide, *rule)
+        plain = apply_affine(slice_grid(grid, network.guide(fullres), rule[0]), fullres)
+        grads = [torch.autograd.grad(value.square().sum(), grid)[0] for value in (light, plain)]
+        for ours, theirs in ((light, plain), grads):
+            if (ours - theirs).abs().max() > 1e-3 * theirs.abs().max():
+                raise RuntimeError('its result differs from the plain path')
+    except Exception as error:  # whatever a compiler or driver may raise: the plain path always works
+        print(f'note: plain torch path: the Triton kernels are not usable ({error})', file=sys.stderr)
+        return None
+    return fused_cuda
+
+
 def kernels_for(tensor, fused):
     """Kernel module for a tensor's device, or None for the plain path."""
-    return cpu_kernels() if fused and tensor.device.type == 'cpu' else None
+    if not fused:
+        return None
+    # outside inference mode, as the trial takes gradients
+    with torch.inference_mode(False), torch.enable_grad():
+        if tensor.device.type == 'cpu':
+            return cpu_kernels()
+        return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
 
 
 def estimate_illumination(network, lowres, fullres, fused=True):
@@ -35,15 +65,13 @@ def estimate_illumination(network, lowres, fullres, fused=True):
     kernels = kernels_for(fullres, fused)
     if kernels is None:
         return network(lowres, fullres)
-    guide = network.guide.fold(fullres)
-    rule = guide.tanh, network.align_corners, network.clip
-    return kernels.SliceApply.apply(fullres, network.predict_grid(lowres), *guide[:4], *rule)
+    grid, guide = network.predict_grid(lowres), network.guide.fold(fullres)
+    return kernels.illuminate(fullres, grid, guide, network.align_corners, network.clip)
 
 
 def training_loss(fullres, illumination, target, eps, clamp, preset, weights=None, fused=True):
     """loss.total_loss of the reflectance at full strength: a dict of scalars, 'total' with a gradient."""
-    kernels = kernels_for(fullres, fused)
-    if kernels is None:
+    if fullres.device.type != 'cpu' or not (kernels := kernels_for(fullres, fused)):
         enhanced = reflectance(fullres, illumination, eps, clamp=clamp)
         return total_loss(fullres, illumination, enhanced, target, preset, weights)
     weights = {**PRESETS[preset], **(weights or {})}
@@ -73,18 +101,14 @@ def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=T
     device = next(network.parameters()).device
     lowres = to_tensor(make_lowres(photo, network.lowres_mode), device)
     if kernels := kernels_for(lowres, fused):
-        return kernels.enhance(
-            photo,
-            network.predict_grid(lowres)[0],
-            network.guide.fold(lowres),
-            align_corners=network.align_corners,
-            clip=network.clip,
-            eps=network.eps,
-            strength=strength,
-            keep_light=keep_illumination,
-            reuse=reuse,
-            truncate=truncate,
-        )
+        grid, guide = network.predict_grid(lowres)[0], network.guide.fold(lowres)
+        rule = {'align_corners': network.align_corners, 'clip': network.clip, 'eps': network.eps}
+        rule |= {'strength': strength, 'keep_light': keep_illumination, 'truncate': truncate}
+        if device.type == 'cpu':
+            return kernels.enhance(photo, grid, guide, reuse=reuse, **rule)
+        levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
+        enhanced, light = kernels.enhance(levels, grid, guide, **rule)
+        return enhanced.cpu().numpy().astype(photo.dtype, copy=False), None if light is None else light.cpu().numpy()
     fullres = to_tensor(photo, device)
     illumination = network(lowres, fullres)
     enhanced = to_photo(reflectance(fullres, illumination, network.eps, strength), photo.dtype, truncate)

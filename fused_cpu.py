@@ -610,6 +610,11 @@ class SliceApply(torch.autograd.Function):
         )
 
 
+def illuminate(photo, grid, guide, align_corners, clip):
+    """Illumination (N, 3, H, W) of photo, differentiable by photo, grid (N, 12, D, Gh, Gw) and guide."""
+    return SliceApply.apply(photo, grid, *guide[:4], guide.tanh, align_corners, clip)
+
+
 # -------------------------------------------------------------------------------------------------------- loss
 
 

@@ -1,0 +1,337 @@
+"""The photo's path on CUDA as Triton kernels: guide, slice, affine, clip, division and rounding in one pass.
+
+The same idea as fused_cpu.py: the grid is interpolated along y beforehand (a small matrix product, which autograd
+differentiates); a program takes a run of one row's pixels between the centres of two grid cells, so that all its pixels
+share the same coefficients, linear in x, and sums over the luma bins that the run touches. The backward pass writes one
+partial sum for each run and leaves their addition to torch: no atomics, and the same result every time.
+
+Tested with Triton's interpreter on the CPU (TRITON_INTERPRET=1), which proves the arithmetic; not yet run on a GPU.
+"""
+
+import itertools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from model import TINY
+
+BLOCK = 128  # pixels of a program
+
+
+# ----------------------------------------------------------------------------------------------------- kernels
+
+
+@triton.jit
+def guide_of(red, green, blue, hidden, units: tl.constexpr, tanh: tl.constexpr):
+    """Guide in [0, 1]; hidden (units + 1, 5) holds weights, bias and mix, and mix_bias in its last element."""
+    guide = tl.load(hidden + units * 5 + 4) + tl.zeros_like(red)
+    for j in tl.static_range(units):
+        unit = hidden + j * 5
+        inside = tl.load(unit) * red + tl.load(unit + 1) * green + tl.load(unit + 2) * blue + tl.load(unit + 3)
+        guide += tl.load(unit + 4) * tl.maximum(inside, 0.0)
+    if tanh:
+        return 1 / (1 + tl.exp(-2 * guide))
+    return tl.minimum(tl.maximum(guide, 0.0), 1.0)
+
+
+@triton.jit
+def depth_of(guide, bins: tl.constexpr, align: tl.constexpr):
+    """Position along the luma axis in [0, bins - 1]."""
+    if align:
+        return guide * (bins - 1)
+    return tl.minimum(tl.maximum(guide * bins - 0.5, 0.0), bins - 1.0)
+
+
+@triton.jit
+def run_of(starts, run, blocks, width, cells: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
+    """(cell, x, mask, part): the pixels of a run, and the weight of cell + 1 at each."""
+    cell = run // blocks
+    x = tl.load(starts + cell) + (run % blocks) * block + tl.arange(0, block)
+    mask = x < tl.load(starts + cell + 1)
+    if align:
+        place = x.to(tl.float32) * (cells - 1) / tl.maximum(width - 1, 1)
+    else:
+        place = (x.to(tl.float32) + 0.5) * cells / width - 0.5
+    return cell, x, mask, tl.minimum(tl.maximum(place - cell, 0.0), 1.0)
+
+
+@triton.jit
+def bins_of(depth, mask, bins: tl.constexpr):
+    """First luma bin that the run touches, and the one after its last; equal where the run is empty."""
+    low = tl.min(tl.where(mask, depth, bins - 1.0)).to(tl.int32)
+    high = tl.max(tl.where(mask, depth, -2.0)).to(tl.int32) + 2
+    return low, tl.maximum(tl.minimum(high, bins), low)
+
+
+@triton.jit
+def affine_of(left, right, channel: tl.constexpr, red, green, blue, part):
+    """One output channel of the affine of a luma bin, its coefficients interpolated along x."""
+    at, to = left + 4 * channel, right + 4 * channel
+    a0, a1, a2, a3 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+    d0, d1, d2, d3 = tl.load(to) - a0, tl.load(to + 1) - a1, tl.load(to + 2) - a2, tl.load(to + 3) - a3
+    return (a0 + d0 * part) * red + (a1 + d1 * part) * green + (a2 + d2 * part) * blue + (a3 + d3 * part)
+
+
+@triton.jit
+def sliced(rows, line, cell, red, green, blue, part, depth, low, high, cells: tl.constexpr, bins: tl.constexpr):
+    """Illumination of the run, three channels, from rows (N * H, cells, bins, 12)."""
+    left = rows + (line * cells + cell) * bins * 12
+    right = rows + (line * cells + tl.minimum(cell + 1, cells - 1)) * bins * 12
+    light_r, light_g, light_b = tl.zeros_like(red), tl.zeros_like(red), tl.zeros_like(red)
+    for z in range(low, high):
+        weight = tl.maximum(1 - tl.abs(depth - z), 0.0)
+        light_r += weight * affine_of(left + z * 12, right + z * 12, 0, red, green, blue, part)
+        light_g += weight * affine_of(left + z * 12, right + z * 12, 1, red, green, blue, part)
+        light_b += weight * affine_of(left + z * 12, right + z * 12, 2, red, green, blue, part)
+    return light_r, light_g, light_b
+
+
+@triton.jit
+def clipped(light, value, clip: tl.constexpr):
+    if clip:
+        return tl.maximum(tl.minimum(light, 1.0), value)
+    return light
+
+
+@triton.jit
+def light_kernel(photo, light, rows, starts, hidden, height, width, blocks, cells: tl.constexpr, bins: tl.constexpr,
+                 units: tl.constexpr, tanh: tl.constexpr, align: tl.constexpr, clip: tl.constexpr,
+                 block: tl.constexpr):  # fmt: skip
+    """Illumination of photo (N, 3, H, W); programs (runs of a row, N * H)."""
+    line = tl.program_id(1).to(tl.int64)
+    cell, x, mask, part = run_of(starts, tl.program_id(0), blocks, width, cells, align, block)
+    plane = height * width
+    at = (line // height) * 3 * plane + (line % height) * width + x
+    red = tl.load(photo + at, mask, 0.0)
+    green = tl.load(photo + at + plane, mask, 0.0)
+    blue = tl.load(photo + at + 2 * plane, mask, 0.0)
+    depth = depth_of(guide_of(red, green, blue, hidden, units, tanh), bins, align)
+    low, high = bins_of(depth, mask, bins)
+    light_r, light_g, light_b = sliced(rows, line, cell, red, green, blue, part, depth, low, high, cells, bins)
+    tl.store(light + at, clipped(light_r, red, clip), mask)
+    tl.store(light + at + plane, clipped(light_g, green, clip), mask)
+    tl.store(light + at + 2 * plane, clipped(light_b, blue, clip), mask)
+
+
+@triton.jit
+def free_grad(up, light, value, at, mask, clip: tl.constexpr):
+    """Gradient by the unclipped illumination: none where it was clipped."""
+    grad = tl.load(up + at, mask, 0.0)
+    if clip:
+        shade = tl.load(light + at, mask, 0.0)
+        grad = tl.where((shade > value) & (shade < 1), grad, 0.0)
+    return grad
+
+
+@triton.jit
+def channel_back(partial, left, right, channel: tl.constexpr, grad, red, green, blue, part, weight, slope):
+    """Write the eight sums of one channel and bin; returns the channel's share of the gradient by depth."""
+    u = weight * grad
+    out = partial + channel * 8
+    tl.store(out, tl.sum(u * red))
+    tl.store(out + 1, tl.sum(u * green))
+    tl.store(out + 2, tl.sum(u * blue))
+    tl.store(out + 3, tl.sum(u))
+    u *= part
+    tl.store(out + 4, tl.sum(u * red))
+    tl.store(out + 5, tl.sum(u * green))
+    tl.store(out + 6, tl.sum(u * blue))
+    tl.store(out + 7, tl.sum(u))
+    return slope * grad * affine_of(left, right, channel, red, green, blue, part)
+
+
+@triton.jit
+def light_back_kernel(photo, light, up, rows, starts, hidden, sums, hidden_sums, height, width, blocks,
+                      cells: tl.constexpr, bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr,
+                      align: tl.constexpr, clip: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    """Partial sums of each run: sums (N * H, runs, bins, 24), zero before, and hidden_sums (N * H, runs, units + 1, 5).
+
+    The 24 are, for each channel, the gradient times (red, green, blue, 1), then the same times the weight of cell + 1.
+    """
+    line = tl.program_id(1).to(tl.int64)
+    run = tl.program_id(0)
+    cell, x, mask, part = run_of(starts, run, blocks, width, cells, align, block)
+    plane = height * width
+    at = (line // height) * 3 * plane + (line % height) * width + x
+    red = tl.load(photo + at, mask, 0.0)
+    green = tl.load(photo + at + plane, mask, 0.0)
+    blue = tl.load(photo + at + 2 * plane, mask, 0.0)
+    guide = guide_of(red, green, blue, hidden, units, tanh)
+    depth = depth_of(guide, bins, align)
+    low, high = bins_of(depth, mask, bins)
+    grad_r = free_grad(up, light, red, at, mask, clip)
+    grad_g = free_grad(up, light, green, at + plane, mask, clip)
+    grad_b = free_grad(up, light, blue, at + 2 * plane, mask, clip)
+
+    left = rows + (line * cells + cell) * bins * 12
+    right = rows + (line * cells + tl.minimum(cell + 1, cells - 1)) * bins * 12
+    index = line * tl.num_programs(0) + run
+    partial = sums + index * bins * 24
+    by_depth = tl.zeros_like(red)
+    for z in range(low, high):
+        offset = depth - z
+        weight = tl.maximum(1 - tl.abs(offset), 0.0)
+        # the interval is half open, [bin, bin + 1), as grid_sample's floor has it
+        slope = tl.where((offset >= 0) & (offset < 1), -1.0, tl.where((offset < 0) & (offset >= -1), 1.0, 0.0))
+        a, b, out = left + z * 12, right + z * 12, partial + z * 24
+        by_depth += channel_back(out, a, b, 0, grad_r, red, green, blue, part, weight, slope)
+        by_depth += channel_back(out, a, b, 1, grad_g, red, green, blue, part, weight, slope)
+        by_depth += channel_back(out, a, b, 2, grad_b, red, green, blue, part, weight, slope)
+
+    scale = bins - 1 if align else bins
+    by_guide = tl.where((depth > 0) & (depth < bins - 1), by_depth * scale, 0.0)
+    slope = 2 * guide * (1 - guide) if tanh else tl.where((guide > 0) & (guide < 1), 1.0, 0.0)
+    by_guide = tl.where(mask, by_guide * slope, 0.0)
+    out = hidden_sums + index * (units + 1) * 5
+    tl.store(out + units * 5 + 4, tl.sum(by_guide))
+    for j in tl.static_range(units):
+        unit = hidden + j * 5
+        inside = tl.load(unit) * red + tl.load(unit + 1) * green + tl.load(unit + 2) * blue + tl.load(unit + 3)
+        grad = tl.where(inside > 0, by_guide, 0.0)
+        mixed = grad * tl.load(unit + 4)
+        tl.store(out + j * 5, tl.sum(mixed * red))
+        tl.store(out + j * 5 + 1, tl.sum(mixed * green))
+        tl.store(out + j * 5 + 2, tl.sum(mixed * blue))
+        tl.store(out + j * 5 + 3, tl.sum(mixed))
+        tl.store(out + j * 5 + 4, tl.sum(grad * inside))
+
+
+@triton.jit
+def divided(value, light, eps, strength, tiny, top, half, full: tl.constexpr):
+    """Levels of the reflectance value / (light + eps)^strength; full is strength 1."""
+    shade = light + eps
+    if full:
+        enhanced = value / tl.where(tl.abs(shade) < tiny, tiny, shade)
+    else:
+        lit = value * tl.exp2(-strength * tl.log2(tl.maximum(shade, tiny)))
+        enhanced = tl.where(shade > -tiny, lit, value * (1 - strength))
+    return tl.minimum(tl.maximum(enhanced, 0.0), 1.0) * top + half
+
+
+@triton.jit
+def enhance_kernel(photo, enhanced, light, rows, starts, hidden, width, blocks, eps, strength, tiny, top, half,
+                   cells: tl.constexpr, bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr,
+                   align: tl.constexpr, clip: tl.constexpr, full: tl.constexpr, keep: tl.constexpr,
+                   block: tl.constexpr):  # fmt: skip
+    """Photo (H, W, 3) of integers to enhanced of the same type, and light (H, W, 3) float32 if keep."""
+    line = tl.program_id(1).to(tl.int64)
+    cell, x, mask, part = run_of(starts, tl.program_id(0), blocks, width, cells, align, block)
+    at = (line * width + x) * 3
+    red = tl.load(photo + at, mask, 0).to(tl.float32) / top
+    green = tl.load(photo + at + 1, mask, 0).to(tl.float32) / top
+    blue = tl.load(photo + at + 2, mask, 0).to(tl.float32) / top
+    depth = depth_of(guide_of(red, green, blue, hidden, units, tanh), bins, align)
+    low, high = bins_of(depth, mask, bins)
+    light_r, light_g, light_b = sliced(rows, line, cell, red, green, blue, part, depth, low, high, cells, bins)
+    light_r, light_g, light_b = clipped(light_r, red, clip), clipped(light_g, green, clip), clipped(light_b, blue, clip)
+    if keep:
+        tl.store(light + at, light_r, mask)
+        tl.store(light + at + 1, light_g, mask)
+        tl.store(light + at + 2, light_b, mask)
+    kind = enhanced.dtype.element_ty
+    tl.store(enhanced + at, divided(red, light_r, eps, strength, tiny, top, half, full).to(tl.int32).to(kind), mask)
+    tl.store(
+        enhanced + at + 1, divided(green, light_g, eps, strength, tiny, top, half, full).to(tl.int32).to(kind), mask
+    )
+    tl.store(
+        enhanced + at + 2, divided(blue, light_b, eps, strength, tiny, top, half, full).to(tl.int32).to(kind), mask
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- torch
+
+
+def grid_rows(grid, height, align_corners):
+    """Grid (N, 12, D, Gh, Gw) interpolated along y: (N, height, Gw, D, 12), differentiable."""
+    cells = grid.shape[3]
+    y = torch.arange(height, device=grid.device, dtype=grid.dtype)
+    place = y * (cells - 1) / max(height - 1, 1) if align_corners else (y + 0.5) * cells / height - 0.5
+    place = place.clamp(0, cells - 1)
+    weights = (1 - (place[:, None] - torch.arange(cells, device=grid.device)).abs()).clamp(min=0)  # (height, Gh)
+    return torch.einsum('yh,ncdhx->nyxdc', weights, grid).contiguous()
+
+
+def row_runs(width, cells, align_corners, device):
+    """(starts, blocks): first pixel of each interval between cell centres and the end, and programs an interval."""
+    if align_corners:
+        scale, offset = (cells - 1) / max(width - 1, 1), 0.0
+    else:
+        scale, offset = cells / width, 0.5 * cells / width - 0.5
+    inner = [min(width, math.ceil((cell - offset) / scale)) for cell in range(1, cells - 1)] if scale else []
+    starts = [0, *inner, width]
+    longest = max(b - a for a, b in itertools.pairwise(starts))
+    return torch.tensor(starts, dtype=torch.int32, device=device), max(1, -(-longest // BLOCK))
+
+
+def pack_guide(guide):
+    """model.FoldedGuide as (units + 1, 5), differentiable."""
+    hidden = torch.cat([guide.weights, guide.bias[:, None], guide.mix[:, None]], dim=1)
+    return torch.cat([hidden, torch.nn.functional.pad(guide.mix_bias.view(1, 1), (4, 0))]).contiguous()
+
+
+class LightOfRows(torch.autograd.Function):
+    """Illumination of photo (N, 3, H, W) from rows (N, H, Gw, D, 12) and the packed guide; no gradient by the photo."""
+
+    @staticmethod
+    def forward(ctx, photo, rows, hidden, tanh, align_corners, clip):
+        light = torch.empty_like(photo)
+        n, _, height, width = photo.shape
+        cells, bins = rows.shape[2:4]
+        starts, blocks = row_runs(width, cells, align_corners, photo.device)
+        ctx.shape = (height, width, blocks, cells, bins, len(hidden) - 1, tanh, align_corners, clip, BLOCK)
+        ctx.launch = ((len(starts) - 1) * blocks, n * height)
+        light_kernel[ctx.launch](photo, light, rows, starts, hidden, *ctx.shape)
+        ctx.save_for_backward(photo, light, rows, starts, hidden)
+        return light
+
+    @staticmethod
+    def backward(ctx, up):
+        photo, light, rows, starts, hidden = ctx.saved_tensors
+        runs, lines = ctx.launch
+        blocks, cells, bins = ctx.shape[2:5]
+        sums = torch.zeros(lines, runs, bins, 24, dtype=rows.dtype, device=rows.device)
+        hidden_sums = torch.empty(lines, runs, *hidden.shape, dtype=rows.dtype, device=rows.device)
+        hidden_sums[:, :, -1] = 0
+        light_back_kernel[ctx.launch](
+            photo, light, up.contiguous(), rows, starts, hidden, sums, hidden_sums, *ctx.shape
+        )
+        sums = sums.view(lines, runs // blocks, blocks, bins, 3, 2, 4).sum(dim=2)
+        right = sums[..., 1, :].flatten(-2)  # (lines, intervals, bins, 12)
+        left = sums[..., 0, :].flatten(-2) - right
+        rows_grad = torch.zeros(lines, cells, bins, 12, dtype=rows.dtype, device=rows.device)
+        rows_grad[:, : runs // blocks] += left
+        rows_grad[:, -(runs // blocks) :] += right
+        return None, rows_grad.view_as(rows), hidden_sums.sum(dim=(0, 1)), None, None, None
+
+
+def illuminate(photo, grid, guide, align_corners, clip):
+    """Illumination (N, 3, H, W), differentiable by grid (N, 12, D, Gh, Gw) and guide, not by the photo."""
+    rows = grid_rows(grid, photo.shape[2], align_corners)
+    return LightOfRows.apply(photo.contiguous(), rows, pack_guide(guide), guide.tanh, align_corners, clip)
+
+
+def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False, truncate=False):
+    """Enhance a photo on its device.
+
+    Args:
+        photo: (H, W, 3) RGB tensor, uint8, or uint16 as int32.
+        grid: (12, D, Gh, Gw). The others as in fused_cpu.enhance.
+    Returns:
+        enhanced like photo, and illumination (H, W, 3) float32 or None.
+    """
+    height, width, _ = photo.shape
+    enhanced = torch.empty_like(photo)
+    light = torch.empty(photo.shape if keep_light else (1,), dtype=torch.float32, device=photo.device)
+    rows = grid_rows(grid[None], height, align_corners)
+    hidden = pack_guide(guide)
+    cells, bins = rows.shape[2:4]
+    starts, blocks = row_runs(width, cells, align_corners, photo.device)
+    top = 255.0 if photo.dtype == torch.uint8 else 65535.0
+    enhance_kernel[((len(starts) - 1) * blocks, height)](
+        photo, enhanced, light, rows, starts, hidden, width, blocks, float(eps), float(strength), TINY, top,
+        0.0 if truncate else 0.5, cells, bins, len(hidden) - 1, guide.tanh, align_corners, clip, strength == 1,
+        keep_light, BLOCK,
+    )  # fmt: skip
+    return enhanced, light if keep_light else None

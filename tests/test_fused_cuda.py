@@ -1,0 +1,71 @@
+"""The Triton kernels against the plain torch path, on a GPU where there is one, else in Triton's interpreter."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+if DEVICE == 'cpu':
+    os.environ['TRITON_INTERPRET'] = '1'  # read when triton is imported
+
+pytest.importorskip('triton')
+
+import fused_cuda  # noqa: E402 - after the environment is set
+from fast import enhance_photo  # noqa: E402
+from photos import make_lowres, to_tensor  # noqa: E402
+from tests.test_fused import ARCHS, lively, photo_of  # noqa: E402
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('size', [(2, 150), (1, 1)]  # the interpreter is slow)
+def test_training_has_the_plain_paths_values_and_gradients(arch, size):
+    outcomes = []
+    for fused in (False, True):
+        network = lively(arch).to(DEVICE).train()
+        generator = torch.Generator().manual_seed(3)
+        lowres, fullres = (torch.rand(2, 3, *s, generator=generator).to(DEVICE) for s in ((256, 256), size))
+        upstream = torch.randn(2, 3, *size, generator=generator).to(DEVICE)
+        if fused:
+            grid, guide = network.predict_grid(lowres), network.guide.fold(fullres)
+            light = fused_cuda.illuminate(fullres, grid, guide, network.align_corners, network.clip)
+        else:
+            light = network(lowres, fullres)
+        (light * upstream).sum().backward()
+        outcomes.append((light.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
+    (plain, plain_grad), (ours, our_grad) = outcomes
+    torch.testing.assert_close(ours, plain, atol=5e-5, rtol=0)  # steep grids, coordinates in float32
+    # float32 sums in another order; biases before BatchNorm have gradients of pure rounding
+    assert (our_grad - plain_grad).abs().max() <= 1e-4 * plain_grad.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize(('dtype', 'strength'), [(np.uint8, 1.0), (np.uint16, 0.4)])
+def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength):
+    network = lively(arch).eval()
+    photo = photo_of(4, 150, dtype)
+    plain, light = enhance_photo(network, photo, strength, keep_illumination=True, fused=False)
+    network.to(DEVICE)
+    with torch.inference_mode():
+        lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE)
+        levels = torch.from_numpy(photo if dtype == np.uint8 else photo.astype(np.int32)).to(DEVICE)
+        ours, our_light = fused_cuda.enhance(
+            levels, network.predict_grid(lowres)[0], network.guide.fold(lowres), align_corners=network.align_corners,
+            clip=network.clip, eps=network.eps, strength=strength, keep_light=True,
+        )  # fmt: skip
+    difference = np.abs(plain.astype(int) - ours.cpu().numpy())
+    difference[np.abs(light + network.eps) < 1e-4] = 0  # R jumps between black and white there
+    assert difference.max() <= (1 if dtype == np.uint8 else 257)
+    np.testing.assert_allclose(our_light.cpu().numpy(), light, atol=1e-4)
+
+
+def test_gradients_repeat_exactly():
+    network = lively('hdrnet').to(DEVICE).train()
+    fullres = torch.rand(1, 3, 2, 150, device=DEVICE)
+    grid = torch.rand(1, 12, 8, 8, 8, device=DEVICE, requires_grad=True)
+    grads = []
+    for _ in range(2):
+        light = fused_cuda.illuminate(fullres, grid, network.guide.fold(fullres), True, False)
+        grads.append(torch.autograd.grad(light.square().sum(), grid)[0])
+    assert torch.equal(*grads)
