@@ -70,6 +70,8 @@ def main(opt):
     fused, plain = (peak(opt, f'step_{kind}') for kind in ('fused', 'plain'))
     empty = peak(opt, 'nothing')
     row(f'hdrnet, memory of a step, {opt.batch} x 512 x 512', 'GB', fused - empty, plain - empty, 'plain path')
+    if torch.cuda.is_available():
+        cuda_rows(opt, row, torch.device('cuda'))
     folder_row(opt, row)
     for name, megapixels, count in (('folder of 24 MP', 24, 4), ('one 100 MP photo', 100, 1)):
         used = peak(opt, f'inference_{megapixels}_{count}')
@@ -109,15 +111,15 @@ def pair(ours, other, repeats):
     return tuple(statistics.median(record) for record in times)
 
 
-def training_step(arch, fused, batch):
+def training_step(arch, fused, batch, device='cpu'):
     """A function that does one forward, loss, backward and optimiser step."""
     from model import build_network
 
     torch.manual_seed(0)
-    network = build_network(arch).train()
+    network = build_network(arch).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    lowres = torch.rand(batch, 3, 256, 256)
-    fullres = torch.rand(batch, 3, 64, 64)
+    lowres = torch.rand(batch, 3, 256, 256, device=device)
+    fullres = torch.rand(batch, 3, 64, 64, device=device)
     fullres = torch.nn.functional.interpolate(fullres, (512, 512), mode='bilinear').contiguous()
     target = fullres.sqrt()
 
@@ -129,6 +131,36 @@ def training_step(arch, fused, batch):
         optimizer.step()
 
     return step
+
+
+def cuda_rows(opt, row, device, photo_size=(4000, 6000), frame_size=(2160, 3840)):
+    """8-bit photos on the device against a copy of the same bytes, and training steps against the plain path."""
+    import fused_cuda
+
+    def synchronized(function):
+        def run():
+            function()
+            if device.type == 'cuda':
+                torch.cuda.synchronize()
+
+        return run
+
+    for arch, network in networks(opt):
+        network.to(device)
+        for size, name in ((photo_size, '24 MP'), (frame_size, '4K')):
+            photo = torch.from_numpy(noisy_photo(*size)).to(device)
+            lowres = torch.rand(1, 3, 256, 256, device=device)
+
+            @torch.inference_mode()
+            def frame(photo=photo, lowres=lowres, network=network):
+                fused_cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres),
+                                   align_corners=network.align_corners, clip=network.clip, eps=network.eps)  # fmt: skip
+
+            ours, copy = pair(synchronized(frame), synchronized(photo.clone), 20)
+            row(f'{arch}, CUDA, {name}, 8 bit on the device', 'ms', 1e3 * ours, 1e3 * copy, 'copy of the same bytes')
+        steps = [synchronized(training_step(arch, fused, opt.batch, device)) for fused in (True, False)]
+        fused, plain = pair(*steps, opt.repeats)
+        row(f'{arch}, CUDA, training step, {opt.batch} x 512 x 512', 'ms', 1e3 * fused, 1e3 * plain, 'plain path')
 
 
 def folder_row(opt, row):

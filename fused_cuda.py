@@ -8,6 +8,7 @@ partial sum for each run and leaves their addition to torch: no atomics, and the
 Tested with Triton's interpreter on the CPU (TRITON_INTERPRET=1), which proves the arithmetic; not yet run on a GPU.
 """
 
+import functools
 import itertools
 import math
 
@@ -253,6 +254,7 @@ def grid_rows(grid, height, align_corners):
     return torch.einsum('yh,ncdhx->nyxdc', weights, grid).contiguous()
 
 
+@functools.lru_cache(maxsize=64)
 def row_runs(width, cells, align_corners, device):
     """(starts, blocks): first pixel of each interval between cell centres and the end, and programs an interval."""
     if align_corners:

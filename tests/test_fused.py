@@ -1,11 +1,13 @@
 """The Numba kernels against the plain torch path."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+import fast
 import fused_cpu
 from fast import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
@@ -64,6 +66,24 @@ def test_any_size_works(arch, height, width):
     fused, light = enhance_photo(network, photo)
     assert light is None
     assert np.abs(plain.astype(int) - fused).max() <= 1
+
+
+def test_without_numba_the_plain_path_runs(monkeypatch):
+    network, photo = lively('hdrnet').eval(), photo_of(20, 30)
+    plain, _ = enhance_photo(network, photo, fused=False)
+    fast.cpu_kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, 'fused_cpu', None)  # makes its import fail
+    fallen_back, _ = enhance_photo(network, photo)
+    fast.cpu_kernels.cache_clear()
+    np.testing.assert_array_equal(fallen_back, plain)
+
+
+def test_result_may_take_the_photos_place():
+    network, photo = lively('hdrnet').eval(), photo_of(40, 60)
+    expected, _ = enhance_photo(network, photo)
+    result, _ = enhance_photo(network, photo, reuse=True)
+    assert result is photo
+    np.testing.assert_array_equal(result, expected)
 
 
 def test_photo_that_is_a_view_works():

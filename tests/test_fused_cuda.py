@@ -19,7 +19,7 @@ from tests.test_fused import ARCHS, lively, photo_of  # noqa: E402
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-@pytest.mark.parametrize('size', [(2, 150), (1, 1)]  # the interpreter is slow)
+@pytest.mark.parametrize('size', [(2, 150), (1, 1)])  # the interpreter is slow
 def test_training_has_the_plain_paths_values_and_gradients(arch, size):
     outcomes = []
     for fused in (False, True):
