@@ -9,6 +9,8 @@ noise, so that their JPEGs are of ordinary size. Timings are medians after a war
 of its own.
 """
 
+import contextlib
+import io
 import os
 import platform
 import statistics
@@ -164,40 +166,41 @@ def cuda_rows(opt, row, device, photo_size=(4000, 6000), frame_size=(2160, 3840)
 
 
 def folder_row(opt, row):
-    """inference.py over a folder, its start-up taken off, against a loop that only reads and writes the same files."""
+    """inference.py over a folder once it has started, against a loop that only reads and writes the same files."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ('in', 'one', 'out'):
-            os.mkdir(os.path.join(folder, name))
-        photo = noisy_photo(2336, 3504)
-        for i in range(opt.photos):
-            write_photo(os.path.join(folder, 'in', f'{i}.jpg'), np.roll(photo, 16 * i, axis=1))
-        write_photo(os.path.join(folder, 'one', 'small.jpg'), photo[:300, :400])
+        source, result = os.path.join(folder, 'in'), os.path.join(folder, 'out')
+        make_photos(8.2, opt.photos, source)
+        values = {
+            'images_dir': source,
+            'result_dir': result,
+            'checkpoints_file': opt.checkpoints_file,
+            'overwrite': True,
+        }
 
-        def inference(name):
-            return lambda: run_script('inference.py', '--images_dir', os.path.join(folder, name), '--result_dir',
-                                      os.path.join(folder, 'out'), '--overwrite', '--checkpoints_file',
-                                      opt.checkpoints_file)  # fmt: skip
+        def stream():
+            with contextlib.redirect_stdout(io.StringIO()):
+                inference.main(SimpleNamespace(**{**vars(inference.opt), **values}))
 
         def codec():
-            for i in range(opt.photos):
-                path = os.path.join(folder, 'in', f'{i}.jpg')
-                cv2.imwrite(os.path.join(folder, 'out', 'copy.jpg'), cv2.imread(path))
+            for name in os.listdir(source):
+                cv2.imwrite(os.path.join(result, name), cv2.imread(os.path.join(source, name)))
 
-        repeats = max(1, opt.repeats // 2)
-        start_up, _ = pair(inference('one'), codec, repeats)
-        whole, plain = pair(inference('in'), codec, repeats)
-        row('inference.py on one 0.1 MP photo, start to end', 's', start_up, 4.0, 'the target')
         row(
-            f'inference.py on {opt.photos} of 8.2 MP, start-up taken off',
+            f'inference.py on {opt.photos} of 8.2 MP, started',
             's',
-            whole - start_up,
-            plain,
+            *pair(stream, codec, opt.repeats),
             'imread + imwrite',
         )
-
-
-def run_script(name, *options):
-    subprocess.run([sys.executable, name, *options], check=True, capture_output=True)
+        one = os.path.join(folder, 'one.jpg')
+        write_photo(one, noisy_photo(300, 400))
+        command = [sys.executable, 'inference.py', '--images_dir', one, '--result_dir', result, '--overwrite',
+                   '--checkpoints_file', opt.checkpoints_file]  # fmt: skip
+        ours, importing = pair(
+            lambda: subprocess.run(command, check=True, capture_output=True),
+            lambda: subprocess.run([sys.executable, '-c', 'import torch'], check=True),
+            opt.repeats,
+        )
+        row('inference.py on one 0.1 MP photo, start to end', 's', ours, importing, 'python -c "import torch"')
 
 
 def peak(opt, what):
@@ -207,6 +210,12 @@ def peak(opt, what):
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
+def make_photos(megapixels, count, folder):
+    """JPEGs in folder, made by a process of its own, so that its memory is not counted as ours."""
+    command = [sys.executable, __file__, '--only', f'photos_{megapixels}_{count}', '--folder', folder]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 def child(opt):
     """Do one thing and print this process's peak memory in GB."""
     kind, *rest = opt.only.split('_')
@@ -214,13 +223,15 @@ def child(opt):
         step = training_step('hdrnet', rest == ['fused'], opt.batch)
         step()
         step()
-    elif kind == 'photos':  # in a process of its own, so that its memory is not counted
+    elif kind == 'photos':
         height = round((float(rest[0]) * 1e6 * 2 / 3) ** 0.5)
+        os.makedirs(opt.folder, exist_ok=True)
+        photo = noisy_photo(height, round(height * 1.5))
         for i in range(int(rest[1])):
-            write_photo(os.path.join(opt.folder, f'{i}.jpg'), noisy_photo(height, round(height * 1.5)))
+            write_photo(os.path.join(opt.folder, f'{i}.jpg'), np.roll(photo, 16 * i, axis=1))
     elif kind == 'inference':
         with tempfile.TemporaryDirectory() as folder:
-            run_script('benchmark.py', '--only', f'photos_{rest[0]}_{rest[1]}', '--folder', folder)
+            make_photos(*rest, folder)
             values = {'images_dir': folder, 'result_dir': os.path.join(folder, 'out')}
             inference.main(
                 SimpleNamespace(**{**vars(inference.opt), **values, 'checkpoints_file': opt.checkpoints_file})

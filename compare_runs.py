@@ -3,7 +3,7 @@
     python compare_runs.py --runs checkpoints/with_1,checkpoints/without_1 --result_dir docs
 
 Runs whose names differ only in a number at the end (seeds) share a colour. Writes curves.png, and first_epoch.png with
-each run's illumination and reflectance sheets of epoch 1, one run a row.
+the illumination and reflectance that the first run of each name gave the photos of images_dir after epoch 1.
 """
 
 import csv
@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 import utils
-from photos import read_photo, write_photo
+from fast import enhance_photo
+from photos import list_photos, read_photo, write_photo
 
 opt = SimpleNamespace(
     runs='',  # folders of runs, commas between
-    sheets='',  # those whose first epoch is shown, such as checkpoints/with_1; '' is the first of each name
+    images_dir='sample_imgs',  # photos that the first epoch is shown on
     result_dir='docs',
 )
 
@@ -38,8 +39,8 @@ def main(opt):
     os.makedirs(opt.result_dir, exist_ok=True)
     curves = {name: [read_psnr(run) for run in members] for name, members in groups.items()}
     write_photo(os.path.join(opt.result_dir, 'curves.png'), draw_curves(curves))
-    shown = [name for name in opt.sheets.split(',') if name] or [members[0] for members in groups.values()]
-    write_photo(os.path.join(opt.result_dir, 'first_epoch.png'), np.concatenate([first_epoch(run) for run in shown]))
+    rows = [first_epoch(members[0], opt.images_dir) for members in groups.values()]
+    write_photo(os.path.join(opt.result_dir, 'first_epoch.png'), np.concatenate(rows))
     for name, psnrs in curves.items():
         for epoch in sorted(set.intersection(*(set(psnr) for psnr in psnrs))):
             values = [psnr[epoch] for psnr in psnrs]
@@ -83,16 +84,22 @@ def draw_curves(curves):
     return picture
 
 
-def first_epoch(run):
-    """Illumination and reflectance sheets of a run's first epoch, side by side."""
-    found = sorted(glob.glob(os.path.join(glob.escape(run), 'train_phase', 'ep_1_batch_*_reflect.png')))
+def first_epoch(run, images_dir, height=110):
+    """A row of illuminations above a row of enhanced photos, by a run's weights after its first epoch."""
+    found = sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_1_psnr_*.pth')))
     if not found:
-        raise FileNotFoundError(f'{run}: no sheets of the first epoch in train_phase/')
-    sheets = [read_photo(found[0].replace('_reflect', f'_{name}')) for name in ('illumination', 'reflect')]
-    picture = np.concatenate(sheets, axis=1)
-    picture = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        raise FileNotFoundError(f'{run}: no epoch_1_psnr_*.pth (valid_interval 1 saves it)')
+    network, _ = utils.load_network(found[0])
+    columns = []
+    for path in list_photos(images_dir):
+        photo = read_photo(path)
+        enhanced, light = enhance_photo(network, photo, keep_illumination=True)
+        light = (light.clip(0, 1) * 255).round().astype(np.uint8)
+        size = round(photo.shape[1] * height / photo.shape[0]), height
+        columns.append(np.concatenate([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (light, enhanced)]))
+    picture = np.concatenate(columns, axis=1)
     label = np.full((28, picture.shape[1], 3), 255, np.uint8)
-    text = f'{os.path.basename(run)}: S, R after epoch 1'
+    text = f'{os.path.basename(run)}: S and R after epoch 1'
     cv2.putText(label, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([label, picture])
 

@@ -82,7 +82,8 @@ def training_loss(fullres, illumination, target, eps, clamp, preset, weights=Non
 
 
 @torch.inference_mode()
-def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=True, reuse=False, truncate=False):
+def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=True, reuse=False, truncate=False,
+                  alone=True):  # fmt: skip
     """One photo through the network, on the network's device.
 
     Args:
@@ -91,6 +92,7 @@ def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=T
         strength: in [0, 1]; 0 returns the photo, 1 the model's result.
         reuse: write the result over `photo` where the path can, which saves the memory of a second photo.
         truncate: cut fractions of a level off, as the predecessor does, instead of rounding.
+        alone: take all cores for this photo; False where other threads have photos of their own.
     Returns:
         enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
     Raises:
@@ -105,7 +107,7 @@ def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=T
         rule = {'align_corners': network.align_corners, 'clip': network.clip, 'eps': network.eps}
         rule |= {'strength': strength, 'keep_light': keep_illumination, 'truncate': truncate}
         if device.type == 'cpu':
-            return kernels.enhance(photo, grid, guide, reuse=reuse, **rule)
+            return kernels.enhance(photo, grid, guide, reuse=reuse, alone=alone, **rule)
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
         enhanced, light = kernels.enhance(levels, grid, guide, **rule)
         return enhanced.cpu().numpy().astype(photo.dtype, copy=False), None if light is None else light.cpu().numpy()

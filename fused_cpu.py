@@ -45,8 +45,10 @@ def threads():
     return ThreadPoolExecutor(cores(), 'fused')
 
 
-def run_strips(rows, work, smallest=16):
-    """Call work(first, last) for strips that cover `rows`, on all cores; returns the results in order."""
+def run_strips(rows, work, alone=True, smallest=16):
+    """Call work(first, last) for strips that cover `rows`, on all cores if alone; returns the results in order."""
+    if not alone:
+        return [work(0, rows)]
     count = max(1, min(4 * cores(), rows // smallest))
     edges = [rows * i // count for i in range(count + 1)]
     return list(threads().map(work, edges[:-1], edges[1:]))
@@ -216,14 +218,14 @@ def parts_of_run(first, end, cell, width, cells, align_corners, part):
         part[x] = part.dtype.type(weight if weight < 1.0 else 1.0)
 
 
-@inlined
-def bins_of_run(depth):
-    """First and last luma bin that a run of pixels touches."""
+@njit(fastmath=True, cache=True)  # with nnan the minimum vectorises
+def bins_of_run(depth, bins):
+    """First luma bin that a run of pixels touches and the one after its last; within the grid whatever depth holds."""
     low, high = depth[0], depth[0]
     for x in range(depth.size):
         low = min(low, depth[x])
         high = max(high, depth[x])
-    return int(low), int(high) + 1
+    return max(int(low), 0), min(int(high) + 2, bins)
 
 
 @inlined
@@ -235,7 +237,7 @@ def slice_run(row, cell, low, high, red, green, blue, depth, part, light):
     for c in range(3):  # one output at a time: LLVM gives up on more than eight aliasing checks
         out = light[c]
         out[:] = zero
-        for z in range(low, min(high + 1, row.shape[1])):
+        for z in range(low, high):
             bin_, a, e = kind(z), row[cell, z, 4 * c : 4 * c + 4], row[right, z, 4 * c : 4 * c + 4]
             a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
             d0, d1, d2, d3 = e[0] - a0, e[1] - a1, e[2] - a2, e[3] - a3
@@ -258,7 +260,7 @@ def light_of_row(red, green, blue, row, guide, depth, part, weights, bias, mix, 
     while first < width:
         cell, end = run_end(first, width, cells, align_corners)
         parts_of_run(first, end, cell, width, cells, align_corners, part)
-        low, high = bins_of_run(depth[first:end])
+        low, high = bins_of_run(depth[first:end], bins)
         slice_run(row, cell, low, high, red[first:end], green[first:end], blue[first:end], depth[first:end], part,
                   light[:, first:end])  # fmt: skip
         first = end
@@ -307,14 +309,14 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
                 for x in range(width):
                     s = shade[x] + eps
                     s = tiny if abs(s) < tiny else s
-                    guide[x] = value[x] / s
+                    value[x] /= s
             else:
                 for x in range(width):
                     s = shade[x] + eps
                     lit = value[x] * exp2(-strength * log2(s if s > tiny else tiny))
-                    guide[x] = lit if s > -tiny else value[x] * (one - strength)
+                    value[x] = lit if s > -tiny else value[x] * (one - strength)
             for x in range(width):
-                v = guide[x] if guide[x] > zero else zero
+                v = value[x] if value[x] > zero else zero
                 value[x] = (v if v < one else one) * top + half
         for x in range(width):
             result[3 * x] = red[x]
@@ -323,7 +325,7 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
 
 
 def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False, reuse=False,
-            truncate=False):  # fmt: skip
+            truncate=False, alone=True):  # fmt: skip
     """Enhance a photo in one pass from 8 bit to 8 bit, or 16 to 16.
 
     Args:
@@ -334,6 +336,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_
         keep_light: also return the illumination.
         reuse: write the result over the photo; every row is read before it is written.
         truncate: cut fractions of a level off instead of rounding.
+        alone: share the rows among all cores; False where other threads have photos of their own.
     Returns:
         enhanced like photo, and illumination (H, W, 3) float32 or None.
     """
@@ -347,6 +350,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_
         photo.shape[0],
         lambda first, last: enhance_rows(photo, enhanced, light, first, last, cells, weights, bias, mix,
             f(mix_bias), guide[4], align_corners, clip, f(eps), f(strength), f(TINY), f(0 if truncate else 0.5)),
+        alone,
     )  # fmt: skip
     return enhanced, light if keep_light else None
 
@@ -392,7 +396,7 @@ def slice_run_back(row, row_grad, cell, low, high, red, green, blue, depth, part
     zero, one = kind(0), kind(1)
     depth_grad[:] = zero
     right = min(cell + 1, row.shape[0] - 1)
-    for z in range(low, min(high + 1, row.shape[1])):
+    for z in range(low, high):
         bin_ = kind(z)
         for c in range(3):
             channel = slice(4 * c, 4 * c + 4)
@@ -519,7 +523,7 @@ def light_rows_back(photo, light, light_grad, first, last, grid, weights, bias, 
             cell, end = run_end(start, width, row.shape[0], align_corners)
             parts_of_run(start, end, cell, width, row.shape[0], align_corners, part)
             run = slice(start, end)
-            low, high = bins_of_run(depth[run])
+            low, high = bins_of_run(depth[run], bins)
             slice_run_back(row, row_grad, cell, low, high, red[run], green[run], blue[run], depth[run], part,
                            shade[:, run], depth_grad[run], pixel_grad[:, run], want_photo)  # fmt: skip
             start = end

@@ -48,7 +48,7 @@ def main(opt):
     # one thread per core, each with one photo: reading, enhancing and writing overlap, memory does not grow
     with ThreadPoolExecutor(min(utils.cores(), len(todo)) or 1) as pool:
         try:
-            reasons = pool.map(lambda pair: enhance_file(network, *pair, opt), todo)
+            reasons = pool.map(lambda pair: enhance_file(network, *pair, opt, alone=len(todo) < utils.cores()), todo)
             for reason in tqdm(reasons, 'enhance', len(todo), disable=None, leave=False, dynamic_ncols=True):
                 if reason:
                     failed += 1
@@ -61,12 +61,12 @@ def main(opt):
     return 1 if failed else 0
 
 
-def enhance_file(network, path, result, opt):
+def enhance_file(network, path, result, opt, alone):
     """Read, enhance and write one photo; returns '' or the reason why not."""
     try:
         photo = read_photo(path)
         enhanced, light = enhance_photo(
-            network, photo, opt.strength, opt.save_extra, opt.fused, reuse=not opt.save_extra
+            network, photo, opt.strength, opt.save_extra, opt.fused, reuse=not opt.save_extra, alone=alone
         )
         if opt.save_extra:
             light = to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
