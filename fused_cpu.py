@@ -27,6 +27,7 @@ from model import TINY
 from utils import cores
 
 RUN = 128  # pixels that share a range of luma bins
+BLOCK = 512  # pixels whose buffers stay in the first-level cache
 # no nnan, ninf: a network gone wrong must show up as NaN in its output
 FAST = {'reassoc', 'contract', 'arcp', 'nsz', 'afn'}
 
@@ -251,18 +252,20 @@ def slice_run(row, cell, low, high, red, green, blue, depth, part, light):
 
 
 @inlined
-def light_of_row(red, green, blue, row, guide, depth, part, weights, bias, mix, mix_bias, tanh, align_corners, light):
-    """Illumination (3, W) of one row of pixels from the grid's row."""
-    width, cells, bins = red.size, row.shape[0], row.shape[1]
+def light_of_row(red, green, blue, start, width, row, guide, depth, part, weights, bias, mix, mix_bias, tanh,
+                 align_corners, light):  # fmt: skip
+    """Illumination (3, n) of pixels start to start + n - 1 of a row of `width` pixels from the grid's row."""
+    cells, bins = row.shape[0], row.shape[1]
     guide_of_row(red, green, blue, weights, bias, mix, mix_bias, tanh, guide)
     depth_of_row(guide, bins, align_corners, depth)
-    first = 0
-    while first < width:
+    first = start
+    while first < start + red.size:
         cell, end = run_end(first, width, cells, align_corners)
+        end = min(end, start + red.size)
         parts_of_run(first, end, cell, width, cells, align_corners, part)
-        low, high = bins_of_run(depth[first:end], bins)
-        slice_run(row, cell, low, high, red[first:end], green[first:end], blue[first:end], depth[first:end], part,
-                  light[:, first:end])  # fmt: skip
+        run = slice(first - start, end - start)
+        low, high = bins_of_run(depth[run], bins)
+        slice_run(row, cell, low, high, red[run], green[run], blue[run], depth[run], part, light[:, run])
         first = end
 
 
@@ -282,46 +285,54 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
     zero, one = f(0), f(1)
     top = f(255) if photo.itemsize == 1 else f(65535)
     unit = one / top
-    red, green, blue = np.empty(width, f), np.empty(width, f), np.empty(width, f)
-    guide, depth, part = np.empty(width, f), np.empty(width, f), np.empty(RUN, f)
-    light = np.empty((3, width), f)
+    colors, light = np.empty((3, BLOCK), f), np.empty((3, BLOCK), f)
+    guides, depths, part = np.empty(BLOCK, f), np.empty(BLOCK, f), np.empty(RUN, f)
     row = np.empty((grid.shape[1], grid.shape[2], 12), f)
     for y in range(first_row, last_row):
-        # flat, so that LLVM sees the constant stride of 3
-        source, result = photo[y].reshape(-1), enhanced[y].reshape(-1)
-        for x in range(width):
-            red[x] = f(source[3 * x]) * unit
-            green[x] = f(source[3 * x + 1]) * unit
-            blue[x] = f(source[3 * x + 2]) * unit
         row_of_grid(grid, y, height, align_corners, row)
-        light_of_row(red, green, blue, row, guide, depth, part, weights, bias, mix, mix_bias, tanh, align_corners,
-                     light)  # fmt: skip
-        for c in range(3):
-            shade = light[c]
-            value = red if c == 0 else (green if c == 1 else blue)
-            if clip:
-                for x in range(width):
-                    s = shade[x] if shade[x] < one else one
-                    shade[x] = s if s > value[x] else value[x]
-            if light_out.size:
-                light_out[y, :, c] = shade
-            if strength == one:
-                for x in range(width):
-                    s = shade[x] + eps
-                    s = tiny if abs(s) < tiny else s
-                    value[x] /= s
-            else:
-                for x in range(width):
-                    s = shade[x] + eps
-                    lit = value[x] * exp2(-strength * log2(s if s > tiny else tiny))
-                    value[x] = lit if s > -tiny else value[x] * (one - strength)
-            for x in range(width):
-                v = value[x] if value[x] > zero else zero
-                value[x] = (v if v < one else one) * top + half
-        for x in range(width):
-            result[3 * x] = red[x]
-            result[3 * x + 1] = green[x]
-            result[3 * x + 2] = blue[x]
+        for start in range(0, width, BLOCK):
+            size = min(BLOCK, width - start)
+            # flat, so that LLVM sees the constant stride of 3
+            source = photo[y, start : start + size].reshape(-1)
+            result = enhanced[y, start : start + size].reshape(-1)
+            red, green, blue, guide, depth = (
+                colors[0, :size],
+                colors[1, :size],
+                colors[2, :size],
+                guides[:size],
+                depths[:size],
+            )
+            for x in range(size):
+                red[x] = f(source[3 * x]) * unit
+                green[x] = f(source[3 * x + 1]) * unit
+                blue[x] = f(source[3 * x + 2]) * unit
+            light_of_row(red, green, blue, start, width, row, guide, depth, part, weights, bias, mix, mix_bias, tanh,
+                         align_corners, light[:, :size])  # fmt: skip
+            for c in range(3):
+                shade, value = light[c, :size], colors[c, :size]
+                if clip:
+                    for x in range(size):
+                        s = shade[x] if shade[x] < one else one
+                        shade[x] = s if s > value[x] else value[x]
+                if light_out.size:
+                    light_out[y, start : start + size, c] = shade
+                if strength == one:
+                    for x in range(size):
+                        s = shade[x] + eps
+                        s = tiny if abs(s) < tiny else s
+                        value[x] /= s
+                else:
+                    for x in range(size):
+                        s = shade[x] + eps
+                        lit = value[x] * exp2(-strength * log2(s if s > tiny else tiny))
+                        value[x] = lit if s > -tiny else value[x] * (one - strength)
+                for x in range(size):
+                    v = value[x] if value[x] > zero else zero
+                    value[x] = (v if v < one else one) * top + half
+            for x in range(size):
+                result[3 * x] = red[x]
+                result[3 * x + 1] = green[x]
+                result[3 * x + 2] = blue[x]
 
 
 def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False, reuse=False,
@@ -376,8 +387,8 @@ def light_rows(photo, light, first, last, grid, weights, bias, mix, mix_bias, ta
     for line in range(first, last):
         n, y = line // height, line % height
         row_of_grid(grid[n], y, height, align_corners, row)
-        light_of_row(photo[n, 0, y], photo[n, 1, y], photo[n, 2, y], row, guide, depth, part, weights, bias, mix,
-                     mix_bias, tanh, align_corners, out)  # fmt: skip
+        light_of_row(photo[n, 0, y], photo[n, 1, y], photo[n, 2, y], 0, width, row, guide, depth, part, weights, bias,
+                     mix, mix_bias, tanh, align_corners, out)  # fmt: skip
         for c in range(3):
             value, result = photo[n, c, y], light[n, c, y]
             for x in range(width):
