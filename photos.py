@@ -79,15 +79,14 @@ def write_photo(path, photo, reuse=False):
         raise ValueError(f'{path}: OpenCV cannot encode it ({error.err or error.code})') from error
     if not done:
         raise ValueError(f'{path}: OpenCV cannot encode {photo.shape[1]} x {photo.shape[0]} as {extension}')
-    write_whole(path, data)
+    save_whole(data.tofile, path)
 
 
-def write_whole(path, data):
-    """Write bytes so that `path` is never half a file: to a temporary name in its folder, then an atomic rename."""
+def save_whole(save, path):
+    """Call save(temporary path), then rename to `path`: a killed run leaves the old file or the new one, never half."""
     partial = f'{path}.{os.getpid()}.part'
     try:
-        with open(partial, 'wb') as file:
-            file.write(data)
+        save(partial)
         os.replace(partial, path)
     finally:
         if os.path.exists(partial):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import utils
 from model import LOW_SIZE
-from photos import EXTENSIONS, make_lowres, read_photo, to_tensor, write_whole
+from photos import EXTENSIONS, make_lowres, read_photo, save_whole, to_tensor
 
 LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
 
@@ -90,11 +90,14 @@ def read_pairs(path):
 def write_pairs(path, pairs):
     """Write pairs as such a CSV file, relative to its folder where that is possible."""
     folder = os.path.dirname(os.path.abspath(path))
-    lines = ['input,target']
-    for pair in pairs:
-        names = [relative(name, folder) for name in pair]
-        lines.append(','.join(f'"{name}"' if ',' in name else name for name in names))
-    write_whole(path, ('\n'.join(lines) + '\n').encode())
+
+    def save(partial):
+        with open(partial, 'w', newline='', encoding='utf-8') as file:
+            writer = csv.writer(file, lineterminator='\n')
+            writer.writerow(('input', 'target'))
+            writer.writerows([relative(name, folder) for name in pair] for pair in pairs)
+
+    save_whole(save, path)
 
 
 def relative(path, folder):

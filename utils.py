@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from model import build_network
-from photos import to_photo, write_photo
+from photos import save_whole, to_photo, write_photo
 
 # ---------------------------------------------------------------------------------------------------- options
 
@@ -79,17 +79,6 @@ def cores():
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints
-
-
-def save_whole(save, path):
-    """Call save(temporary path), then rename to `path`: a killed run leaves the old file or the new one."""
-    partial = f'{path}.{os.getpid()}.part'
-    try:
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def save_checkpoint(path, checkpoint):
