@@ -27,6 +27,7 @@ import torch
 import inference
 import utils
 from fast import enhance_photo, estimate_illumination, training_loss
+from model import build_network
 from photos import read_photo, write_photo
 
 opt = SimpleNamespace(
@@ -54,19 +55,20 @@ def main(opt):
 
     print(f'{"":44} {"ours":>13} {"other":>13} {"ratio":>8}  other is')
     photo = noisy_photo(2336, 3504)
-    for arch, network in networks(opt):
+    both = networks(opt)
+    for arch, network in both:
         sides = [lambda n=network, f=fused: enhance_photo(n, photo, fused=f) for fused in (True, False)]
         fused, plain = pair(*sides, opt.repeats)
         row(f'{arch}, one 8.2 MP photo in memory', 's', fused, plain, 'plain path')
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'photo.jpg')
         write_photo(path, photo)
-        network = networks(opt)[0][1]
+        arch, network = both[0]
         enhance, codec = pair(
             lambda: enhance_photo(network, photo), lambda: cv2.imwrite(path, cv2.imread(path)), opt.repeats
         )
-        row('hdrnet, one 8.2 MP photo in memory', 's', enhance, codec, 'cv2.imread + cv2.imwrite of it')
-    for arch, _ in networks(opt):
+        row(f'{arch}, one 8.2 MP photo in memory', 's', enhance, codec, 'cv2.imread + cv2.imwrite of it')
+    for arch, _ in both:
         fused, plain = pair(training_step(arch, True, opt.batch), training_step(arch, False, opt.batch), opt.repeats)
         row(f'{arch}, training step, {opt.batch} x 512 x 512', 's', fused, plain, 'plain path')
     fused, plain = (peak(opt, f'step_{kind}') for kind in ('fused', 'plain'))
@@ -84,8 +86,6 @@ def main(opt):
 
 def networks(opt):
     """(arch, network) of the checkpoint and of an untrained network of the other architecture."""
-    from model import build_network
-
     network, checkpoint = utils.load_network(opt.checkpoints_file)
     torch.manual_seed(0)
     other = 'deepupe' if checkpoint['arch'] == 'hdrnet' else 'hdrnet'
@@ -115,8 +115,6 @@ def pair(ours, other, repeats):
 
 def training_step(arch, fused, batch, device='cpu'):
     """A function that does one forward, loss, backward and optimiser step."""
-    from model import build_network
-
     torch.manual_seed(0)
     network = build_network(arch).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
@@ -170,16 +168,10 @@ def folder_row(opt, row):
     with tempfile.TemporaryDirectory() as folder:
         source, result = os.path.join(folder, 'in'), os.path.join(folder, 'out')
         make_photos(8.2, opt.photos, source)
-        values = {
-            'images_dir': source,
-            'result_dir': result,
-            'checkpoints_file': opt.checkpoints_file,
-            'overwrite': True,
-        }
 
         def stream():
             with contextlib.redirect_stdout(io.StringIO()):
-                inference.main(SimpleNamespace(**{**vars(inference.opt), **values}))
+                run_inference(opt, source, result)
 
         def codec():
             for name in os.listdir(source):
@@ -201,6 +193,12 @@ def folder_row(opt, row):
             opt.repeats,
         )
         row('inference.py on one 0.1 MP photo, start to end', 's', ours, importing, 'python -c "import torch"')
+
+
+def run_inference(opt, source, result):
+    """inference.py on a folder, in this process."""
+    values = {'images_dir': source, 'result_dir': result, 'checkpoints_file': opt.checkpoints_file, 'overwrite': True}
+    inference.main(SimpleNamespace(**{**vars(inference.opt), **values}))
 
 
 def peak(opt, what):
@@ -232,10 +230,7 @@ def child(opt):
     elif kind == 'inference':
         with tempfile.TemporaryDirectory() as folder:
             make_photos(*rest, folder)
-            values = {'images_dir': folder, 'result_dir': os.path.join(folder, 'out')}
-            inference.main(
-                SimpleNamespace(**{**vars(inference.opt), **values, 'checkpoints_file': opt.checkpoints_file})
-            )
+            run_inference(opt, folder, os.path.join(folder, 'out'))
     with open('/proc/self/status', encoding='ascii') as file:
         print(next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1e6)
 

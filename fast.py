@@ -27,6 +27,8 @@ def cpu_kernels():
 
 
 @functools.lru_cache(maxsize=1)
+@torch.inference_mode(False)
+@torch.enable_grad()
 def cuda_kernels(device):
     """The Triton module, or None (said once) where it does not compile or differs from the plain path on a trial."""
     try:
@@ -53,11 +55,9 @@ def kernels_for(tensor, fused):
     """Kernel module for a tensor's device, or None for the plain path."""
     if not fused:
         return None
-    # outside inference mode, as the trial takes gradients
-    with torch.inference_mode(False), torch.enable_grad():
-        if tensor.device.type == 'cpu':
-            return cpu_kernels()
-        return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
+    if tensor.device.type == 'cpu':
+        return cpu_kernels()
+    return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
 
 
 def estimate_illumination(network, lowres, fullres, fused=True):

@@ -73,8 +73,10 @@ def enhance_file(network, path, result, opt, alone):
             enhanced = np.concatenate([photo, enhanced, light], axis=1)
         write_photo(result, enhanced, reuse=True)
         return ''
-    except (OSError, ValueError, MemoryError, RuntimeError) as error:
-        return utils.describe(error) if isinstance(error, (OSError, ValueError)) else f'{path}: {error}'
+    except (OSError, ValueError) as error:
+        return utils.describe(error)
+    except (MemoryError, RuntimeError) as error:  # too large for this machine or its GPU
+        return f'{path}: {error}'
 
 
 if __name__ == '__main__':

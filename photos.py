@@ -14,6 +14,11 @@ from model import LOW_SIZE
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
+def is_photo(name):
+    """Whether a file of that name is a photo: a known extension, and not hidden."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith('.')
+
+
 def list_photos(folder):
     """Paths of the photos in a folder, sorted by name; hidden files and other types are left out.
 
@@ -22,7 +27,7 @@ def list_photos(folder):
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f'{folder}: expected a folder of photos, found none')
-    names = [n for n in sorted(os.listdir(folder)) if n.lower().endswith(EXTENSIONS) and not n.startswith('.')]
+    names = sorted(filter(is_photo, os.listdir(folder)))
     if not names:
         raise FileNotFoundError(f'{folder}: no photos (looked for {" ".join(EXTENSIONS)})')
     return [os.path.join(folder, name) for name in names]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import utils
 from model import LOW_SIZE
-from photos import EXTENSIONS, make_lowres, read_photo, save_whole, to_tensor
+from photos import EXTENSIONS, is_photo, make_lowres, read_photo, save_whole, to_tensor
 
 LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
 
@@ -55,13 +55,11 @@ def find_pairs(dataset_dir):
 def photos_by_stem(folder, problems):
     """{stem: path} of a folder's photos; a stem that two files share goes to problems."""
     found = {}
-    for name in sorted(os.listdir(folder)):
-        stem, extension = os.path.splitext(name)
-        if extension.lower() in EXTENSIONS and not name.startswith('.'):
-            path = os.path.join(folder, name)
-            if stem in found:
-                problems.append(f'{path}: same stem as {found[stem]}')
-            found[stem] = path
+    for name in sorted(filter(is_photo, os.listdir(folder))):
+        stem, path = os.path.splitext(name)[0], os.path.join(folder, name)
+        if stem in found:
+            problems.append(f'{path}: same stem as {found[stem]}')
+        found[stem] = path
     return found
 
 

@@ -163,7 +163,7 @@ def main(opt):
 
         # validate, save
         if epoch % opt.valid_interval == 0 or epoch == opt.total_epochs:
-            row['psnr'], row['ssim'] = validate(network, valid_photos)
+            row['psnr'], row['ssim'] = validate(network, valid_photos, opt.fused)
         row.update(lr=optimizer.param_groups[0]['lr'], photos_per_s=speed)
         save(exp_dir, network, optimizer, row, best, opt)
         best = max(best, row.get('psnr', best))
@@ -194,12 +194,12 @@ def lr_factor(schedule, progress, total):
     raise ValueError(f'schedule: expected steps, constant or cosine, got {schedule!r}')
 
 
-def validate(network, pairs):
+def validate(network, pairs, fused=True):
     """Mean (PSNR, SSIM) of whole photos at their own size, no augmentation; leaves the network in eval mode."""
     network.eval()
     scores = []
     for photo, target in tqdm(pairs, 'validate', disable=None, leave=False, dynamic_ncols=True):
-        enhanced, _ = enhance_photo(network, photo)
+        enhanced, _ = enhance_photo(network, photo, fused=fused)
         scores.append((psnr(enhanced, target), ssim(enhanced, target)))
     return tuple(sum(column) / len(scores) for column in zip(*scores, strict=True))
 
