@@ -9,7 +9,10 @@ dvlab-research/DeepUPE (`deepupe`: random 256 x 256 crops, of which lowres is a 
 """
 
 import csv
+import hashlib
 import os
+import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -20,8 +23,9 @@ from tqdm import tqdm
 
 import utils
 from model import LOW_SIZE
-from photos import EXTENSIONS, is_photo, make_lowres, read_photo, save_whole, to_tensor
+from photos import EXTENSIONS, is_photo, make_lowres, read_photo, to_tensor
 
+HASH_COLUMNS = ('input_sha256', 'target_sha256')
 LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
 
 # ------------------------------------------------------------------------------------------------- find pairs
@@ -86,16 +90,31 @@ def read_pairs(path):
 
 
 def write_pairs(path, pairs):
-    """Write pairs as such a CSV file, relative to its folder where that is possible."""
+    """Write pairs as such a CSV file, relative to its folder where that is possible, with the SHA-256 of the files.
+
+    The hashes let test.py find test photos among the training photos where the training photos are not at hand.
+    """
     folder = os.path.dirname(os.path.abspath(path))
+    hashes = hash_files({name for pair in pairs for name in pair})
 
-    def save(partial):
-        with open(partial, 'w', newline='', encoding='utf-8') as file:
-            writer = csv.writer(file, lineterminator='\n')
-            writer.writerow(('input', 'target'))
-            writer.writerows([relative(name, folder) for name in pair] for pair in pairs)
+    columns = ('input', 'target', *HASH_COLUMNS)
+    cells = [[*(relative(name, folder) for name in pair), *(hashes[name] for name in pair)] for pair in pairs]
+    utils.save_csv(path, [dict(zip(columns, row, strict=True)) for row in cells], columns)
 
-    save_whole(save, path)
+
+def hash_files(paths):
+    """{path: first 16 hexadecimal digits of the file's SHA-256, '' where it cannot be read}."""
+
+    def digest(path):
+        try:
+            with open(path, 'rb') as file:
+                return hashlib.sha256(file.read()).hexdigest()[:16]
+        except OSError:
+            return ''
+
+    paths = list(paths)
+    with ThreadPoolExecutor(utils.cores()) as pool:
+        return dict(zip(paths, pool.map(digest, paths), strict=True))
 
 
 def relative(path, folder):
@@ -132,6 +151,136 @@ def split_pairs(pairs, ratio, seed):
     order = np.random.default_rng(seed).permutation(len(pairs))
     count = min(max(int(len(pairs) * ratio), 1), len(pairs) - 1)
     return [pairs[i] for i in order[:count]], [pairs[i] for i in order[count:]]
+
+
+def choose_split(pairs, split, ratio, seed):
+    """The part of a dataset's pairs to test on.
+
+    Args:
+        split: 'all'; 'paper', FiveK's ids a4501 to a5000 (DeepUPE's test set); 'ratio', what train.py validates on with
+            the same dataset_ratio and seed.
+    Raises:
+        ValueError: unknown split, or no pair of the paper's ids.
+    """
+    if split == 'all':
+        return pairs
+    if split == 'ratio':
+        return split_pairs(pairs, ratio, seed)[1]
+    if split != 'paper':
+        raise ValueError(f'split: expected all, paper or ratio, got {split!r}')
+    chosen = [pair for pair in pairs if 4501 <= fivek_id(pair[0]) <= 5000]
+    if not chosen:
+        raise ValueError('split: expected file names that begin with a4501 to a5000 (FiveK), found none')
+    return chosen
+
+
+def fivek_id(path):
+    """The number in a FiveK file name such as a4501-DSC_0001.jpg, or 0."""
+    found = re.match(r'a(\d{4})(?!\d)', os.path.basename(path))
+    return int(found[1]) if found else 0
+
+
+# ------------------------------------------------------------------------- the predecessor's split, overlaps
+
+
+class InertType(type):
+    """Type of Inert: calling it gives Inert itself, which a pickle may want to use as a class or as an object."""
+
+    def __call__(cls, *args, **kwargs):
+        return cls
+
+    def __setitem__(cls, key, value):
+        pass
+
+
+class Inert(metaclass=InertType):
+    """Stands for whatever an untrusted pickle names or builds: it takes everything and does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return cls
+
+    @staticmethod
+    def ignore(*values):
+        """Take anything."""
+
+    __setstate__ = append = extend = add = ignore
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Reads plain values out of a pickle; imports nothing and runs nothing that the pickle names."""
+
+    def find_class(self, module, name):
+        return Inert
+
+    def persistent_load(self, pid):
+        return Inert
+
+
+def read_options_pickle(path, dataset_dir):
+    """Training and validation pairs of the predecessor's options.pkl, found by file name in the user's dataset_dir.
+
+    The file is a dill pickle that holds code; its lists are read and nothing in it is imported or run.
+
+    Returns:
+        (train pairs, valid pairs) of (input path, target path).
+    Raises:
+        OSError: it cannot be opened. ValueError: not such a pickle, or photos that dataset_dir lacks, named.
+    """
+    try:
+        with open(path, 'rb') as file:
+            content = InertUnpickler(file).load()
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(f'{path}: not a readable pickle ({type(error).__name__})') from error
+    names = ('train_images_list', 'valid_images_list')
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), (list, tuple)) for name in names):
+        raise ValueError(f'{path}: expected a pickled dict with {" and ".join(names)}')
+    at_hand = {os.path.basename(pair[0]): pair for pair in find_pairs(dataset_dir)}
+    problems, splits = [], []
+    for name in names:
+        splits.append([])
+        for pair in content[name]:
+            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(p, str) for p in pair)):
+                raise ValueError(f'{path}: expected pairs of paths in {name}')
+            photo = re.split(r'[/\\]', pair[0])[-1]  # it may come from Windows
+            if photo in at_hand:
+                splits[-1].append(at_hand[photo])
+            elif name == 'valid_images_list':
+                problems.append(f'{photo}: in {name}, not in {dataset_dir}')
+    utils.raise_all(problems, path)
+    if not splits[1]:
+        raise ValueError(f'{path}: valid_images_list is empty')
+    return tuple(splits)
+
+
+def pair_hashes(path, pairs):
+    """(input hashes, target hashes) of a list: its own columns where the CSV has them, else of the files at hand."""
+    rows = []
+    if path and os.path.isfile(path) and path.endswith('.csv'):
+        with open(path, newline='', encoding='utf-8-sig') as file:
+            rows = list(csv.DictReader(file))
+    if rows and all(row.get(name) for row in rows for name in HASH_COLUMNS):
+        return tuple({row[name] for row in rows} for name in HASH_COLUMNS)
+    hashes = hash_files({name for pair in pairs for name in pair})
+    return tuple({hashes[pair[side]] for pair in pairs} - {''} for side in (0, 1))
+
+
+def find_overlap(test_pairs, train_pairs, train_hashes, hashes):
+    """How many test pairs a training list shares, by content and by name.
+
+    Args:
+        train_hashes: (inputs, targets) from pair_hashes.
+        hashes: {path: hash} of the test files.
+    Returns:
+        dict of counts: 'same_input', 'same_target' (the same scene), 'same_name' (of inputs, whatever the content).
+    """
+    names = {os.path.basename(pair[0]) for pair in train_pairs}
+    return {
+        'same_input': sum(hashes[pair[0]] in train_hashes[0] for pair in test_pairs),
+        'same_target': sum(hashes[pair[1]] in train_hashes[1] for pair in test_pairs),
+        'same_name': sum(os.path.basename(pair[0]) in names for pair in test_pairs),
+    }
 
 
 # ------------------------------------------------------------------------------------------------- read pairs

@@ -1,100 +1,321 @@
-"""Score checkpoints on pairs: PSNR and SSIM of each photo at its own size, beside the unprocessed input's.
+"""Score checkpoints, baselines and other systems' results on pairs, by a protocol that is printed with the numbers.
 
     python test.py --checkpoints_file checkpoints/general/best.pth --pairs_file path/to/eval15.csv
-    python test.py --checkpoints_file checkpoints/fivek/best.pth
+    python test.py --checkpoints_file a/best.pth,b/best.pth --dataset_dir path/to/fivek --split paper
+    python test.py --results_dir other_system/results --baselines gamma,best_gamma,clahe --pairs_file path/to/eval15.csv
+    torchrun --nproc_per_node=4 test.py ...
 
-Without pairs_file or dataset_dir it scores the validation split saved beside the checkpoint. Prints the means and
-writes one CSV row per photo.
+Without pairs_file or dataset_dir it scores the validation split saved beside the first checkpoint. Prints a Markdown
+table and writes to result_dir: per_photo.csv, summary.json (means, intervals, protocol, hashes, versions), table.md and
+extremes.jpg (input, result, target of the best, median and worst photos).
 
-Protocol: 8-bit RGB; PSNR over all values and SSIM with scikit-image's default 7 x 7 window per channel; the mean of
-the photos' values. The predecessor's weights are scored as it published them, levels rounded down; all else is rounded
-to the nearest level. --rounding chooses one for both.
+Default protocol: each photo at its own size, 8-bit RGB, nothing cropped, no GT-mean. The predecessor's weights are
+scored as it published them, levels rounded down; all else is rounded to the nearest level.
 """
 
-import csv
+import hashlib
 import os
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import cv2
+import numpy
+import skimage
+import torch
 from tqdm import tqdm
 
+import evaluation
 import pipeline
 import utils
 from fast import enhance_photo
-from metrics import psnr, ssim
+from metrics import METRICS, OPTIONAL, optional_metric
+from photos import list_photos, read_photo
 
 opt = SimpleNamespace(
-    checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's plain state dict
-    pairs_file='',  # CSV list with the columns input,target
-    dataset_dir='',  # or a folder with input/ and expertC_gt/, all of whose pairs are scored
-    result_csv='',  # one row per photo; '' is <checkpoints_file without .pth>_<name of the pairs>.csv
-    strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
+    # what is scored, beside the unprocessed input
+    checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's state dict; commas between; '' none
+    results_dir='',  # folders of other systems' results, matched by stem, commas between
+    baselines='',  # of gamma, best_gamma, clahe, rescale, commas between
+    strength=1.0,  # of the checkpoints: 0 leaves the photo as it is, 1 is the model's result
     rounding='',  # nearest or down; '' is down for the predecessor's weights, nearest for ours
+    # on what
+    pairs_file='',  # CSV list with the columns input,target; or the predecessor's options.pkl, with dataset_dir
+    dataset_dir='',  # or a folder with input/ and expertC_gt/
+    split='all',  # of dataset_dir: all; paper (FiveK a4501 to a5000); ratio (what train.py validates on)
+    dataset_ratio=0.9,  # of split ratio
+    seed=212,  # of split ratio
+    # protocol
+    metrics='psnr,ssim,ssim_gauss,de76,de2000',  # and ms_ssim, lpips, niqe where their packages are installed
+    resize='',  # '' scores each photo at its own size; 512x512, or long512 for a long side of 512
+    crop_border=0,  # pixels left out on every side
+    gt_mean=False,  # scale each result to its target's mean grey level (some papers on LOL); marked in the result
+    skip_bad=False,  # a mean without the pairs that cannot be scored; their number is printed with it
+    # run
+    result_dir='',  # '' is test_<name of the pairs> beside the first checkpoint
     fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
 )
 
-COLUMNS = ('input', 'psnr_input', 'ssim_input', 'psnr', 'ssim')
+INPUT = 'unprocessed input'
 
 
 def main(opt):
-    network, checkpoint = utils.load_network(opt.checkpoints_file, utils.pick_device(opt.device))
-    rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
-    if rounding not in ('nearest', 'down'):
-        raise ValueError(f'rounding: expected nearest or down, got {rounding!r}')
-    name, pairs = choose_pairs(opt)
-    result_csv = opt.result_csv or f'{os.path.splitext(opt.checkpoints_file)[0]}_{name}.csv'
+    utils.keep_memory()
+    rank, world = utils.join_ranks()
+    protocol = evaluation.Protocol(opt.resize, opt.crop_border, opt.gt_mean)
+    protocol.check()
+    functions, blanks = choose_metrics(opt.metrics)
+    checkpoints = [name.strip() for name in opt.checkpoints_file.split(',') if name.strip()]
+    name, pairs = choose_pairs(opt, checkpoints)
+    result_dir = opt.result_dir or os.path.join(os.path.dirname(checkpoints[0]) if checkpoints else '.', f'test_{name}')
+    methods, about = choose_methods(opt, checkpoints, protocol, pairs)
+    hashes = pipeline.hash_files({path for pair in pairs for path in pair})
+    for method in about:
+        about[method].update(check_overlap(method, about[method].get('checkpoint'), pairs, hashes, quiet=rank > 0))
 
-    rows, problems = [], []
-    for pair in tqdm(pairs, name, disable=None, leave=False, dynamic_ncols=True):
+    # score this rank's share
+    def score(position):
         try:
-            rows.append({'input': pair[0], **score(network, pair, opt.strength, opt.fused, rounding == 'down')})
-        except (OSError, ValueError) as error:
-            problems.append(utils.describe(error))
-    utils.raise_all(problems, f'{name}, no mean from the other {len(rows)} of {len(pairs)} pairs')
+            return position, score_pair(pairs[position], methods, protocol, functions)
+        except (OSError, ValueError, MemoryError) as error:
+            return position, utils.describe(error)
 
-    with open(result_csv, 'w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    mean = {column: sum(row[column] for row in rows) / len(rows) for column in COLUMNS[1:]}
-    print(f'{name}: {len(rows)} photos at their own size, 8 bit (rounding: {rounding}), SSIM 7 x 7')
-    print(f'{"":24}  PSNR dB    SSIM')
-    print(f'{"unprocessed input":24}  {mean["psnr_input"]:7.3f}  {mean["ssim_input"]:6.4f}')
-    print(f'{os.path.basename(opt.checkpoints_file):24}  {mean["psnr"]:7.3f}  {mean["ssim"]:6.4f}')
-    print(f'per photo: {result_csv}')
+    mine = range(rank, len(pairs), world)
+    with ThreadPoolExecutor(utils.cores()) as pool:
+        bar = tqdm(pool.map(score, mine), name, len(mine), disable=None if rank == 0 else True, leave=False)
+        scored = sorted(utils.gather(list(bar)), key=lambda item: item[0])
+    if rank > 0:
+        return 0
+    problems = [result for _, result in scored if isinstance(result, str)]
+    rows = [
+        {'input': pairs[position][0], 'target': pairs[position][1], 'method': method, **values}
+        for position, result in scored
+        if not isinstance(result, str)
+        for method, values in result.items()
+    ]
+    if not opt.skip_bad or not rows:
+        utils.raise_all(problems, f'{name}, no mean from the other {len(pairs) - len(problems)} of {len(pairs)} pairs')
+
+    # report
+    columns = {
+        method: {metric: [row[metric] for row in rows if row['method'] == method] for metric in functions}
+        for method in methods
+    }
+    means = {
+        method: {metric: evaluation.summarize(values) for metric, values in column.items() if functions[metric]}
+        for method, column in columns.items()
+    }
+    table = evaluation.markdown_table(means, functions)
+    summary = {
+        'pairs': name,
+        'photos': len(pairs) - len(problems),
+        'split_sha256': hash_of(sorted(f'{hashes[a]} {hashes[b]}' for a, b in pairs)),
+        'protocol': str(protocol),
+        'skipped': problems,
+        'blank_metrics': blanks,
+        'methods': {method: {**about[method], **means[method]} for method in methods},
+        'paired': compare_methods(columns, functions),
+        'options': vars(opt),
+        'versions': versions(),
+    }
+    os.makedirs(result_dir, exist_ok=True)
+    utils.save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, ('input', 'target', 'method', *functions))
+    utils.save_json(os.path.join(result_dir, 'summary.json'), summary)
+    header = f'{name}: {summary["photos"]} photos, {protocol}, split {summary["split_sha256"]}'
+    if problems:
+        header += f'\nSKIPPED {len(problems)} of {len(pairs)} pairs (--skip_bad): {"; ".join(problems)}'
+    notes = [f'{method}: rounding {about[method]["rounding"]}' for method in about if 'rounding' in about[method]]
+    notes += [f'{metric} is blank: {reason}' for metric, reason in blanks.items()]
+    notes += describe_paired(summary['paired'])
+    lines = [
+        header,
+        '',
+        table,
+        '',
+        f'± is half the 95 % bootstrap interval ({evaluation.RESAMPLES:,} resamples)',
+        *notes,
+    ]
+    utils.save_text(os.path.join(result_dir, 'table.md'), '\n'.join(lines) + '\n')
+    shown = next((method for method in methods if method != INPUT), INPUT)
+    save_pictures(os.path.join(result_dir, 'extremes.jpg'), rows, shown, methods[shown], protocol)
+    print('\n'.join(lines))
+    print(f'per_photo.csv, summary.json, table.md, extremes.jpg: {result_dir}')
     return 0
 
 
-def choose_pairs(opt):
-    """(name, pairs) of the list, of the dataset folder, or of the validation split beside the checkpoint."""
+def choose_metrics(names):
+    """({metric: function, None where it is not at hand}, {metric: the reason}).
+
+    Raises:
+        ValueError: unknown metric.
+    """
+    functions, blanks = {}, {}
+    for name in filter(None, (part.strip() for part in names.split(','))):
+        if name not in (*METRICS, *OPTIONAL):
+            raise ValueError(f'metrics: expected {", ".join((*METRICS, *OPTIONAL))}, got {name!r}')
+        functions[name] = METRICS.get(name) or optional_metric(name)
+        if isinstance(functions[name], str):
+            blanks[name], functions[name] = functions[name], None
+    if 'psnr' not in functions:
+        raise ValueError(f'metrics: expected psnr among them, got {names!r}')
+    return functions, blanks
+
+
+def choose_pairs(opt, checkpoints):
+    """(name, pairs) of the list, of the dataset folder, or of the validation split beside the first checkpoint."""
+    if opt.pairs_file.endswith('.pkl'):
+        if not opt.dataset_dir:
+            raise ValueError(f'dataset_dir: expected the folder that holds the photos of {opt.pairs_file}, got none')
+        return utils.set_name(opt.pairs_file), pipeline.read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
     if opt.pairs_file and opt.dataset_dir:
         raise ValueError('pairs_file, dataset_dir: expected one of them, got both')
     if opt.dataset_dir:
-        return os.path.basename(os.path.abspath(opt.dataset_dir)), pipeline.find_pairs(opt.dataset_dir)
-    saved = os.path.join(os.path.dirname(opt.checkpoints_file), 'valid_pairs.csv')
-    pairs_file = opt.pairs_file or saved
+        pairs = pipeline.choose_split(pipeline.find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)
+        name = os.path.basename(os.path.abspath(opt.dataset_dir))
+        return name + ('' if opt.split == 'all' else f'_{opt.split}'), pairs
+    if not opt.pairs_file and not checkpoints:
+        raise ValueError('pairs_file: expected a CSV list, or --dataset_dir, or a checkpoint, got none')
+    pairs_file = opt.pairs_file or os.path.join(os.path.dirname(checkpoints[0]), 'valid_pairs.csv')
     if not os.path.isfile(pairs_file):
         hint = '' if opt.pairs_file else ' (no --pairs_file or --dataset_dir given)'
         raise FileNotFoundError(f'{pairs_file}: expected a CSV list of pairs, found no such file{hint}')
-    return os.path.splitext(os.path.basename(pairs_file))[0], pipeline.read_pairs(pairs_file)
+    return utils.set_name(pairs_file), pipeline.read_pairs(pairs_file)
 
 
-def score(network, pair, strength=1.0, fused=True, truncate=False):
-    """PSNR and SSIM of one pair's input and of its enhanced photo against the target.
+def choose_methods(opt, checkpoints, protocol, pairs):
+    """({label: function (photo, path of the input) -> result}, {label: facts for the summary}), the input first."""
+    methods, about = {INPUT: lambda photo, path: photo}, {INPUT: {}}
+    device = utils.pick_device(opt.device)
+    for path in checkpoints:
+        network, checkpoint = utils.load_network(path, device)
+        rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
+        if rounding not in ('nearest', 'down'):
+            raise ValueError(f'rounding: expected nearest or down, got {rounding!r}')
+        label = utils.set_name(path)
+        label = path if label in methods else label
+
+        def enhance(photo, path, network=network, truncate=rounding == 'down'):
+            return enhance_photo(network, photo, opt.strength, fused=opt.fused, truncate=truncate, alone=False)[0]
+
+        methods[label] = enhance
+        sha256 = pipeline.hash_files([path])[path]
+        about[label] = {'checkpoint': path, 'sha256': sha256, 'rounding': rounding, 'strength': opt.strength}
+    for folder in filter(None, (part.strip() for part in opt.results_dir.split(','))):
+        results, label = {}, os.path.basename(os.path.abspath(folder))
+        label = folder if label in methods else label
+        for path in list_photos(folder):
+            if evaluation.stem(path) in results:
+                raise ValueError(f'{path}: same stem as {results[evaluation.stem(path)]}')
+            results[evaluation.stem(path)] = path
+
+        def read_result(photo, path, results=results, folder=folder):
+            if evaluation.stem(path) not in results:
+                raise ValueError(f'{path}: no result in {folder}')
+            result = read_photo(results[evaluation.stem(path)])
+            return result if result.shape == photo.shape else protocol.prepare(result)
+
+        methods[label], about[label] = read_result, {'results_dir': folder}
+    read = (tuple(protocol.prepare(photo) for photo in pipeline.read_pair(pair)) for pair in pairs)
+    for label, function in evaluation.baselines(opt.baselines, read).items():
+        methods[label], about[label] = lambda photo, path, function=function: function(photo), {}
+    return methods, about
+
+
+def check_overlap(method, checkpoint, pairs, hashes, quiet):
+    """Compare the test pairs with the checkpoint's training pairs, warn of any overlap, return it for the summary."""
+    train_csv = os.path.join(os.path.dirname(checkpoint), 'train_pairs.csv') if checkpoint else ''
+    if not os.path.isfile(train_csv):
+        return {'overlap': 'unknown: no train_pairs.csv beside the checkpoint'} if checkpoint else {}
+    train_pairs = pipeline.read_pairs(train_csv)
+    train_hashes = pipeline.pair_hashes(train_csv, train_pairs)
+    overlap = pipeline.find_overlap(pairs, train_pairs, train_hashes, hashes)
+    if not all(train_hashes):
+        overlap['content'] = 'unknown: neither hashes in train_pairs.csv nor its files at hand'
+    if any(overlap[kind] for kind in ('same_input', 'same_target', 'same_name')) and not quiet:
+        print(
+            f'WARNING: {method}: of {len(pairs)} test pairs, {overlap["same_input"]} inputs and '
+            f'{overlap["same_target"]} targets are among its training photos by content, '
+            f'{overlap["same_name"]} inputs by file name',
+            file=sys.stderr,
+        )
+    return {'overlap': overlap}
+
+
+def score_pair(pair, methods, protocol, functions):
+    """{method: {metric: value}} of one pair.
 
     Raises:
         OSError, ValueError: unreadable, of different sizes, or not 8 bit; the message names the file.
     """
+    photo, target = read_8bit(pair)
+    photo, target = protocol.prepare(photo), protocol.prepare(target)
+    scores = {}
+    for method, function in methods.items():
+        result = function(photo, pair[0])
+        try:
+            scores[method] = protocol.score(result, target, functions)
+        except ValueError as error:
+            raise ValueError(f'{pair[0]}: {method}: {error}') from error
+    return scores
+
+
+def read_8bit(pair):
+    """Both photos of a pair; raises ValueError, which names the file, where one is not 8 bit."""
     photo, target = pipeline.read_pair(pair)
     if photo.dtype != 'uint8' or target.dtype != 'uint8':
         raise ValueError(f'{pair[0]}: expected 8-bit photos, got {photo.dtype} and {target.dtype}')
-    enhanced, _ = enhance_photo(network, photo, strength, fused=fused, truncate=truncate)
-    return {
-        'psnr_input': psnr(photo, target),
-        'ssim_input': ssim(photo, target),
-        'psnr': psnr(enhanced, target),
-        'ssim': ssim(enhanced, target),
-    }
+    return photo, target
+
+
+def compare_methods(columns, functions):
+    """Paired differences of every method to the first after the input: [{'method', 'to', metric: ...}]."""
+    first, *others = [method for method in columns if method != INPUT] or [INPUT]
+    return [
+        {'method': other, 'to': first, **{
+            metric: evaluation.compare(columns[other][metric], columns[first][metric])
+            for metric in ('psnr', 'ssim') if functions.get(metric)
+        }}
+        for other in others
+    ]  # fmt: skip
+
+
+def describe_paired(paired):
+    """A line for each paired difference."""
+    lines = []
+    for entry in paired:
+        low, high = entry['psnr']['ci95'] or (float('nan'), float('nan'))
+        lines.append(
+            f'{entry["method"]} - {entry["to"]}: {entry["psnr"]["mean"]:+.3f} dB [{low:+.3f}, {high:+.3f}], '
+            f'better on {entry["psnr"]["won"]:.0%} of photos'
+        )
+    return lines
+
+
+def save_pictures(path, rows, method, function, protocol, count=5):
+    """The method's best, median and worst photos by PSNR: input, result, target, with their numbers."""
+    rows = [row for row in rows if row['method'] == method]
+    shown = []
+    for rank, positions in evaluation.extremes([row['psnr'] for row in rows], count).items():
+        for row in (rows[i] for i in positions):
+            photo, target = map(protocol.prepare, pipeline.read_pair((row['input'], row['target'])))
+            caption = f'{rank}: {os.path.basename(row["input"])}  PSNR {row["psnr"]:.2f}'
+            if row.get('ssim') not in (None, ''):
+                caption += f'  SSIM {row["ssim"]:.3f}'
+            shown.append((f'{caption}   (input, {method}, target)', [photo, function(photo, row['input']), target]))
+    evaluation.save_extremes(path, shown)
+
+
+def hash_of(lines):
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def versions():
+    """What a number may depend on."""
+    packages = {'torch': torch, 'numpy': numpy, 'opencv': cv2, 'skimage': skimage}
+    found = {name: package.__version__ for name, package in packages.items()}
+    return {'python': platform.python_version(), **found, 'machine': platform.platform()}
 
 
 if __name__ == '__main__':

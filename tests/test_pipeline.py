@@ -1,3 +1,4 @@
+import hashlib
 import os
 
 import cv2
@@ -32,10 +33,11 @@ def test_unknown_layout_names_what_was_looked_for(tmp_path):
 def test_csv_paths_are_relative_to_its_folder(make_pairs, tmp_path):
     pairs = pipeline.find_pairs(make_pairs(3))
     pipeline.write_pairs(str(tmp_path / 'list.csv'), pairs)
-    assert (tmp_path / 'list.csv').read_text().splitlines()[:2] == [
-        'input,target',
-        'data/input/p0.png,data/target/p0.png',
-    ]
+    header, first = (tmp_path / 'list.csv').read_text().splitlines()[:2]
+    assert header == 'input,target,input_sha256,target_sha256'
+    assert first.startswith('data/input/p0.png,data/target/p0.png,')
+    with open(pairs[0][0], 'rb') as file:
+        assert first.split(',')[2] == hashlib.sha256(file.read()).hexdigest()[:16]
     assert [tuple(map(os.path.realpath, p)) for p in pipeline.read_pairs(str(tmp_path / 'list.csv'))] == [
         tuple(map(os.path.realpath, p)) for p in pairs
     ]

@@ -5,10 +5,8 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-import skimage.metrics
 import torch
 
-import metrics
 import photos
 import utils
 from model import build_network
@@ -59,21 +57,6 @@ def test_to_photo_rounds_or_truncates():
     tensor = torch.tensor([0.6, 100.4, 300.0]).view(3, 1, 1) / 255
     assert photos.to_photo(tensor).tolist() == [[[1, 100, 255]]]
     assert photos.to_photo(tensor, truncate=True).tolist() == [[[0, 100, 255]]]
-
-
-def test_metrics_are_scikit_images():
-    rng = np.random.default_rng(0)
-    photo, target = (rng.integers(0, 255, (20, 30, 3), dtype=np.uint8) for _ in range(2))
-    expected = skimage.metrics.peak_signal_noise_ratio(target, photo)
-    assert metrics.psnr(photo, target) == pytest.approx(expected, abs=1e-6)
-    mse = ((photo.astype(float) - target) ** 2).mean()
-    assert metrics.psnr(photo, target) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-6)
-    expected = np.mean([skimage.metrics.structural_similarity(target[..., c], photo[..., c]) for c in range(3)])
-    assert metrics.ssim(photo, target) == pytest.approx(expected, abs=1e-6)
-    assert metrics.psnr(photo, photo) == float('inf')
-    assert metrics.ssim(photo, photo) == 1
-    with pytest.raises(ValueError, match='expected two photos of one size'):
-        metrics.psnr(photo, target[:-1])
 
 
 class Bomb:

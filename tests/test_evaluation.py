@@ -1,0 +1,345 @@
+"""Metrics against their libraries, protocol, baselines, statistics, splits, and what test.py refuses."""
+
+import base64
+import csv
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import skimage.color
+import skimage.metrics
+
+import evaluation
+import metrics
+import photos
+import pipeline
+import test as evaluate  # the script
+import utils
+from model import build_network
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# what dill 0.4.1 made of the predecessor's dict: a function with attributes, two lists of pairs, an object of a class
+# with code, and a value that would write a file when it is loaded
+DILL = (
+    'c-n<j-'
+    '%Aux6rR~#cXdZIsUYp4d<b_zTz}+Cnh~q`u(6p!5F(e^y;tv**_mnPj+!NGklMoyjE)#V(31p4^rvVDJ@=n<X53wWgze1Ea^~E7z'
+    'x#dXe0Qpe-OnvrbZtOJ#T{3IN>gE310?(hb(NGoW=cjD1G_ARW5Y+t@R(|^=gSUdVJ@#hL95+*A)Zg}X;hojptuRytV)ghk_vkQR'
+    'O`59R!Y>I0B(fSs@l8Bss=oj%}SVsG9jfvSW?)8qzS2*QNWF2F&qs^wjoJT5$ntYWt1JuVi7MN-'
+    '=27sd5lhqvP4QMW_d9E@a_7a=^xi$1sk9`2{CQkk!G}j5XAGhprpE_7w#h}<`VOXC431BxKmG#I~A5&%Poo(R>%q44P?$89B}O=P'
+    '`A$yvNe}^GEbHoGq&IofT5-'
+    'UL;nXDZVE7517NCa#k2&yAng*|k*2sKHC$75o|KFsd|*n)gR`EHFI`siNt#%WN$VMvh=NUQrHW0h0MDtUQ(DFjM!C(X!C~7S8dwY'
+    ')q+079h(citi6Kv9crwFNXtbK$&`J0AG^uNiYq=3q{d;U5-'
+    'wqm?*BXg6MkA9JbfvH1{@cK>o%fN_P0T9Y$5Ec<W6GFX8E7ymwB&oL+Lv3$-'
+    'Ge`e4!cK>x<`+@M|YmW+z#H&Ts>BIHOl5U(V*>wya-IoHY=fcJ{5%S)EEC197DmG%LMP^bI{16Jl>{a4jz!?5|gf=*g&3-'
+    ')Xb;^s#%0WGT%|vc4y)Fhk2MkymF@*^O+0Gd67Sh$fgLP4laVC>LA3o92trU&)Nb6;S$wa!$UqPpW#`Q9y)_lgc#X|*}?1^1m%zT'
+    'jqEJ&2L;{tODa)vDy7pZ)W0(ctit2-'
+    'RiHYJ?PGHf8V&w>X7tRw_<2j{Cq~E=RXQgtZq8k`8O64*A_p`<!f}}ms%6y^l41R_JgwqhU;~$hbpCEtdw*}I{nOl$(R*z4{x<r4'
+    '8GYa4M@Ij#(SKO~HLIySt!Y@&@XLfH2nPNFJN)CT'
+)
+
+
+def random_pair(seed=0, size=(24, 30)):
+    rng = np.random.default_rng(seed)
+    target = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), size[::-1])
+    return np.clip(target * 0.5 + rng.integers(0, 20, target.shape), 0, 255).astype(np.uint8), target
+
+
+# ------------------------------------------------------------------------------------------------------ metrics
+
+
+def test_psnr_and_ssim_are_scikit_images():
+    photo, target = random_pair()
+    assert metrics.psnr(photo, target) == pytest.approx(
+        skimage.metrics.peak_signal_noise_ratio(target, photo), abs=1e-6
+    )
+    mse = ((photo.astype(float) - target) ** 2).mean()
+    assert metrics.psnr(photo, target) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-6)
+    expected = np.mean([skimage.metrics.structural_similarity(target[..., c], photo[..., c]) for c in range(3)])
+    assert metrics.ssim(photo, target) == pytest.approx(expected, abs=1e-6)  # float32 against float64
+    assert metrics.psnr(photo, photo) == float('inf')
+    assert metrics.ssim(photo, photo) == 1
+    with pytest.raises(ValueError, match='expected two photos of one size'):
+        metrics.psnr(photo, target[:-1])
+
+
+def test_gaussian_ssim_is_the_papers():
+    """Against a plain 11 x 11 Gaussian window by OpenCV on the inside, where borders play no part."""
+    photo, target = random_pair()
+    x, y = (image.astype(np.float64) for image in (target, photo))
+
+    def blur(image):
+        return cv2.GaussianBlur(image, (11, 11), 1.5)
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mx, my = blur(x), blur(y)
+    vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+    full = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert metrics.ssim_gauss(photo, target) == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-5)
+    assert metrics.ssim_gauss(photo, target) != pytest.approx(metrics.ssim(photo, target), abs=1e-3)
+
+
+def test_colour_differences_are_opencvs_lab_and_published_values():
+    photo, target = random_pair()
+    lab = [cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in (photo, target)]
+    expected = np.linalg.norm(lab[0] - lab[1], axis=-1).mean()
+    assert metrics.de76(photo, target) == pytest.approx(expected, rel=5e-3)  # OpenCV's Lab is table-driven
+    # Sharma, Wu and Dalal 2005, table 1, pair 1: CIEDE2000 2.0425
+    assert skimage.color.deltaE_ciede2000((50, 2.6772, -79.7751), (50, 0, -82.7485)) == pytest.approx(2.0425, abs=1e-4)
+    lab = [skimage.color.rgb2lab(image) for image in (target, photo)]
+    assert metrics.de2000(photo, target) == pytest.approx(skimage.color.deltaE_ciede2000(*lab).mean(), rel=1e-4)
+    assert metrics.de76(photo, photo) == metrics.de2000(photo, photo) == 0
+
+
+@pytest.mark.parametrize('name', metrics.OPTIONAL)
+def test_a_metric_that_is_not_at_hand_gives_its_reason(name, monkeypatch):
+    monkeypatch.setattr(metrics.importlib.util, 'find_spec', lambda package: None)
+    assert metrics.optional_metric(name).endswith('is not installed')
+    functions, blanks = evaluate.choose_metrics(f'psnr,{name}')
+    assert functions[name] is None
+    assert list(blanks) == [name]
+
+
+def test_unknown_metric_is_refused():
+    with pytest.raises(ValueError, match=r"metrics: expected psnr, ssim.*got 'vmaf'"):
+        evaluate.choose_metrics('psnr,vmaf')
+
+
+# ----------------------------------------------------------------------------------------- protocol, baselines
+
+
+def test_protocol_resizes_and_crops():
+    photo = np.zeros((30, 60, 3), np.uint8)
+    assert evaluation.Protocol('long20').prepare(photo).shape == (10, 20, 3)
+    assert evaluation.Protocol('16x8').prepare(photo).shape == (8, 16, 3)
+    photo, target = random_pair()
+    photo[0], target[0] = 0, 255  # a wrong border row
+    functions = {'psnr': metrics.psnr}
+    whole, cropped = (evaluation.Protocol(crop_border=n).score(photo, target, functions)['psnr'] for n in (0, 1))
+    assert cropped > whole
+    with pytest.raises(ValueError, match='nothing left'):
+        evaluation.Protocol(crop_border=12).score(photo, target, functions)
+    for bad in ('512', 'long', '0x5', '5x5x5'):
+        with pytest.raises(ValueError, match='resize: expected'):
+            evaluation.Protocol(bad).check()
+
+
+def test_gt_mean_undoes_a_wrong_brightness_and_says_so():
+    _, target = random_pair()
+    target = np.clip(target, 20, 120)
+    dark = (target * 0.5).astype(np.uint8)
+    functions = {'psnr': metrics.psnr}
+    plain, matched = (evaluation.Protocol(gt_mean=on).score(dark, target, functions)['psnr'] for on in (False, True))
+    assert plain < 20
+    assert matched > 45
+    assert 'GT-MEAN' in str(evaluation.Protocol(gt_mean=True))
+    assert 'GT-MEAN' not in str(evaluation.Protocol())
+
+
+def test_best_gamma_is_found_among_all():
+    _, target = random_pair()
+    dark = evaluation.gamma_levels(2.5)[target]
+    found = evaluation.best_gamma([(dark, target)])
+    scores = [metrics.psnr(evaluation.gamma_levels(gamma)[dark], target) for gamma in evaluation.GAMMAS]
+    assert found == evaluation.GAMMAS[int(np.argmax(scores))]
+    assert found == pytest.approx(0.4, abs=0.02)
+
+
+def test_baselines_are_scikit_images():
+    photo, _ = random_pair()
+    functions = evaluation.baselines('gamma,clahe,rescale', [])
+    assert list(functions) == ['gamma 0.4', 'CLAHE', 'rescale']
+    np.testing.assert_allclose(functions['gamma 0.4'](photo), 255 * (photo / 255) ** 0.4, atol=1)
+    stretched = functions['rescale'](photo)
+    assert (stretched.min(), stretched.max()) == (0, 255)
+    assert all(function(photo).dtype == np.uint8 for function in functions.values())
+    with pytest.raises(ValueError, match=r"baselines: expected .* got 'magic'"):
+        evaluation.baselines('magic', [])
+
+
+# --------------------------------------------------------------------------------------------------- statistics
+
+
+def test_bootstrap_interval_is_the_normal_one_for_many_values():
+    values = np.random.default_rng(1).normal(20, 2, 400)
+    summary = evaluation.summarize(values)
+    assert summary['mean'] == values.mean()
+    assert summary['median'] == np.median(values)
+    assert summary['std'] == pytest.approx(values.std(ddof=1))
+    half = 1.96 * values.std(ddof=1) / 20
+    np.testing.assert_allclose(summary['ci95'], [values.mean() - half, values.mean() + half], atol=0.03)
+    assert evaluation.summarize([1.0, float('inf')])['ci95'] is None
+
+
+def test_paired_difference_is_narrower_than_its_parts():
+    rng = np.random.default_rng(0)
+    base = rng.normal(20, 5, 50)
+    paired = evaluation.compare(base + 0.5 + rng.normal(0, 0.1, 50), base)
+    assert paired['mean'] == pytest.approx(0.5, abs=0.05)
+    assert paired['ci95'][0] > 0.4
+    assert paired['won'] == 1
+
+
+@pytest.mark.parametrize('count', [1, 2, 7, 15, 40])
+def test_extremes_never_show_a_photo_twice(count):
+    values = np.random.default_rng(0).permutation(count)
+    chosen = evaluation.extremes(values)
+    positions = [i for part in chosen.values() for i in part]
+    assert len(positions) == len(set(positions)) == min(count, 15)
+    assert values[chosen['best'][0]] == count - 1
+    assert values[positions[-1]] == 0
+
+
+# ------------------------------------------------------------------------------------------------------- splits
+
+
+def test_papers_split_is_the_last_500_ids():
+    pairs = [(f'input/a{i:04d}-IMG.jpg', '') for i in (1, 4500, 4501, 5000)] + [('input/a45010.jpg', '')]
+    assert [pair[0][6:11] for pair in pipeline.choose_split(pairs, 'paper', 0.9, 1)] == ['a4501', 'a5000']
+    assert pipeline.choose_split(pairs, 'ratio', 0.6, 1) == pipeline.split_pairs(pairs, 0.6, 1)[1]
+    with pytest.raises(ValueError, match='a4501 to a5000'):
+        pipeline.choose_split(pairs[:2], 'paper', 0.9, 1)
+
+
+def test_predecessors_options_are_read_and_nothing_in_them_runs(make_pairs, tmp_path):
+    folder = make_pairs(4)
+    (tmp_path / 'options.pkl').write_bytes(zlib.decompress(base64.b85decode(DILL)))
+    before = set(sys.modules)
+    train, valid = pipeline.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
+    assert [os.path.basename(pair[0]) for pair in train] == ['p0.png', 'p1.png', 'p2.png']
+    assert valid == [(f'{folder}/input/p3.png', f'{folder}/target/p3.png')]
+    assert set(sys.modules) == before
+    assert not os.path.exists('/tmp/pwned')
+    os.remove(f'{folder}/input/p3.png')
+    os.remove(f'{folder}/target/p3.png')
+    with pytest.raises(ValueError, match=r'p3.png: in valid_images_list, not in'):
+        pipeline.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
+
+
+@pytest.mark.parametrize('content', [b'', b'cos\nsystem\n(S"touch ran"\ntR.', pickle.dumps([1, 2]), b'\x80\x04garbage'])
+def test_other_pickles_are_refused(make_pairs, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'options.pkl').write_bytes(content)
+    with pytest.raises(ValueError, match=r'options.pkl: (not a readable|expected a) pickle'):
+        pipeline.read_options_pickle('options.pkl', make_pairs(2))
+    assert not (tmp_path / 'ran').exists()
+
+
+# ------------------------------------------------------------------------------------------------------ test.py
+
+
+@pytest.fixture
+def checkpoint(make_pairs, tmp_path):
+    """A checkpoint in a folder of its own, with the training list of pairs 0 and 1 of four."""
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    state = build_network('hdrnet').state_dict()
+    utils.save_checkpoint(str(folder / 'best.pth'), {'arch': 'hdrnet', 'model': state, 'opt': {}})
+    pipeline.write_pairs(str(folder / 'train_pairs.csv'), pipeline.find_pairs(make_pairs(4))[:2])
+    return str(folder / 'best.pth')
+
+
+def run_test(**values):
+    return evaluate.main(type(evaluate.opt)(**{**vars(evaluate.opt), 'device': 'cpu', **values}))
+
+
+def test_report_has_every_method_photo_and_hash(checkpoint, make_pairs, tmp_path, capsys):
+    folder = make_pairs(4)
+    other = shutil.copytree(f'{folder}/target', tmp_path / 'other')  # a system that is always right
+    status = run_test(checkpoints_file=checkpoint, dataset_dir=folder, results_dir=str(other), baselines='gamma')
+    assert status == 0
+    out = tmp_path / 'run' / 'test_data'
+    summary = json.loads((out / 'summary.json').read_text())
+    assert list(summary['methods']) == ['unprocessed input', 'run_best', 'other', 'gamma 0.4']
+    assert summary['methods']['other']['psnr']['mean'] == 'inf'
+    assert summary['photos'] == 4
+    assert len(summary['split_sha256']) == len(summary['methods']['run_best']['sha256']) == 16
+    with open(out / 'per_photo.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    mean = np.mean([float(row['psnr']) for row in rows if row['method'] == 'gamma 0.4'])
+    assert summary['methods']['gamma 0.4']['psnr']['mean'] == pytest.approx(mean)
+    printed = capsys.readouterr()
+    assert '| run_best |' in printed.out
+    assert printed.out.startswith((out / 'table.md').read_text())
+    assert cv2.imread(str(out / 'extremes.jpg')).shape[1] == 900
+    assert summary['methods']['run_best']['overlap'] == {'same_input': 2, 'same_target': 2, 'same_name': 2}
+    assert 'WARNING: run_best: of 4 test pairs, 2 inputs and 2 targets' in printed.err
+
+
+def test_overlap_is_found_by_content_under_another_name(checkpoint, make_pairs, tmp_path):
+    """The training photos themselves are gone: the hashes in the list are enough."""
+    folder = make_pairs(4)
+    for side in ('input', 'target'):
+        (tmp_path / 'new' / side).mkdir(parents=True)
+        shutil.move(f'{folder}/{side}/p1.png', tmp_path / 'new' / side / 'renamed.png')
+    run_test(checkpoints_file=checkpoint, dataset_dir=str(tmp_path / 'new'), result_dir=str(tmp_path / 'out'))
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['methods']['run_best']['overlap'] == {'same_input': 1, 'same_target': 1, 'same_name': 0}
+
+
+@pytest.mark.parametrize('kind', ['size', 'missing', 'unreadable', 'deep', 'no result'])
+def test_no_mean_with_a_bad_pair_unless_skipped(checkpoint, make_pairs, tmp_path, capsys, kind):
+    folder = make_pairs(4)
+    pairs = pipeline.find_pairs(folder)
+    pipeline.write_pairs(str(tmp_path / 'list.csv'), pairs)
+    results = shutil.copytree(f'{folder}/target', tmp_path / 'results')
+    target = pairs[2][1]
+    if kind == 'size':
+        photos.write_photo(target, np.zeros((9, 9, 3), np.uint8))
+    elif kind == 'missing':
+        os.remove(target)
+    elif kind == 'unreadable':
+        with open(target, 'wb') as file:
+            file.write(b'none')
+    elif kind == 'deep':
+        for path in pairs[2]:
+            photos.write_photo(path, photos.read_photo(path).astype(np.uint16) * 257)
+    else:
+        os.remove(results / 'p2.png')
+    values = {'checkpoints_file': checkpoint, 'pairs_file': str(tmp_path / 'list.csv'), 'results_dir': str(results)}
+    with pytest.raises(ValueError, match=r'no mean from the other 3 of 4 pairs(.|\n)*p2.png'):
+        run_test(**values)
+    assert run_test(**values, skip_bad=True, result_dir=str(tmp_path / 'out')) == 0
+    assert 'SKIPPED 1 of 4 pairs' in capsys.readouterr().out
+    assert len(json.loads((tmp_path / 'out' / 'summary.json').read_text())['skipped']) == 1
+
+
+def test_two_ranks_give_the_result_of_one(checkpoint, make_pairs, tmp_path):
+    options = ['test.py', '--checkpoints_file', checkpoint, '--dataset_dir', make_pairs(5), '--device', 'cpu']
+    for name, launcher in (
+        ('one', [sys.executable]),
+        ('two', [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29517']),
+    ):
+        done = subprocess.run(
+            [*launcher, *options, '--result_dir', tmp_path / name],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count('| run_best |') == 1
+    assert (tmp_path / 'one' / 'per_photo.csv').read_text() == (tmp_path / 'two' / 'per_photo.csv').read_text()
+    one, two = (json.loads((tmp_path / name / 'summary.json').read_text())['methods'] for name in ('one', 'two'))
+    assert one == two
+
+
+def test_known_numbers_of_eval15(shared, tmp_path):
+    """Unprocessed 7.77 / 0.191 and the predecessor's weights 12.90 / 0.465, as shared/data/README.md has them."""
+    run_test(
+        checkpoints_file=f'{shared}/reference/predecessor_fivek.pth',
+        pairs_file=f'{shared}/data/lol/eval15.csv',
+        metrics='psnr,ssim',
+        result_dir=str(tmp_path),
+    )
+    found = json.loads((tmp_path / 'summary.json').read_text())['methods']
+    for method, psnr, ssim in (('unprocessed input', 7.77, 0.191), ('reference_predecessor_fivek', 12.90, 0.465)):
+        assert found[method]['psnr']['mean'] == pytest.approx(psnr, abs=0.005)
+        assert found[method]['ssim']['mean'] == pytest.approx(ssim, abs=0.0006)
