@@ -18,15 +18,13 @@ import numpy as np
 import utils
 from fast import enhance_photo
 from photos import list_photos, read_photo, write_photo
+from pictures import draw_curves
 
 opt = SimpleNamespace(
     runs='',  # folders of runs, commas between
     images_dir='sample_imgs',  # photos that the first epoch is shown on
     result_dir='docs',
 )
-
-COLORS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (255, 127, 14))
-WIDTH, HEIGHT, MARGIN = 800, 480, 60
 
 
 def main(opt):
@@ -38,7 +36,7 @@ def main(opt):
         groups.setdefault(re.sub(r'_?\d+$', '', os.path.basename(run)), []).append(run)
     os.makedirs(opt.result_dir, exist_ok=True)
     curves = {name: [read_psnr(run) for run in members] for name, members in groups.items()}
-    write_photo(os.path.join(opt.result_dir, 'curves.png'), draw_curves(curves))
+    write_photo(os.path.join(opt.result_dir, 'curves.png'), draw_curves(curves, 'validation PSNR in dB'))
     rows = [first_epoch(members[0], opt.images_dir) for members in groups.values()]
     write_photo(os.path.join(opt.result_dir, 'first_epoch.png'), np.concatenate(rows))
     for name, psnrs in curves.items():
@@ -52,36 +50,6 @@ def read_psnr(run):
     """{epoch: validation PSNR} of a run."""
     with open(os.path.join(run, 'log.csv'), newline='', encoding='utf-8') as file:
         return {int(row['epoch']): float(row['psnr']) for row in csv.DictReader(file) if row['psnr']}
-
-
-def draw_curves(curves):
-    """(H, W, 3) picture of {name: [{epoch: PSNR}]}; runs of one name share a colour."""
-    points = [(epoch, value) for psnrs in curves.values() for psnr in psnrs for epoch, value in psnr.items()]
-    last = max(max(epoch for epoch, _ in points), 2)
-    low, high = np.floor(min(v for _, v in points)), np.ceil(max(v for _, v in points))
-    picture = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
-
-    def place(epoch, value):
-        x = MARGIN + (epoch - 1) / (last - 1) * (WIDTH - 2 * MARGIN)
-        return round(x), round(HEIGHT - MARGIN - (value - low) / max(high - low, 1) * (HEIGHT - 2 * MARGIN))
-
-    def write(text, x, y, color=(60, 60, 60)):
-        cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
-
-    for value in np.arange(low, high + 1):
-        cv2.line(picture, place(1, value), place(last, value), (225, 225, 225), 1)
-        write(f'{value:.0f}', MARGIN - 30, place(1, value)[1] + 5)
-    for epoch in range(1, last + 1, max(1, last // 10)):
-        write(str(epoch), place(epoch, low)[0] - 5, HEIGHT - MARGIN + 22)
-    write('epoch', WIDTH // 2 - 20, HEIGHT - 12)
-    write('validation PSNR in dB', 10, 25)
-    for i, (name, psnrs) in enumerate(curves.items()):
-        color = COLORS[i % len(COLORS)]
-        for psnr in psnrs:
-            line = np.array([place(*point) for point in sorted(psnr.items())])
-            cv2.polylines(picture, [line], False, color, 2, cv2.LINE_AA)
-        write(f'{name} ({len(psnrs)} runs)', WIDTH - 260, HEIGHT - MARGIN - 20 - 22 * i, color)
-    return picture
 
 
 def first_epoch(run, images_dir, height=110):

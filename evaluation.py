@@ -1,4 +1,4 @@
-"""What an evaluation is made of: its protocol, baselines to compare with, statistics, tables and pictures.
+"""What an evaluation is made of: its protocol, baselines to compare with, statistics and tables.
 
 test.py puts it together. A score is a dict {metric: value} of one photo by one method.
 """
@@ -12,7 +12,6 @@ import numpy as np
 from skimage import exposure
 
 from metrics import LABELS
-from photos import write_photo
 
 RESAMPLES = 10_000  # of the bootstrap
 GAMMAS = np.arange(10, 151) / 100  # candidates for the best single gamma
@@ -163,7 +162,7 @@ def compare(values, others, higher_is_better=True):
     return {'mean': float(difference.mean()), 'ci95': bootstrap(difference), 'won': float(won.mean())}
 
 
-# ------------------------------------------------------------------------------------------ tables and pictures
+# ------------------------------------------------------------------------------------------ tables
 
 
 def markdown_table(summary, metrics):
@@ -184,19 +183,6 @@ def cell(metric, values):
     interval = values['ci95']
     spread = f' ± {(interval[1] - interval[0]) / 2:.{digits - 1}f}' if interval else ''
     return f'{values["mean"]:.{digits}f}{spread}'
-
-
-def save_extremes(path, shown, cell_width=300):
-    """One picture, a row for each of shown: list of (caption, [photos]); photos are shrunk to one width."""
-    rows = []
-    for caption, photos in shown:
-        height = max(round(cell_width * photos[0].shape[0] / photos[0].shape[1]), 1)
-        row = np.concatenate([cv2.resize(photo, (cell_width, height), interpolation=cv2.INTER_AREA)
-                              for photo in photos], axis=1)  # fmt: skip
-        title = np.full((22, row.shape[1], 3), 255, np.uint8)
-        cv2.putText(title, caption, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-        rows += [title, row]
-    write_photo(path, np.concatenate(rows))
 
 
 def extremes(values, count=5):

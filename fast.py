@@ -60,13 +60,18 @@ def kernels_for(tensor, fused):
     return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
 
 
-def estimate_illumination(network, lowres, fullres, fused=True):
-    """network(lowres, fullres), differentiable: the illumination (N, 3, H, W)."""
+def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
+    """network(lowres, fullres), differentiable: the illumination (N, 3, H, W).
+
+    Args:
+        amp: torch.bfloat16 or torch.float16 for the coefficient network; the full-resolution work stays in float32.
+    """
+    with torch.autocast(fullres.device.type, amp, enabled=amp is not None):
+        grid = network.predict_grid(lowres).float()
     kernels = kernels_for(fullres, fused)
     if kernels is None:
-        return network(lowres, fullres)
-    grid, guide = network.predict_grid(lowres), network.guide.fold(fullres)
-    return kernels.illuminate(fullres, grid, guide, network.align_corners, network.clip)
+        return network.illuminate(grid, fullres)
+    return kernels.illuminate(fullres, grid, network.guide.fold(fullres), network.align_corners, network.clip)
 
 
 def training_loss(fullres, illumination, target, eps, clamp, preset, weights=None, fused=True):

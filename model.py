@@ -28,6 +28,51 @@ TINY = 1e-6  # smallest |illumination + eps| that a photo is divided by: below o
 # ---------------------------------------------------------------------------------------------------- blocks
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm of (N, C, H, W) or (N, C) whose training statistics are those of all ranks' batches together.
+
+    torch's SyncBatchNorm needs CUDA; this one is the same arithmetic wherever torch.distributed runs.
+    """
+
+    def _check_input_dim(self, features):
+        pass  # both shapes
+
+    def forward(self, features):
+        if not self.training or world_size() == 1:
+            return super().forward(features)
+        flat = features.transpose(0, 1).flatten(1)  # (C, N * H * W)
+        count = flat.shape[1] * world_size()
+        mean = mean_of_ranks(flat.mean(dim=1))
+        var = mean_of_ranks((flat - mean[:, None]).square().mean(dim=1))
+        update_statistics(self, mean, var, count)
+        shape = (1, -1) + (1,) * (features.ndim - 2)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return features * scale.view(shape) + (self.bias - mean * scale).view(shape)
+
+
+def world_size():
+    """Number of ranks in the process group, 1 without one."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def mean_of_ranks(values):
+    """Mean over the process group of equally large shares, differentiable; the values themselves in one process."""
+    if world_size() == 1:
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(values) / world_size()
+
+
+@torch.no_grad()
+def update_statistics(norm, mean, var, count):
+    """A BatchNorm's running statistics after a batch of `count` values with that mean and biased variance."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
+
+
 class Conv(nn.Module):
     """Convolution, then optional BatchNorm, then optional ReLU.
 
@@ -39,7 +84,7 @@ class Conv(nn.Module):
     def __init__(self, inputs, outputs, kernel=3, stride=1, bias=True, norm=False, relu=True, same=False):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=0 if same else kernel // 2, bias=bias)
-        self.norm = nn.BatchNorm2d(outputs) if norm else nn.Identity()
+        self.norm = BatchNorm(outputs) if norm else nn.Identity()
         self.relu = nn.ReLU() if relu else nn.Identity()
         self.same = same
 
@@ -55,7 +100,7 @@ class Linear(nn.Module):
     def __init__(self, inputs, outputs, norm=False, relu=True):
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        self.norm = nn.BatchNorm1d(outputs) if norm else nn.Identity()
+        self.norm = BatchNorm(outputs) if norm else nn.Identity()
         self.relu = nn.ReLU() if relu else nn.Identity()
 
     def forward(self, features):
@@ -108,14 +153,11 @@ class PointwiseGuide(nn.Module):
         weight = conv.weight[:, :, 0, 0]  # (width, 3)
         if norm.training:
             pixels = fullres.transpose(0, 1).flatten(1)  # (3, N * H * W)
-            center = pixels.mean(dim=1)
-            covariance = pixels @ pixels.T / pixels.shape[1] - center[:, None] * center
+            center = mean_of_ranks(pixels.mean(dim=1))
+            covariance = mean_of_ranks(pixels @ pixels.T / pixels.shape[1]) - center[:, None] * center
             mean = weight @ center + conv.bias
             var = ((weight @ covariance) * weight).sum(dim=1)
-            with torch.no_grad():
-                norm.num_batches_tracked += 1
-                norm.running_mean.lerp_(mean, norm.momentum)
-                norm.running_var.lerp_(var * pixels.shape[1] / (pixels.shape[1] - 1), norm.momentum)
+            update_statistics(norm, mean, var, pixels.shape[1] * world_size())
         else:
             mean, var = norm.running_mean, norm.running_var
         scale = norm.weight * (var + norm.eps).rsqrt()
@@ -294,9 +336,12 @@ class IlluminationNet(nn.Module):
         Raises:
             ValueError: lowres is not (N, 3, 256, 256) or fullres is not (N, 3, H, W).
         """
-        grid = self.predict_grid(lowres)  # (N, 12, D, Gh, Gw)
-        if fullres.ndim != 4 or fullres.shape[:2] != lowres.shape[:2]:
-            raise ValueError(f'network: expected fullres ({len(lowres)}, 3, H, W), got {tuple(fullres.shape)}')
+        return self.illuminate(self.predict_grid(lowres), fullres)
+
+    def illuminate(self, grid, fullres):
+        """The full-resolution half: illumination (N, 3, H, W) of fullres by a grid from `predict_grid`."""
+        if fullres.ndim != 4 or fullres.shape[:2] != (len(grid), 3):
+            raise ValueError(f'network: expected fullres ({len(grid)}, 3, H, W), got {tuple(fullres.shape)}')
         guide = self.guide(fullres)  # (N, 1, H, W)
         coeffs = slice_grid(grid, guide, self.align_corners)  # (N, 12, H, W)
         illumination = apply_affine(coeffs, fullres)  # (N, 3, H, W)
@@ -390,16 +435,34 @@ def deepupe(luma_bins=8, spatial_bin=16):
     return network
 
 
-def build_network(arch, luma_bins=8, spatial_bin=0):
-    """The network of an architecture; spatial_bin 0 takes its own (hdrnet 8, deepupe 16).
+def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='', guide=''):
+    """The network of an architecture, or a variant of it; '' and 0 take the architecture's own.
 
+    Args:
+        luma_bins: depth of the grid.
+        spatial_bin: cells along each side (hdrnet 8, deepupe 16).
+        slicing: 'corners' or 'centers', what lies on the photo's outer pixels (hdrnet corners, deepupe centers).
+        illumination: 'free', or 'clipped' to [fullres, 1] (hdrnet free, deepupe clipped).
+        guide: 'pointwise' or 'curves' (hdrnet pointwise, deepupe curves).
     Raises:
-        ValueError: unknown arch.
+        ValueError: unknown arch or variant.
     """
     builders = {'hdrnet': hdrnet, 'deepupe': deepupe}
-    if arch not in builders:
-        raise ValueError(f'arch: expected one of {", ".join(builders)}, got {arch!r}')
-    return builders[arch](luma_bins, **({'spatial_bin': spatial_bin} if spatial_bin else {}))
+    variants = {
+        'arch': (arch, tuple(builders)),
+        'slicing': (slicing, ('', 'corners', 'centers')),
+        'illumination': (illumination, ('', 'free', 'clipped')),
+        'guide': (guide, ('', 'pointwise', 'curves')),
+    }
+    for name, (value, known) in variants.items():
+        if value not in known:
+            raise ValueError(f'{name}: expected one of {", ".join(filter(None, known))}, got {value!r}')
+    network = builders[arch](luma_bins, **({'spatial_bin': spatial_bin} if spatial_bin else {}))
+    network.align_corners = {'': network.align_corners, 'corners': True, 'centers': False}[slicing]
+    network.clip = {'': network.clip, 'free': False, 'clipped': True}[illumination]
+    if guide:
+        network.guide = PointwiseGuide() if guide == 'pointwise' else CurvesGuide()
+    return network
 
 
 def splat_layers(luma_bins, spatial_bin, norm, same):

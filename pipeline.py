@@ -1,8 +1,9 @@
 """Training and evaluation pairs: find them, check them, augment them.
 
 A pair is (input path, target path): an underexposed photo and the same photo well exposed, equal in size. An item of
-`PairDataset` is (lowres, fullres, target), float RGB in [0, 1]. Everything random comes from (seed, epoch, position),
-so the same photos come out whatever the number of workers, and a resumed run sees what an uninterrupted one would.
+`PairDataset` is (lowres, fullres, target), 8-bit RGB; `Loader` makes float batches of them. Everything random comes
+from (seed, epoch, position), so the same photos come out whatever the number of threads, and a resumed run sees what an
+uninterrupted one would.
 
 Source of sizes and augmentation: hermosayhl/DeepUPE_pytorch (`hdrnet`: whole photos squeezed to a square) and
 dvlab-research/DeepUPE (`deepupe`: random 256 x 256 crops, of which lowres is a copy).
@@ -13,17 +14,18 @@ import hashlib
 import os
 import pickle
 import re
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import utils
 from model import LOW_SIZE
-from photos import EXTENSIONS, is_photo, make_lowres, read_photo, to_tensor
+from photos import EXTENSIONS, is_photo, make_lowres, read_photo
 
 HASH_COLUMNS = ('input_sha256', 'target_sha256')
 LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
@@ -254,6 +256,13 @@ def read_options_pickle(path, dataset_dir):
     return tuple(splits)
 
 
+def hash_pairs(pairs):
+    """One hash of the content of all pairs, whatever their order, names and folders."""
+    hashes = hash_files({path for pair in pairs for path in pair})
+    lines = sorted(' '.join(hashes[path] for path in pair) for pair in pairs)
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
 def pair_hashes(path, pairs):
     """(input hashes, target hashes) of a list: its own columns where the CSV has them, else of the files at hand."""
     rows = []
@@ -299,36 +308,54 @@ def read_pair(pair):
     return photo, target
 
 
-def load_pairs(pairs, keep=True):
+def load_pairs(pairs, cache='ram', folder=None):
     """Decode every pair once, before training starts, and report all bad ones together.
 
     Args:
-        keep: return the photos; False only checks them.
+        cache: where the decoded photos stay: 'ram'; 'file', an unnamed temporary file mapped into memory; 'auto', ram
+            when they take up to half of what is available, else file; 'none', they are only checked.
+        folder: where the temporary file lies; None is the system's.
     Returns:
-        list of (photo, target) arrays, or of None.
+        list of (photo, target) arrays, or of None with cache 'none'.
     Raises:
-        ValueError: one line per missing or unreadable photo and per pair of different sizes.
+        ValueError: unknown cache; one line per missing or unreadable photo and per pair of different sizes.
     """
-    problems = []
+    if cache not in ('auto', 'ram', 'file', 'none'):
+        raise ValueError(f'cache: expected auto, ram, file or none, got {cache!r}')
+    problems, loaded = [], []
 
     def load(pair):
         try:
-            photos = read_pair(pair)
-            return photos if keep else None
+            return read_pair(pair)
         except (OSError, ValueError) as error:
             problems.append(utils.describe(error))
             return None
 
-    with ThreadPoolExecutor(utils.cores()) as pool:
-        loaded = list(tqdm(pool.map(load, pairs), 'read pairs', len(pairs), disable=None, leave=False))
-    utils.raise_all(sorted(set(problems)), 'pairs')
+    if cache == 'auto':
+        first = [load(pair) for pair in pairs[:8]]
+        size = sum(photo.nbytes for photos in first if photos for photo in photos)
+        cache = 'file' if size / max(len(first), 1) * len(pairs) > utils.available_memory() / 2 else 'ram'
+    with ThreadPoolExecutor(utils.cores()) as pool, tempfile.TemporaryFile(dir=folder) as file:
+        places = []
+        for photos in tqdm(pool.map(load, pairs), 'read pairs', len(pairs), disable=None, leave=False):
+            if cache == 'file' and photos:
+                places.append(
+                    [(file.tell(), file.write(photo.tobytes()), photo.dtype, photo.shape) for photo in photos]
+                )
+            loaded.append(photos if cache == 'ram' else None)
+        file.flush()
+        utils.raise_all(sorted(set(problems)), 'pairs')
+        if places:
+            content = np.memmap(file, np.uint8, 'r')
+            return [tuple(content[at : at + size].view(dtype).reshape(shape) for at, size, dtype, shape in place)
+                    for place in places]  # fmt: skip
     return loaded
 
 
 # ---------------------------------------------------------------------------------------------------- dataset
 
 
-class PairDataset(Dataset):
+class PairDataset:
     """Augmented training pairs of one epoch; call `set_epoch` before each.
 
     Args:
@@ -337,15 +364,19 @@ class PairDataset(Dataset):
         full_size: side of fullres and target in pixels (hdrnet).
         augment: flip, crop and rotate (hdrnet).
         keep_good: probability that an item is (target, target), so that the network leaves good photos as they are.
-        cache: keep all decoded photos in memory.
+        simulate: probability that an item's photo is its target, darkened by up to max_stops, see `darken`.
+        jitter: every photo is darkened or brightened by up to so many stops; its target stays.
+        cache, folder: see load_pairs.
     """
 
-    def __init__(self, lists, arch='hdrnet', full_size=512, augment=True, keep_good=0.0, cache=True, seed=212):
+    def __init__(self, lists, arch='hdrnet', full_size=512, augment=True, keep_good=0.0, simulate=0.0, max_stops=2.5,
+                 jitter=0.0, cache='ram', folder=None, seed=212):  # fmt: skip
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
         self.arch, self.full_size, self.seed = arch, full_size, seed
         self.augment, self.keep_good = augment, keep_good
-        self.cached = load_pairs(self.pairs, keep=cache)
+        self.simulate, self.max_stops, self.jitter = simulate, max_stops, jitter
+        self.cached = load_pairs(self.pairs, cache, folder)
         self.set_epoch(1)
 
     def set_epoch(self, epoch):
@@ -363,38 +394,92 @@ class PairDataset(Dataset):
         return len(self.order)
 
     def __getitem__(self, position):
+        """(lowres, fullres, target) of a position in the epoch: (H, W, 3) uint8 or uint16 RGB."""
         index = self.order[position]
         photo, target = self.cached[index] or read_pair(self.pairs[index])
         rng = np.random.default_rng([self.seed, self.epoch, position])
-        if self.keep_good and rng.random() < self.keep_good:
+        kind = rng.random()
+        if kind < self.keep_good + self.simulate:
             photo = target
+            if kind >= self.keep_good:
+                photo = darken(photo, rng.uniform(0.5, self.max_stops))
+        if self.jitter:
+            photo = darken(photo, rng.uniform(-self.jitter, self.jitter))
         if self.arch == 'deepupe':
             photo, target = random_patch(photo, target, LOW_SIZE, rng)
-            lowres = photo
-        else:
-            if self.augment:
-                photo, target = augment_pair(photo, target, rng)
-            lowres = make_lowres(photo)
-            photo, target = (cv2.resize(image, (self.full_size, self.full_size)) for image in (photo, target))
-        return tuple(to_tensor(np.ascontiguousarray(image))[0] for image in (lowres, photo, target))
+            return photo, photo, target
+        if self.augment:
+            photo, target = augment_pair(photo, target, rng)
+        return make_lowres(photo), *(cv2.resize(image, (self.full_size, self.full_size)) for image in (photo, target))
 
 
-def make_loader(dataset, batch_size, num_workers):
-    """Batches (lowres, fullres, target) in the dataset's order; a last batch that is not full is left out.
+class Loader:
+    """Batches of an epoch in the dataset's order, prepared by threads while the one before is trained on.
 
+    A last batch that is not full is left out. With several ranks each takes its share of every batch. Iterating gives
+    (positions, (lowres, fullres, target)) with float RGB (N, 3, H, W) in [0, 1] on the device, and adds to `waited` the
+    seconds that the caller waited for photos.
+
+    Args:
+        num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for.
     Raises:
-        ValueError: fewer than two pairs, with which BatchNorm cannot train.
+        ValueError: fewer than two pairs to a rank's batch, with which BatchNorm cannot train, or ranks that do not
+            divide the batch.
     """
-    if min(len(dataset), batch_size) < 2:
-        raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
-    return DataLoader(
-        dataset,
-        batch_size=min(batch_size, len(dataset)),
-        drop_last=True,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=lambda _: cv2.setNumThreads(0),  # the workers themselves are the threads
-    )
+
+    def __init__(self, dataset, batch_size, num_workers=2, device='cpu', rank=0, world=1):
+        self.batch_size = min(batch_size, len(dataset))
+        if self.batch_size < 2:
+            raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
+        if self.batch_size % world:
+            raise ValueError(f'train_batch_size: expected a multiple of the {world} ranks, got {self.batch_size}')
+        self.dataset, self.num_workers, self.device = dataset, num_workers, torch.device(device)
+        self.rank, self.world, self.waited = rank, world, 0.0
+
+    def __len__(self):
+        return len(self.dataset) // self.batch_size
+
+    def __iter__(self):
+        if self.num_workers == 0:
+            yield from (self.receive(lambda k=k: self.prepare(k)) for k in range(len(self)))
+            return
+        with ThreadPoolExecutor(self.num_workers, 'load') as pool:
+            ahead = [pool.submit(self.prepare, k) for k in range(min(self.num_workers + 1, len(self)))]
+            for k in range(len(self)):
+                batch = self.receive(ahead.pop(0).result)
+                if k + self.num_workers + 1 < len(self):
+                    ahead.append(pool.submit(self.prepare, k + self.num_workers + 1))
+                yield batch
+
+    def prepare(self, k):
+        """This rank's positions of batch k, and their photos stacked, (N, H, W, 3) with levels in [0, 255]."""
+        positions = range(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
+        stacked = []
+        for photos in zip(*(self.dataset[position] for position in positions), strict=True):
+            if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level
+                photos = [photo / np.float32(1 if photo.dtype == np.uint8 else 257) for photo in photos]
+            batch = torch.from_numpy(np.stack(photos))
+            stacked.append(batch.pin_memory() if self.device.type == 'cuda' else batch)
+        return positions, stacked
+
+    def receive(self, wait):
+        start = time.perf_counter()
+        positions, stacked = wait()
+        self.waited += time.perf_counter() - start
+        stacked = [batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2) for batch in stacked]
+        return positions, [
+            batch.to(torch.float32, memory_format=torch.contiguous_format).div_(255) for batch in stacked
+        ]
+
+
+def darken(photo, stops):
+    """A photo as if exposed `stops` less (2^-stops as much light, sRGB transfer curve); brighter where negative."""
+    top = np.iinfo(photo.dtype).max
+    levels = np.arange(top + 1, dtype=np.float32) / top
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4) * 2.0**-stops
+    linear = np.minimum(linear, 1)
+    curve = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.round(curve * top).astype(photo.dtype)[photo]
 
 
 def augment_pair(photo, target, rng):

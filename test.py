@@ -13,7 +13,6 @@ Default protocol: each photo at its own size, 8-bit RGB, nothing cropped, no GT-
 scored as it published them, levels rounded down; all else is rounded to the nearest level.
 """
 
-import hashlib
 import os
 import platform
 import sys
@@ -32,6 +31,7 @@ import utils
 from fast import enhance_photo
 from metrics import METRICS, OPTIONAL, optional_metric
 from photos import list_photos, read_photo
+from pictures import save_extremes
 
 opt = SimpleNamespace(
     # what is scored, beside the unprocessed input
@@ -111,7 +111,7 @@ def main(opt):
     summary = {
         'pairs': name,
         'photos': len(pairs) - len(problems),
-        'split_sha256': hash_of(sorted(f'{hashes[a]} {hashes[b]}' for a, b in pairs)),
+        'split_sha256': pipeline.hash_pairs(pairs),
         'protocol': str(protocol),
         'skipped': problems,
         'blank_metrics': blanks,
@@ -304,11 +304,7 @@ def save_pictures(path, rows, method, function, protocol, count=5):
             if row.get('ssim') not in (None, ''):
                 caption += f'  SSIM {row["ssim"]:.3f}'
             shown.append((f'{caption}   (input, {method}, target)', [photo, function(photo, row['input']), target]))
-    evaluation.save_extremes(path, shown)
-
-
-def hash_of(lines):
-    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+    save_extremes(path, shown)
 
 
 def versions():

@@ -1,4 +1,4 @@
-"""What the scripts share: options from the command line, seeds, the device, checkpoints, picture sheets."""
+"""What the scripts share: options from the command line, seeds, the device, torchrun, checkpoints."""
 
 import argparse
 import csv
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from model import build_network
-from photos import save_whole, to_photo, write_photo
+from photos import save_whole
 
 # ---------------------------------------------------------------------------------------------------- options
 
@@ -75,7 +75,8 @@ def pick_device(device):
         ValueError: not a device of this machine.
     """
     try:
-        chosen = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        own = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if torch.cuda.is_available() else 'cpu'
+        chosen = torch.device(device or own)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'device: expected cpu or a CUDA device of this machine, got {device!r}') from error
@@ -99,6 +100,16 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
+def available_memory():
+    """Bytes of memory that this process may still take, divided among the ranks of this machine."""
+    try:
+        with open('/proc/meminfo', encoding='ascii') as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith('MemAvailable'))
+    except (OSError, StopIteration):
+        free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 4 << 30
+    return free // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+
+
 # --------------------------------------------------------------------------------------------------- torchrun
 
 
@@ -107,11 +118,11 @@ def ranks():
     return int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
 
 
-def join_ranks(backend='gloo'):
+def join_ranks():
     """Join the process group where torchrun started several processes; returns (rank, world size)."""
     rank, world = ranks()
     if world > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend)
+        torch.distributed.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
     return rank, world
 
 
@@ -129,7 +140,10 @@ def gather(items):
 
 def save_checkpoint(path, checkpoint):
     """Write a dict of tensors and plain values, whole or not at all."""
-    save_whole(lambda partial: torch.save(checkpoint, partial), path)
+    try:
+        save_whole(lambda partial: torch.save(checkpoint, partial), path)
+    except RuntimeError as error:  # torch's way to say that the disk is full
+        raise OSError(f'{path}: cannot be written ({str(error).splitlines()[0]})') from error
 
 
 def save_json(path, values):
@@ -172,6 +186,14 @@ def append_csv(path, row, columns):
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)
+
+
+def read_csv(path):
+    """Rows of a CSV file as dicts; none where there is no file."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
 
 
 def read_checkpoint(path):
@@ -218,7 +240,8 @@ def network_for(checkpoint):
     """The untrained network that a checkpoint's options describe; grid sizes not in them are read off the weights."""
     options = checkpoint.get('opt', {})
     luma_bins = options.get('luma_bins') or checkpoint['model']['predict.conv.weight'].shape[0] // 12
-    return build_network(checkpoint['arch'], luma_bins, options.get('spatial_bin', 0))
+    variant = [options.get(name, '') for name in ('slicing', 'illumination', 'guide')]
+    return build_network(checkpoint['arch'], luma_bins, options.get('spatial_bin', 0), *variant)
 
 
 def convert_predecessor(weights):
@@ -250,19 +273,3 @@ def convert_predecessor(weights):
         affine = value.view(3, 4, -1, *value.shape[1:])[[2, 1, 0]][:, [2, 1, 0, 3]]  # the offset stays last
         converted[name] = affine.reshape(value.shape)
     return converted
-
-
-# --------------------------------------------------------------------------------------------------- pictures
-
-
-def save_sheet(path, images, columns=4, cell=192):
-    """Write up to columns x columns images (N, 3, H, W) in [0, 1] as one picture, each cell `cell` pixels wide."""
-    images = images[: columns * columns].detach().float().clamp(0, 1)
-    height = max(1, round(cell * images.shape[-2] / images.shape[-1]))
-    images = torch.nn.functional.interpolate(images, (height, cell), mode='area')
-    rows = -(-len(images) // columns)
-    sheet = torch.ones(3, rows * height, columns * cell)
-    for i, image in enumerate(images.cpu()):
-        y, x = i // columns * height, i % columns * cell
-        sheet[:, y : y + height, x : x + cell] = image
-    write_photo(path, to_photo(sheet))

@@ -97,35 +97,59 @@ def test_mix_refuses_weights_that_do_not_fit(make_pairs, tmp_path):
 
 
 @pytest.mark.parametrize(('arch', 'size'), [('hdrnet', 64), ('deepupe', 256)])
-def test_items_are_float_rgb_of_the_methods_sizes(make_pairs, arch, size):
+def test_batches_are_float_rgb_of_the_methods_sizes(make_pairs, arch, size):
     dataset = pipeline.PairDataset([(pipeline.find_pairs(make_pairs(2)), 1.0)], arch, full_size=64)
-    lowres, fullres, target = dataset[0]
-    assert lowres.shape == (3, 256, 256)
-    assert fullres.shape == target.shape == (3, size, size)
+    (positions, (lowres, fullres, target)) = next(iter(pipeline.Loader(dataset, 2)))
+    assert list(positions) == [0, 1]
+    assert lowres.shape == (2, 3, 256, 256)
+    assert fullres.shape == target.shape == (2, 3, size, size)
     assert fullres.dtype == torch.float32
     assert 0 < fullres.max() <= 0.35 < target.max() <= 1
     if arch == 'deepupe':
         assert torch.equal(lowres, fullres)
 
 
-def test_same_photos_whatever_the_number_of_workers(make_pairs):
-    pairs = pipeline.find_pairs(make_pairs(6))
+def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
+    pairs = pipeline.find_pairs(make_pairs(7))
     batches = []
-    for workers, cache in ((0, True), (2, False)):
+    for workers, cache in ((0, 'ram'), (2, 'none'), (3, 'file')):
         dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, cache=cache)
         dataset.set_epoch(3)
-        batches.append(list(pipeline.make_loader(dataset, 3, workers)))
-    for plain, parallel in zip(*batches, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(plain, parallel, strict=True))
+        batches.append(list(pipeline.Loader(dataset, 3, workers)))
+        assert len(batches[-1]) == 2
+    for plain, *others in zip(*batches, strict=True):
+        for _, images in others:
+            assert all(torch.equal(a, b) for a, b in zip(plain[1], images, strict=True))
+
+
+def test_ranks_share_every_batch(make_pairs):
+    dataset = pipeline.PairDataset([(pipeline.find_pairs(make_pairs(8)), 1.0)], full_size=32)
+    whole = list(pipeline.Loader(dataset, 4))
+    shares = [list(pipeline.Loader(dataset, 4, rank=rank, world=2)) for rank in (0, 1)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert sorted(batch[0]) == sorted([*parts[0][0], *parts[1][0]])
+        assert torch.equal(batch[1][1][1::2], parts[1][1][1])
+    with pytest.raises(ValueError, match='multiple of the 3 ranks'):
+        pipeline.Loader(dataset, 4, world=3)
+
+
+def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
+    pairs = pipeline.find_pairs(make_pairs(2))
+    deep = np.full((40, 48, 3), 30001, np.uint16)
+    for path in pairs[0]:
+        cv2.imwrite(path, deep)
+    dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=16, augment=False)
+    _, (_, fullres, _) = next(iter(pipeline.Loader(dataset, 2)))
+    assert min(abs(fullres[i] - 30001 / 65535).max() for i in (0, 1)) < 1e-6
 
 
 def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
     pairs = pipeline.find_pairs(make_pairs(6))
     first, again = (pipeline.PairDataset([(pairs, 1.0)], full_size=32) for _ in range(2))
     again.set_epoch(2)
-    assert not all(torch.equal(first[i][1], again[i][1]) for i in range(6))
+    assert not all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
     again.set_epoch(1)
-    assert all(torch.equal(first[i][1], again[i][1]) for i in range(6))
+    assert all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
 
 
 def test_augmentation_treats_both_photos_alike():
@@ -143,9 +167,30 @@ def test_keep_good_pairs_targets_with_themselves(make_pairs):
     pairs = pipeline.find_pairs(make_pairs(8))
     for share, expected in ((0.0, [0]), (0.5, range(1, 8)), (1.0, [8])):
         dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, keep_good=share)
-        assert sum(torch.equal(photo, target) for _, photo, target in map(dataset.__getitem__, range(8))) in expected
+        assert sum(np.array_equal(photo, target) for _, photo, target in map(dataset.__getitem__, range(8))) in expected
 
 
 def test_one_pair_is_too_few_to_train():
     with pytest.raises(ValueError, match='expected two or more pairs'):
-        pipeline.make_loader([0], 16, 0)
+        pipeline.Loader([0], 16)
+
+
+def test_darkening_is_in_linear_light():
+    """One stop less of sRGB 188, linear 0.5029, is linear 0.2514, sRGB 137.2; and back again."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
+    dark = pipeline.darken(levels, 1.0)
+    assert dark[0, 188, 0] == 137
+    assert (np.diff(dark[0, :, 0].astype(int)) >= 0).all()
+    assert abs(pipeline.darken(dark, -1.0).astype(int) - levels).max() <= 3  # steps lost in the dark
+    assert pipeline.darken(levels, -3.0).max() == 255
+    deep = pipeline.darken(levels.astype(np.uint16) * 257, 1.0)
+    assert abs(deep / 257 - dark).max() <= 0.51
+
+
+def test_simulated_photos_are_darker_than_their_target(make_pairs):
+    dataset = pipeline.PairDataset(
+        [(pipeline.find_pairs(make_pairs(4)), 1.0)], full_size=32, simulate=1.0, augment=False
+    )
+    for position in range(4):
+        _, photo, target = dataset[position]
+        assert photo.mean() < 0.9 * target.mean()

@@ -13,7 +13,6 @@ import torch
 
 import photos
 import pipeline
-import train
 import utils
 from fast import enhance_photo
 from model import build_network, reflectance
@@ -57,6 +56,8 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
     assert {'last.pth', 'best.pth', 'options.json', 'train_pairs.csv', 'valid_pairs.csv', 'log.csv'} <= set(files)
     assert sum(name.startswith('epoch_2_psnr_') for name in files) == 1
     assert len(os.listdir(runs / 'tiny' / 'train_phase')) == 6
+    assert len(os.listdir(runs / 'tiny' / 'valid_phase')) == 5
+    assert 'curves.png' in files
     assert json.loads((runs / 'tiny' / 'options.json').read_text())['arch'] == arch
     assert len(pipeline.read_pairs(str(runs / 'tiny' / 'train_pairs.csv'))) == 3
 
@@ -74,36 +75,6 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
     )
     assert status == 0, err
     assert sorted(os.listdir(tmp_path / 'out')) == sorted(os.listdir(f'{folder}/input'))
-
-
-def run_training(make_pairs, runs, name, *, epochs, resume='', workers=0):
-    folder = make_pairs(4)
-    values = {**vars(train.opt), 'dataset_dir': folder, 'dataset_ratio': 0.75, 'total_epochs': epochs, 'full_size': 32}
-    values |= {'exp_name': name, 'checkpoints_dir': str(runs), 'resume': resume, 'num_workers': workers}
-    assert train.main(type(train.opt)(**values, **{})) == 0
-    return utils.read_checkpoint(str(runs / name / 'last.pth'))['model']
-
-
-def test_resumed_run_equals_one_that_never_stopped(make_pairs, tmp_path):
-    whole = run_training(make_pairs, tmp_path, 'whole', epochs=3)
-    run_training(make_pairs, tmp_path, 'parts', epochs=2)
-    parts = run_training(
-        make_pairs, tmp_path, 'parts', epochs=3, resume=str(tmp_path / 'parts' / 'last.pth'), workers=2
-    )
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-
-
-def test_training_does_not_overwrite_a_run(make_pairs, tmp_path):
-    run_training(make_pairs, tmp_path, 'run', epochs=1)
-    with pytest.raises(ValueError, match='holds a run already'):
-        run_training(make_pairs, tmp_path, 'run', epochs=1)
-
-
-def test_learning_rate_steps_are_the_predecessors():
-    factors = [train.lr_factor('steps', epoch + 0.5, 100) for epoch in (0, 1, 2, 8, 9, 18, 19, 30, 31, 99)]
-    assert factors == [1.0, 0.5, 0.1, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003]
-    assert train.lr_factor('steps', 1.0, 100) == 1.0
-    assert train.lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
 
 
 def test_inference_names_a_bad_photo_and_goes_on(tmp_path, checkpoint):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import photos
+import pictures
 import utils
 from model import build_network
 
@@ -148,7 +149,7 @@ def test_log_keeps_its_columns_when_a_row_lacks_some(tmp_path):
 
 def test_sheet_holds_sixteen_pictures(tmp_path):
     path = str(tmp_path / 'sheet.png')
-    utils.save_sheet(path, torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 3, 20, 40), cell=10)
+    pictures.save_sheet(path, torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 3, 20, 40), cell=10)
     sheet = cv2.imread(path)
     assert sheet.shape == (20, 40, 3)
     assert sheet[::5, ::10, 0].flatten().tolist() == [round(i / 15 * 255) for i in range(16)]

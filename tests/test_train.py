@@ -1,0 +1,221 @@
+"""Training as one run, as a killed and resumed one, on two ranks, and what it refuses."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import pipeline
+import train
+import utils
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TINY = {'dataset_ratio': 0.75, 'full_size': 32, 'device': 'cpu', 'tensorboard': False, 'train_batch_size': 2}
+
+
+def options(runs, name, **values):
+    return {**TINY, 'exp_name': name, 'checkpoints_dir': str(runs), **values}
+
+
+def run_training(runs, name, **values):
+    assert train.main(type(train.opt)(**{**vars(train.opt), **options(runs, name, **values)})) == 0
+    return utils.read_checkpoint(str(runs / name / 'last.pth'))
+
+
+def command(runs, name, launcher=(sys.executable,), **values):
+    flags = []
+    for key, value in options(runs, name, **values).items():
+        flags += [f'--{key}' if value else f'--no-{key}'] if isinstance(value, bool) else [f'--{key}', str(value)]
+    return [*launcher, os.path.join(ROOT, 'train.py'), *flags]
+
+
+def equal(first, second):
+    return all(
+        torch.equal(first[part][name], second[part][name]) for part in ('model', 'network') for name in first[part]
+    )
+
+
+def test_learning_rate_steps_are_the_predecessors():
+    factors = [train.lr_factor('steps', epoch + 0.5, 100) for epoch in (0, 1, 2, 8, 9, 18, 19, 30, 31, 99)]
+    assert factors == [1.0, 0.5, 0.1, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003]
+    assert train.lr_factor('steps', 1.0, 100) == 1.0
+    assert train.lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
+def test_resumed_run_equals_one_that_never_stopped(make_pairs, tmp_path, capsys, arch):
+    common = {'dataset_dir': make_pairs(6), 'arch': arch, 'ema': 0.9}
+    whole = run_training(tmp_path, 'whole', total_epochs=3, **common)
+    run_training(tmp_path, 'parts', total_epochs=2, num_workers=0, **common)
+    parts = run_training(tmp_path, 'parts', total_epochs=3, num_workers=3, cache='file', resume='auto', **common)
+    assert 'after epoch 2, best PSNR' in capsys.readouterr().out
+    assert equal(whole, parts)
+    assert [row['epoch'] for row in utils.read_csv(tmp_path / 'parts' / 'log.csv')] == ['1', '2', '3']
+
+
+def test_run_killed_at_random_moments_ends_with_the_same_weights(make_pairs, tmp_path):
+    common = {'dataset_dir': make_pairs(12), 'total_epochs': 5, 'ema': 0.9, 'resume': 'auto'}
+    whole = run_training(tmp_path, 'whole', **common)
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            command(tmp_path, 'killed', **common), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        while process.poll() is None and not (tmp_path / 'killed' / 'options.json').exists():
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 2.0))
+        if process.poll() is None and kills < 3:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        out, err = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, err
+    assert process.returncode == 0, out
+    assert kills > 0
+    assert equal(whole, utils.read_checkpoint(str(tmp_path / 'killed' / 'last.pth')))
+    log = [utils.read_csv(tmp_path / name / 'log.csv') for name in ('whole', 'killed')]
+    assert [(row['epoch'], row['total'], row['psnr']) for row in log[0]] == [
+        (row['epoch'], row['total'], row['psnr']) for row in log[1]
+    ]
+
+
+@pytest.mark.parametrize(('arch', 'fused'), [('hdrnet', True), ('hdrnet', False), ('deepupe', True)])
+def test_two_ranks_train_as_one(make_pairs, tmp_path, arch, fused):
+    """The same global batch on two CPU ranks with gloo; float32 sums in another order, over 3 epochs of Adam."""
+    common = {'dataset_dir': make_pairs(12), 'total_epochs': 3, 'arch': arch, 'train_batch_size': 4, 'fused': fused}
+    common |= {'lr': 1e-4}  # Adam divides tiny gradients by their own size: a large step would blow up their rounding
+    run_training(tmp_path, 'one', **common)
+    launcher = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nproc_per_node=2',
+        f'--master_port={random.randint(20000, 30000)}',
+    ]
+    done = subprocess.run(command(tmp_path, 'two', launcher, **common), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('epoch 3  ') == 1
+    one, two = (utils.read_csv(tmp_path / name / 'log.csv') for name in ('one', 'two'))
+    for first, second in zip(one, two, strict=True):
+        for name in ('total', 'reconstruction', 'color', 'smoothness', 'psnr'):
+            assert float(first[name]) == pytest.approx(float(second[name]), rel=2e-3), (first['epoch'], name)
+
+
+def test_training_does_not_overwrite_a_run(make_pairs, tmp_path):
+    folder = make_pairs(4)
+    run_training(tmp_path, 'run', dataset_dir=folder, total_epochs=1)
+    with pytest.raises(ValueError, match='holds a run already'):
+        run_training(tmp_path, 'run', dataset_dir=folder, total_epochs=1)
+
+
+def test_resuming_refuses_other_options_and_other_photos(make_pairs, tmp_path):
+    folder = make_pairs(6)
+    run_training(tmp_path, 'run', dataset_dir=folder, total_epochs=1)
+    again = {'dataset_dir': folder, 'total_epochs': 2, 'resume': 'auto'}
+    with pytest.raises(ValueError, match=r'lr is 0.5, was 0.01; ema is 0.9, was 0.0'):
+        run_training(tmp_path, 'run', lr=0.5, ema=0.9, **again)
+    before = (tmp_path / 'run' / 'last.pth').read_bytes()
+    path = pipeline.read_pairs(str(tmp_path / 'run' / 'train_pairs.csv'))[0][0]
+    cv2.imwrite(path, np.zeros((40, 48, 3), np.uint8))
+    with pytest.raises(ValueError, match='expected the training photos that the run began with'):
+        run_training(tmp_path, 'run', **again)
+    assert (tmp_path / 'run' / 'last.pth').read_bytes() == before
+
+
+def test_loss_that_is_not_a_number_stops_the_run_and_names_the_photos(make_pairs, tmp_path, monkeypatch):
+    folder, real = make_pairs(6), train.training_loss
+    run_training(tmp_path, 'run', dataset_dir=folder, total_epochs=1)
+    before = (tmp_path / 'run' / 'last.pth').read_bytes()
+
+    def broken(*args):
+        losses = real(*args)
+        return {**losses, 'total': losses['total'] * float('nan')}
+
+    monkeypatch.setattr(train, 'training_loss', broken)
+    with pytest.raises(ValueError, match=r'expected a finite loss, got nan in epoch 2, step 1.*input.p\d.png'):
+        run_training(tmp_path, 'run', dataset_dir=folder, total_epochs=2, resume='auto')
+    assert (tmp_path / 'run' / 'last.pth').read_bytes() == before
+
+
+@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
+def test_mixed_precision_stays_near_float32(make_pairs, tmp_path, amp):
+    common = {'dataset_dir': make_pairs(6), 'total_epochs': 2, 'lr': 1e-4}
+    plain = run_training(tmp_path, 'plain', **common)
+    mixed = run_training(tmp_path, 'mixed', amp=amp, **common)
+    assert mixed['psnr'] == pytest.approx(plain['psnr'], abs=0.3)
+    assert not equal(plain, mixed)
+
+
+def test_overfit_and_limit_take_so_many_pairs(make_pairs, tmp_path):
+    folder = make_pairs(8)
+    run_training(tmp_path, 'limit', dataset_dir=folder, total_epochs=1, limit=3)
+    run_training(tmp_path, 'overfit', dataset_dir=folder, total_epochs=1, overfit=2)
+    counts = {}
+    for name in ('limit', 'overfit'):
+        counts[name] = [
+            len(pipeline.read_pairs(str(tmp_path / name / f'{part}_pairs.csv'))) for part in ('train', 'valid')
+        ]
+    assert counts == {'limit': [3, 2], 'overfit': [2, 2]}
+
+
+def test_averaged_weights_follow_the_networks():
+    network, average = (train.build_network('hdrnet') for _ in range(2))
+    target = [value.clone() for value in network.state_dict().values()]
+    for step in range(1, 400):
+        train.update_average(average, network, 0.9, step)
+    for ours, theirs in zip(average.state_dict().values(), target, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def limited(runs, name, **values):
+    """Run in a process that may write no file larger than 1 MB, as on a full disk: last.pth takes 7 MB."""
+    code = (
+        'import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); '
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)); '
+        'sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0]); '
+        'runpy.run_path(sys.argv[0], run_name="__main__")'
+    )
+    return subprocess.run(
+        command(runs, name, (sys.executable, '-c', code), **values), capture_output=True, text=True, check=False
+    )
+
+
+def test_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(make_pairs, tmp_path):
+    common = {'dataset_dir': make_pairs(6)}
+    run_training(tmp_path, 'run', total_epochs=1, **common)
+    before = (tmp_path / 'run' / 'last.pth').read_bytes()
+    done = limited(tmp_path, 'run', total_epochs=2, resume='auto', **common)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert 'epoch_2_psnr' in done.stderr
+    assert (tmp_path / 'run' / 'last.pth').read_bytes() == before
+    assert not [name for name in os.listdir(tmp_path / 'run') if name.endswith('.part')]
+    whole = run_training(tmp_path, 'whole', total_epochs=2, **common)
+    assert equal(whole, run_training(tmp_path, 'run', total_epochs=2, resume='auto', **common))
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'schedule': 'sawtooth'}, 'schedule: expected'),
+        ({'amp': 'int8'}, 'amp: expected one of bf16, fp16'),
+        ({'ema': 1.0}, 'ema: expected in'),
+        ({'keep_good': 0.8, 'simulate': 0.4}, 'at most 1 together'),
+        ({'cache': 'cloud'}, 'cache: expected'),
+        ({'slicing': 'middle'}, 'slicing: expected one of corners, centers'),
+        ({'total_epochs': 0}, 'total_epochs: expected 1 or more'),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(make_pairs, tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        run_training(tmp_path, 'run', dataset_dir=make_pairs(4), **values)
+    assert not (tmp_path / 'run' / 'last.pth').exists()
