@@ -67,7 +67,7 @@ def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
         amp: torch.bfloat16 or torch.float16 for the coefficient network; the full-resolution work stays in float32.
     """
     with torch.autocast(fullres.device.type, amp, enabled=amp is not None):
-        grid = network.predict_grid(lowres).float()
+        grid = network.predict_grid(lowres).to(fullres.dtype)
     kernels = kernels_for(fullres, fused)
     if kernels is None:
         return network.illuminate(grid, fullres)

@@ -24,8 +24,9 @@ import torch
 from tqdm import tqdm
 
 import utils
+from formats import READABLE
 from model import LOW_SIZE
-from photos import EXTENSIONS, is_photo, make_lowres, read_photo
+from photos import is_photo, make_lowres, read_photo
 
 HASH_COLUMNS = ('input_sha256', 'target_sha256')
 LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
@@ -54,7 +55,7 @@ def find_pairs(dataset_dir):
     problems += [f'{path}: no partner in {folders[0]}' for stem, path in targets.items() if stem not in inputs]
     utils.raise_all(problems, dataset_dir)
     if not inputs:
-        raise ValueError(f'{dataset_dir}: no photos in {input_name}/ (looked for {" ".join(EXTENSIONS)})')
+        raise ValueError(f'{dataset_dir}: no photos in {input_name}/ (looked for {" ".join(READABLE)})')
     return [(inputs[stem], targets[stem]) for stem in sorted(inputs)]
 
 

@@ -315,7 +315,7 @@ def scale_of(photo):
 
 def check(opt):
     """Fill in the architecture's own lr and loss, and refuse options that make no sense; sets opt.weights."""
-    for name, value in OWN[opt.arch].items():
+    for name, value in OWN.get(opt.arch, OWN['hdrnet']).items():  # an unknown arch is build_network's to refuse
         setattr(opt, name, getattr(opt, name) or value)
     for name, known in (('loss', PRESETS), ('amp', AMP)):
         if getattr(opt, name) not in known:
