@@ -53,6 +53,7 @@ def main(opt):
         raise ValueError(f'strength: expected between 0 and 1, got {opt.strength}')
     if opt.max_megapixels <= 0:
         raise ValueError(f'max_megapixels: expected above 0, got {opt.max_megapixels}')
+    utils.keep_memory()
     rank, world = utils.ranks()
     root, paths, ignored = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
     results = name_results(root, paths, opt.result_dir, opt.format)
