@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import torch
 
+from denoise import remove_noise
 from loss import PRESETS, total_loss
 from model import apply_affine, build_network, reflectance, slice_grid
 from photos import make_lowres, to_photo, to_tensor
@@ -88,7 +89,7 @@ def training_loss(fullres, illumination, target, eps, clamp, preset, weights=Non
 
 @torch.inference_mode()
 def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=True, reuse=False, truncate=False,
-                  alone=True):  # fmt: skip
+                  alone=True, denoise=0.0):  # fmt: skip
     """One photo through the network, on the network's device.
 
     Args:
@@ -98,13 +99,25 @@ def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=T
         reuse: write the result over `photo` where the path can, which saves the memory of a second photo.
         truncate: cut fractions of a level off, as the predecessor does, instead of rounding.
         alone: take all cores for this photo; False where other threads have photos of their own.
+        denoise: how much of the noise that the gain brings up to take out, see denoise.remove_noise; 0 is none.
     Returns:
         enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
     Raises:
-        ValueError: strength outside [0, 1].
+        ValueError: strength outside [0, 1], denoise below 0.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f'strength: expected between 0 and 1, got {strength}')
+    if denoise < 0:
+        raise ValueError(f'denoise: expected 0 or more, got {denoise}')
+    keep = keep_illumination or denoise > 0
+    enhanced, light = run_network(network, photo, strength, keep, fused, reuse, truncate, alone)
+    if denoise > 0:
+        remove_noise(enhanced, light, denoise, strength)
+    return enhanced, light if keep_illumination else None
+
+
+def run_network(network, photo, strength, keep_illumination, fused, reuse, truncate, alone):
+    """enhance_photo without its checks and denoising."""
     device = next(network.parameters()).device
     lowres = to_tensor(make_lowres(photo, network.lowres_mode), device)
     if kernels := kernels_for(lowres, fused):

@@ -33,6 +33,7 @@ opt = SimpleNamespace(
     recursive=False,  # the folders below images_dir too; result_dir mirrors them
     checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's plain state dict
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
+    denoise=0.0,  # 1 takes out the noise that brightening brings up, as much as it was brightened; slower
     format='',  # '' keeps each photo's; jpg, png, tif, webp, avif ... writes all so
     jpeg_444=False,  # full chroma resolution in every JPEG; else the input's, or 4:2:0
     save_extra=False,  # write input, R (enhanced) and S (illumination) side by side
@@ -51,6 +52,8 @@ LIGHTS = 'illumination'
 def main(opt):
     if not 0 <= opt.strength <= 1:
         raise ValueError(f'strength: expected between 0 and 1, got {opt.strength}')
+    if opt.denoise < 0:
+        raise ValueError(f'denoise: expected 0 or more, got {opt.denoise}')
     if opt.max_megapixels <= 0:
         raise ValueError(f'max_megapixels: expected above 0, got {opt.max_megapixels}')
     utils.keep_memory()
@@ -170,7 +173,9 @@ def enhance_file(network, path, result, opt, originals, alone):
         picture = photos.read_picture(path, opt.max_megapixels)
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo
-        enhanced, light = enhance_photo(network, photo, opt.strength, keep, opt.fused, reuse=True, alone=alone)
+        enhanced, light = enhance_photo(
+            network, photo, opt.strength, keep, opt.fused, reuse=True, alone=alone, denoise=opt.denoise
+        )
         if keep:
             light = photos.to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
         os.makedirs(os.path.dirname(result) or '.', exist_ok=True)

@@ -39,6 +39,7 @@ opt = SimpleNamespace(
     results_dir='',  # folders of other systems' results, matched by stem, commas between
     baselines='',  # of gamma, best_gamma, clahe, rescale, commas between
     strength=1.0,  # of the checkpoints: 0 leaves the photo as it is, 1 is the model's result
+    denoise=0.0,  # of the checkpoints: 1 takes out the noise that brightening brings up; marked in the result
     rounding='',  # nearest or down; '' is down for the predecessor's weights, nearest for ours
     # on what
     pairs_file='',  # CSV list with the columns input,target; or the predecessor's options.pkl, with dataset_dir
@@ -66,6 +67,8 @@ def main(opt):
     rank, world = utils.join_ranks()
     protocol = evaluation.Protocol(opt.resize, opt.crop_border, opt.gt_mean)
     protocol.check()
+    if opt.denoise < 0:
+        raise ValueError(f'denoise: expected 0 or more, got {opt.denoise}')
     functions, blanks = choose_metrics(opt.metrics)
     checkpoints = [name.strip() for name in opt.checkpoints_file.split(',') if name.strip()]
     name, pairs = choose_pairs(opt, checkpoints)
@@ -195,13 +198,17 @@ def choose_methods(opt, checkpoints, protocol, pairs):
             raise ValueError(f'rounding: expected nearest or down, got {rounding!r}')
         label = utils.set_name(path)
         label = path if label in methods else label
+        label += f' + denoise {opt.denoise:g}' if opt.denoise else ''
 
         def enhance(photo, path, network=network, truncate=rounding == 'down'):
-            return enhance_photo(network, photo, opt.strength, fused=opt.fused, truncate=truncate, alone=False)[0]
+            return enhance_photo(
+                network, photo, opt.strength, fused=opt.fused, truncate=truncate, alone=False, denoise=opt.denoise
+            )[0]
 
         methods[label] = enhance
         sha256 = pipeline.hash_files([path])[path]
         about[label] = {'checkpoint': path, 'sha256': sha256, 'rounding': rounding, 'strength': opt.strength}
+        about[label] |= {'denoise': opt.denoise}
     for folder in filter(None, (part.strip() for part in opt.results_dir.split(','))):
         results, label = {}, os.path.basename(os.path.abspath(folder))
         label = folder if label in methods else label

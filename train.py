@@ -240,7 +240,7 @@ def wrap(network, opt, device, world):
     model = Estimator(network, opt.fused, AMP[opt.amp])
     if world == 1:
         return model
-    return DistributedDataParallel(model, [device] if device.type == 'cuda' else None, broadcast_buffers=False)
+    return DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
 
 
 class Estimator(torch.nn.Module):

@@ -42,6 +42,9 @@ def run_script(main, opt):
         sys.exit(f'error: {describe(error)}')
     except KeyboardInterrupt:
         sys.exit('stopped')
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # its threads would end the process with an abort now and then
 
 
 def describe(error):

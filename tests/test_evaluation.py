@@ -273,6 +273,12 @@ def test_report_has_every_method_photo_and_hash(checkpoint, make_pairs, tmp_path
     assert 'WARNING: run_best: of 4 test pairs, 2 inputs and 2 targets' in printed.err
 
 
+def test_denoising_is_marked(checkpoint, make_pairs, tmp_path):
+    assert run_test(checkpoints_file=checkpoint, dataset_dir=make_pairs(2), denoise=1.0) == 0
+    summary = json.loads((tmp_path / 'run' / 'test_data' / 'summary.json').read_text())
+    assert summary['methods']['run_best + denoise 1']['denoise'] == 1.0
+
+
 def test_overlap_is_found_by_content_under_another_name(checkpoint, make_pairs, tmp_path):
     """The training photos themselves are gone: the hashes in the list are enough."""
     folder = make_pairs(4)

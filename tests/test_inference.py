@@ -337,6 +337,17 @@ def test_results_stay_unless_overwritten(checkpoint, folder, tmp_path, capsys):
     assert photos.read_photo(str(tmp_path / 'out' / 'a.png'))[0, 0].tolist() == [60, 60, 60]
 
 
+def test_denoise_is_off_until_asked_for(checkpoint, folder, tmp_path):
+    photo = np.random.default_rng(0).normal(60, 4, (40, 40, 3)).round().astype(np.uint8)
+    photos.write_photo(str(folder / 'a.png'), photo)
+    spreads = []
+    for name, options in (('plain', {}), ('clean', {'denoise': 2.0})):
+        assert run(checkpoint, folder, tmp_path / name, **options) == 0
+        spreads.append(photos.read_photo(str(tmp_path / name / 'a.png')).std())
+    assert spreads[0] == pytest.approx(photo.std() * GAIN, rel=0.01)
+    assert spreads[1] < 0.5 * spreads[0]
+
+
 def test_extras(checkpoint, folder, tmp_path):
     for i in range(3):
         write(folder / 'sub' / f'{i}.png', 40 + i)
@@ -447,6 +458,7 @@ def test_unwritable_folder_and_vanished_photo_are_named(checkpoint, folder, tmp_
         ({'format': 'docx'}, 'format: expected one of jpg'),
         ({'format': 'exr'}, 'format: expected one of jpg'),
         ({'strength': -0.1}, 'strength: expected between 0 and 1'),
+        ({'denoise': -1.0}, 'denoise: expected 0 or more'),
         ({'max_megapixels': 0.0}, 'max_megapixels: expected above 0'),
     ],
 )
