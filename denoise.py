@@ -12,8 +12,8 @@ ROWS = 512  # done at once: bounds the memory
 def remove_noise(enhanced, illumination, amount=1.0, strength=1.0):
     """Non-local means (Buades, Coll and Morel, CVPR 2005; OpenCV's) in YCrCb, its strength following the gain 1/S.
 
-    The filter runs at the strength that the brightest-lifted fifth of the photo needs, log2(gain) * amount * LEVELS, and
-    each pixel takes a share of the result in proportion to its own log2(gain): what was not brightened stays as it is.
+    The filter runs at the strength that the most brightened fifth of the photo needs, log2(gain) * amount * LEVELS.
+    Each pixel takes a share of its result in proportion to its own log2(gain): what was not brightened stays as it is.
 
     Args:
         enhanced: (H, W, 3) RGB, uint8 or uint16; overwritten.

@@ -3,14 +3,17 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+import ablate
 import photos
 import pipeline
 import utils
@@ -159,3 +162,21 @@ def test_tiny_predecessor_state_gives_the_plain_formula(tmp_path, checkpoint):
     assert np.abs(enhanced - np.floor(exact)).max() == 0
     tensor = reflectance(photos.to_tensor(photo), torch.full((1, 3, 10, 8), 0.5))
     np.testing.assert_array_equal(photos.to_photo(tensor, truncate=True), enhanced)
+
+
+def test_ablation_compares_runs_with_the_base_and_does_not_repeat_them(make_pairs, tmp_path, monkeypatch):
+    options = {**vars(ablate.opt), 'dataset_dir': make_pairs(6), 'total_epochs': 1, 'full_size': 48, 'seeds': '1,2'}
+    options |= {'only': 'grid 8 x 8 x 4', 'result_dir': str(tmp_path / 'runs')}
+    assert ablate.main(SimpleNamespace(**options)) == 0
+    table = (tmp_path / 'runs' / 'table.md').read_text()
+    shown = re.search(r'\| grid 8 x 8 x 4 \| ([\d.]+) \(', table)[1]
+    psnr = [
+        [float(utils.read_csv(tmp_path / 'runs' / f'{name}_{seed}' / 'log.csv')[-1]['psnr']) for seed in (1, 2)]
+        for name in ('base', 'grid_8_x_8_x_4')
+    ]
+    assert float(shown) == pytest.approx(np.mean(psnr[1]), abs=0.005)
+    assert f'{np.subtract(psnr[1], psnr[0]).mean():+.2f}' in table
+    monkeypatch.setattr(ablate.subprocess, 'run', None)  # would fail if anything ran again
+    assert ablate.main(SimpleNamespace(**options)) == 0
+    with pytest.raises(ValueError, match='only: expected some of base'):
+        ablate.main(SimpleNamespace(**{**options, 'only': 'nothing'}))

@@ -1,0 +1,109 @@
+"""What matters in this method: short equal training runs that differ from the base in one thing, several seeds each.
+
+    python ablate.py --train_pairs a/train.csv,b/train.csv --valid_pairs a/valid.csv,b/valid.csv
+
+Each run is one of train.py in checkpoints/ablation/<variant>_<seed>; what is complete is not run again, what was stopped
+goes on. Prints and writes table.md: validation PSNR and SSIM after the last epoch, mean (lowest to highest) over the
+seeds, and the difference to the base, seed by seed.
+"""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+import utils
+
+opt = SimpleNamespace(
+    train_pairs='',  # as for train.py; '' takes dataset_dir
+    valid_pairs='',
+    dataset_dir='data/fivek',
+    total_epochs=6,
+    full_size=256,
+    seeds='1,2,3',
+    only='',  # names of VARIANTS, commas between; '' is all
+    result_dir='checkpoints/ablation',
+)
+
+BASE = 'base'
+VARIANTS = {  # options of train.py beside the base's
+    BASE: '',
+    'no colour loss': '--w_color 0',
+    'no smoothness loss': '--w_smoothness 0',
+    'reconstruction loss alone': '--w_color 0 --w_smoothness 0',
+    'no reconstruction loss': '--w_reconstruction 0',
+    'R not clamped in the loss': '--no-clamp_reflectance',
+    'S clipped to [I, 1]': '--illumination clipped',
+    'half-pixel slicing': '--slicing centers',
+    'guide of curves': '--guide curves',
+    'grid 16 x 16 x 8': '--spatial_bin 16',
+    'grid 8 x 8 x 4': '--luma_bins 4',
+    'grid 8 x 8 x 16': '--luma_bins 16',
+    'deepupe, its own loss and lr': '--arch deepupe',
+    "deepupe, hdrnet's loss, lr 1e-3": '--arch deepupe --loss hdrnet --lr 0.001',
+    "the predecessor's lr steps": '--schedule steps',
+    'weights averaged, EMA 0.99': '--ema 0.99',
+    'gradients clipped to norm 1': '--grad_clip 1',
+    'bf16 network': '--amp bf16',
+    'mild exposures simulated': '--simulate 0.25',
+    'target-to-target pairs': '--keep_good 0.12',
+}
+
+
+def main(opt):
+    names = [name.strip() for name in opt.only.split(',') if name.strip()] or list(VARIANTS)
+    if unknown := set(names) - set(VARIANTS):
+        raise ValueError(f'only: expected some of {", ".join(VARIANTS)}; got {", ".join(sorted(unknown))}')
+    seeds = [int(seed) for seed in opt.seeds.split(',')]
+    # seed by seed, so that a table of all variants is there early
+    runs = {(name, seed): train(opt, name, seed) for seed in seeds for name in dict.fromkeys((BASE, *names))}
+    table = make_table(runs, names, seeds)
+    utils.save_text(os.path.join(opt.result_dir, 'table.md'), table)
+    print(table)
+    return 0
+
+
+def train(opt, name, seed):
+    """(PSNR, SSIM) on validation after the last epoch of one run, which is made or finished where it is not there.
+
+    Raises:
+        ValueError: train.py failed.
+    """
+    exp_name = f'{"".join(c if c.isalnum() else "_" for c in name)}_{seed}'
+    log = os.path.join(opt.result_dir, exp_name, 'log.csv')
+    if not finished(log, opt.total_epochs):
+        command = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'train.py')]
+        for option in ('train_pairs', 'valid_pairs', 'dataset_dir', 'total_epochs', 'full_size'):
+            command += [f'--{option}', str(getattr(opt, option))]
+        command += ['--checkpoints_dir', opt.result_dir, '--exp_name', exp_name, '--seed', str(seed)]
+        command += ['--resume', 'auto', '--no-tensorboard', '--valid_interval', str(opt.total_epochs)]
+        command += ['--schedule', 'cosine', *VARIANTS[name].split()]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise ValueError(f'{name}, seed {seed}: train.py failed: {done.stderr.strip().splitlines()[-1:]}')
+    row = finished(log, opt.total_epochs)
+    print(f'{name}, seed {seed}: {float(row["psnr"]):.2f} dB, {float(row["ssim"]):.3f}', flush=True)
+    return float(row['psnr']), float(row['ssim'])
+
+
+def finished(log, epochs):
+    """The last epoch's row of a log.csv, or None."""
+    return next((row for row in utils.read_csv(log) if int(row['epoch']) == epochs and row['psnr']), None)
+
+
+def make_table(runs, names, seeds):
+    """Markdown table of {(name, seed): (PSNR, SSIM)}."""
+    lines = ['| variant | PSNR dB | to the base | SSIM |', '|---|---|---|---|']
+    for name in names:
+        psnr, ssim = np.array([runs[name, seed] for seed in seeds]).T
+        change = psnr - [runs[BASE, seed][0] for seed in seeds]
+        spread = [f'{v.mean():.{n}f} ({v.min():.{n}f} to {v.max():.{n}f})' for v, n in ((psnr, 2), (ssim, 3))]
+        shift = '' if name == BASE else f'{change.mean():+.2f} ({change.min():+.2f} to {change.max():+.2f})'
+        lines.append(f'| {name} | {spread[0]} | {shift} | {spread[1]} |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    utils.run_script(main, opt)
