@@ -10,6 +10,7 @@ of its own.
 """
 
 import contextlib
+import copy
 import io
 import multiprocessing
 import os
@@ -73,6 +74,7 @@ def main(opt):
     for arch, _ in both:
         fused, plain = pair(training_step(arch, True, opt.batch), training_step(arch, False, opt.batch), opt.repeats)
         row(f'{arch}, training step, {opt.batch} x 512 x 512', 's', fused, plain, 'plain path')
+    layout_rows(opt, row)
     fused, plain = (peak(opt, f'step_{kind}') for kind in ('fused', 'plain'))
     empty = peak(opt, 'nothing')
     row(f'hdrnet, memory of a step, {opt.batch} x 512 x 512', 'GB', fused - empty, plain - empty, 'plain path')
@@ -133,6 +135,34 @@ def training_step(arch, fused, batch, device='cpu'):
         optimizer.step()
 
     return step
+
+
+def layout_rows(opt, row):
+    """The coefficient network's forward and backward in other forms than train.py runs it: why it does not."""
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    lowres = torch.rand(opt.batch, 3, 256, 256, device=device)
+    network = build_network('hdrnet').to(device).train()
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    compiled = torch.compile(network.predict_grid)
+
+    def passes(predict_grid, lowres):
+        def run():
+            predict_grid(lowres).square().sum().backward()
+            if device.type == 'cuda':
+                torch.cuda.synchronize()
+
+        return run
+
+    plain = passes(network.predict_grid, lowres)
+    forms = {'channels_last': passes(last.predict_grid, lowres.contiguous(memory_format=torch.channels_last))}
+    forms['torch.compile'] = passes(compiled, lowres)
+    for name, form in forms.items():
+        try:
+            seconds = pair(form, plain, opt.repeats)
+        except Exception as error:  # no compiler on this machine
+            print(f'{name}: left out ({str(error).strip().splitlines()[0]})', file=sys.stderr)
+            continue
+        row(f'hdrnet, coefficient network, {name}', 's', *seconds, 'as train.py runs it')
 
 
 def cuda_rows(opt, row, device, photo_size=(4000, 6000), frame_size=(2160, 3840)):

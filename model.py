@@ -364,7 +364,8 @@ class IlluminationNet(nn.Module):
         splat = self.splat(lowres)
         global_features = self.global_fc(self.global_conv(splat).flatten(1))[:, :, None, None]
         fusion = F.relu(self.local(splat) + global_features)
-        grid = self.predict(fusion)  # (N, 12 * D, Gh, Gw)
+        with torch.autocast(fusion.device.type, enabled=False):  # bf16 has 8 bits: too few for coefficients
+            grid = self.predict(fusion.to(self.predict.conv.weight.dtype))  # (N, 12 * D, Gh, Gw)
         n, _, gh, gw = grid.shape
         if self.column_major:
             grid = grid.view(n, 4, 3, self.luma_bins, gh, gw).transpose(1, 2)

@@ -47,6 +47,7 @@ opt = SimpleNamespace(
     split='all',  # of dataset_dir: all; paper (FiveK a4501 to a5000); ratio (what train.py validates on)
     dataset_ratio=0.9,  # of split ratio
     seed=212,  # of split ratio
+    targets_as_input=False,  # score how far well exposed photos, the targets, are left as they are
     # protocol
     metrics='psnr,ssim,ssim_gauss,de76,de2000',  # and ms_ssim, lpips, niqe where their packages are installed
     resize='',  # '' scores each photo at its own size; 512x512, or long512 for a long side of 512
@@ -72,6 +73,8 @@ def main(opt):
     functions, blanks = choose_metrics(opt.metrics)
     checkpoints = [name.strip() for name in opt.checkpoints_file.split(',') if name.strip()]
     name, pairs = choose_pairs(opt, checkpoints)
+    if opt.targets_as_input:
+        name, pairs = f'{name}_targets_as_input', [(target, target) for target in sorted({t for _, t in pairs})]
     result_dir = opt.result_dir or os.path.join(os.path.dirname(checkpoints[0]) if checkpoints else '.', f'test_{name}')
     methods, about = choose_methods(opt, checkpoints, protocol, pairs)
     hashes = pipeline.hash_files({path for pair in pairs for path in pair})
