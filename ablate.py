@@ -2,8 +2,8 @@
 
     python ablate.py --train_pairs a/train.csv,b/train.csv --valid_pairs a/valid.csv,b/valid.csv
 
-Each run is one of train.py in checkpoints/ablation/<variant>_<seed>; a complete one is not run again, a stopped one goes
-on. Prints and writes table.md: validation PSNR and SSIM after the last epoch, mean (lowest to highest) over the
+Each run is one of train.py in checkpoints/ablation/<variant>_<seed>; a complete one is not run again, a stopped one
+goes on. Prints and writes table.md: validation PSNR and SSIM after the last epoch, mean (lowest to highest) over the
 seeds, and the difference to the base, seed by seed.
 """
 

@@ -280,12 +280,12 @@ def test_denoising_is_marked(checkpoint, make_pairs, tmp_path):
 
 
 def test_targets_as_input_are_scored_once_each(checkpoint, make_pairs, tmp_path):
-    pairs = pipeline.find_pairs(make_pairs(3))
+    pairs = pipeline.find_pairs(make_pairs(4))
     pipeline.write_pairs(str(tmp_path / 'pairs.csv'), [*pairs, (pairs[0][0], pairs[1][1])])
     values = {'pairs_file': str(tmp_path / 'pairs.csv'), 'result_dir': str(tmp_path / 'out'), 'strength': 0.0}
     assert run_test(checkpoints_file=checkpoint, targets_as_input=True, **values) == 0
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
-    assert summary['photos'] == 3
+    assert summary['photos'] == len(pairs) == 4
     assert summary['methods']['run_best']['psnr']['mean'] == 'inf'
     assert summary['pairs'].endswith('_targets_as_input')
 
