@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import sys
+import traceback
 import zipfile
 
 import numpy as np
@@ -37,14 +38,28 @@ def run_script(main, opt):
     """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1."""
     parse_overrides(opt)
     try:
-        sys.exit(main(opt))
+        status = main(opt)
     except (OSError, ValueError) as error:
-        sys.exit(f'error: {describe(error)}')
+        status = f'error: {describe(error)}'
     except KeyboardInterrupt:
-        sys.exit('stopped')
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # its threads would end the process with an abort now and then
+        status = 'stopped'
+    except Exception:  # a defect
+        status = traceback.format_exc()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        leave_rank(status)
+    sys.exit(status)
+
+
+def leave_rank(status):
+    """sys.exit(status) of a rank without C++ destructors: gloo's abort or wait for ever now and then.
+
+    Its process group joins its threads while it holds the GIL, and one of them may need the GIL to free a tensor.
+    """
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if isinstance(status, str) else status or 0)
 
 
 def describe(error):
