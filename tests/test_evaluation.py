@@ -23,6 +23,7 @@ import pipeline
 import test as evaluate  # the script
 import utils
 from model import build_network
+from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # what dill 0.4.1 made of the predecessor's dict: a function with attributes, two lists of pairs, an object of a class
@@ -332,7 +333,7 @@ def test_two_ranks_give_the_result_of_one(checkpoint, make_pairs, tmp_path):
     options = ['test.py', '--checkpoints_file', checkpoint, '--dataset_dir', make_pairs(5), '--device', 'cpu']
     for name, launcher in (
         ('one', [sys.executable]),
-        ('two', [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29517']),
+        ('two', two_ranks()),
     ):
         done = subprocess.run(
             [*launcher, *options, '--result_dir', tmp_path / name],

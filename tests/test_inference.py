@@ -23,6 +23,7 @@ import inference
 import photos
 import utils
 from model import build_network
+from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
@@ -573,15 +574,8 @@ def test_full_disk_leaves_whole_files_only(checkpoint, folder, tmp_path):
 def test_ranks_share_a_folder_also_after_one_died(checkpoint, folder, tmp_path):
     for i in range(7):
         write(folder / f'{i}.png', 10 * i + 10)
-    launcher = [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--nproc_per_node=2',
-        f'--master_port={random.randint(20000, 30000)}',
-    ]
     done = subprocess.run(
-        command(checkpoint, folder, tmp_path / 'out', launcher), capture_output=True, text=True, check=False
+        command(checkpoint, folder, tmp_path / 'out', two_ranks()), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert '4 enhanced' in done.stdout
@@ -592,7 +586,7 @@ def test_ranks_share_a_folder_also_after_one_died(checkpoint, folder, tmp_path):
     subprocess.run(command(checkpoint, folder, tmp_path / 'again'), env=environment, check=True, capture_output=True)
     assert tree(tmp_path / 'again') == ['1.png', '3.png', '5.png']
     done = subprocess.run(
-        command(checkpoint, folder, tmp_path / 'again', launcher), capture_output=True, text=True, check=False
+        command(checkpoint, folder, tmp_path / 'again', two_ranks()), capture_output=True, text=True, check=False
     )
     assert '4 enhanced' in done.stdout
     assert '0 enhanced' in done.stdout

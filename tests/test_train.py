@@ -15,6 +15,7 @@ import torch
 import pipeline
 import train
 import utils
+from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TINY = {'dataset_ratio': 0.75, 'full_size': 32, 'device': 'cpu', 'tensorboard': False, 'train_batch_size': 2}
@@ -94,14 +95,7 @@ def test_two_ranks_train_as_one(make_pairs, tmp_path, arch, fused):
     common = {'dataset_dir': make_pairs(12), 'total_epochs': 3, 'arch': arch, 'train_batch_size': 4, 'fused': fused}
     common |= {'lr': 1e-4}  # Adam divides tiny gradients by their own size: a large step would blow up their rounding
     run_training(tmp_path, 'one', **common)
-    launcher = [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--nproc_per_node=2',
-        f'--master_port={random.randint(20000, 30000)}',
-    ]
-    done = subprocess.run(command(tmp_path, 'two', launcher, **common), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(tmp_path, 'two', two_ranks(), **common), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('epoch 3  ') == 1
     one, two = (utils.read_csv(tmp_path / name / 'log.csv') for name in ('one', 'two'))
