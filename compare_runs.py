@@ -2,7 +2,7 @@
 
     python compare_runs.py --runs checkpoints/with_1,checkpoints/without_1 --result_dir docs
 
-Runs whose names differ only in a number at the end (seeds) share a colour. Writes curves.png, and first_epoch.png with
+Runs whose names differ only in a number at the end (seeds) share a colour. Writes curves.png, and first_epoch.jpg with
 the illumination and reflectance that the first run of each name gave the photos of images_dir after epoch 1.
 """
 
@@ -38,7 +38,7 @@ def main(opt):
     curves = {name: [read_psnr(run) for run in members] for name, members in groups.items()}
     write_photo(os.path.join(opt.result_dir, 'curves.png'), draw_curves(curves, 'validation PSNR in dB'))
     rows = [first_epoch(members[0], opt.images_dir) for members in groups.values()]
-    write_photo(os.path.join(opt.result_dir, 'first_epoch.png'), np.concatenate(rows))
+    write_photo(os.path.join(opt.result_dir, 'first_epoch.jpg'), np.concatenate(rows))
     for name, psnrs in curves.items():
         for epoch in sorted(set.intersection(*(set(psnr) for psnr in psnrs))):
             values = [psnr[epoch] for psnr in psnrs]
