@@ -47,6 +47,7 @@ VARIANTS = {  # options of train.py beside the base's
     'weights averaged, EMA 0.99': '--ema 0.99',
     'gradients clipped to norm 1': '--grad_clip 1',
     'bf16 network': '--amp bf16',
+    'fp16 network': '--amp fp16',
     'mild exposures simulated': '--simulate 0.25',
     'target-to-target pairs': '--keep_good 0.12',
 }

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin
 
+import nvjpeg
+
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we say in one line what is wrong with a file
 
 JPEG = ('.jpg', '.jpeg', '.jpe')
@@ -41,6 +43,7 @@ class Header:
     quality: int = 0  # of a JPEG, 1 to 100
     sampling: int = 0  # of a JPEG's chroma, OpenCV's constant
     progressive: bool = False
+    luma: bool = True  # a JPEG holds luma and chroma, not RGB itself
     lossless: bool = True  # of a WebP
 
 
@@ -67,6 +70,7 @@ def read_header(data):
             header.quality = jpeg_quality(image.quantization)
             header.sampling = SAMPLING.get(JpegImagePlugin.get_sampling(image), 0)
             header.progressive = bool(image.info.get('progressive'))
+            header.luma = image.info.get('adobe_transform') != 0
         header.metadata = read_metadata(image)
         if 'exif' in header.metadata:
             exif = Image.Exif()
@@ -93,12 +97,18 @@ def read_metadata(image):
     return {name: block.removeprefix(b'Exif\0\0') for name, block in blocks.items()}
 
 
-def decode(data, header):
+def decode(data, header, gpu=None):
     """A file's pixels as OpenCV lays them out, (H, W), (H, W, 3) BGR or (H, W, 4) BGRA, or None.
 
+    Args:
+        gpu: torch.device that decodes JPEG of three channels if it can.
     Raises:
         cv2.error, OSError: damaged.
     """
+    if gpu is not None and (header.kind, header.mode, header.luma) == ('JPEG', 'RGB', True):
+        pixels = nvjpeg.decode(data, gpu)
+        if pixels is not None:
+            return pixels
     if header.kind == 'TIFF' and header.mode in ('LA', 'RGBA'):
         # OpenCV multiplies the colours of an 8-bit TIFF by its alpha; Pillow does not
         with Image.open(io.BytesIO(data)) as image:
@@ -164,17 +174,22 @@ def upright_exif(exif):
 # ------------------------------------------------------------------------------------------------------ writing
 
 
-def encode(extension, pixels, header, sampling_444=False):
+def encode(extension, pixels, header, sampling_444=False, gpu=None):
     """A photo's bytes in the format of an extension, with the header's metadata and JPEG settings where it has them.
 
     Args:
         pixels: (H, W), (H, W, 3) BGR or (H, W, 4) BGRA, uint8 or uint16, of what the format takes.
+        gpu: torch.device that encodes JPEG of three channels if it can, as baseline 4:4:4.
     Raises:
         ValueError: OpenCV cannot encode it.
     """
-    options, metadata = [], dict(header.metadata)
+    options, metadata, quality = [], dict(header.metadata), max(QUALITY, header.quality)
     if extension in JPEG:
-        options = [cv2.IMWRITE_JPEG_QUALITY, max(QUALITY, header.quality)]
+        if gpu is not None and pixels.ndim == 3 and not header.progressive:
+            data = nvjpeg.encode(pixels, quality, gpu)
+            if data is not None:
+                return add_jpeg_metadata(data, metadata)
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
         options += [cv2.IMWRITE_JPEG_PROGRESSIVE, int(header.progressive)]
         sampling = SAMPLING[0] if sampling_444 else header.sampling
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling] if sampling else []
@@ -184,9 +199,8 @@ def encode(extension, pixels, header, sampling_444=False):
         options = [cv2.IMWRITE_AVIF_QUALITY, QUALITY]
     elif extension in TIFF and (metadata.get('icc') or metadata.get('xmp')):
         return encode_tiff(pixels, metadata)
-    if extension not in WITH_METADATA or extension in TIFF:
+    if extension not in ('.png', '.webp', '.avif'):
         metadata = {}
-    xmp = metadata.pop('xmp', b'') if extension in JPEG else b''  # OpenCV does not write XMP into a JPEG
     kinds = {'exif': cv2.IMAGE_METADATA_EXIF, 'xmp': cv2.IMAGE_METADATA_XMP, 'icc': cv2.IMAGE_METADATA_ICCP}
     blocks = [np.frombuffer(block, np.uint8) for block in metadata.values()]
     try:
@@ -195,19 +209,26 @@ def encode(extension, pixels, header, sampling_444=False):
         raise ValueError(f'OpenCV cannot encode it ({error.err or error.code})') from error
     if not done:
         raise ValueError(f'OpenCV cannot encode {pixels.shape[1]} x {pixels.shape[0]} as {extension}')
-    return add_jpeg_xmp(data, xmp) if xmp else data
+    return add_jpeg_metadata(data, header.metadata) if extension in JPEG else data
 
 
-def add_jpeg_xmp(data, xmp):
-    """A JPEG's bytes with an XMP packet behind its first two bytes and JFIF segment; left out where it is too long."""
-    block = b'http://ns.adobe.com/xap/1.0/\0' + xmp
-    if len(block) > 65533:
-        print('note: an XMP packet above 64 KB is not kept', file=sys.stderr)
-        return data
+def add_jpeg_metadata(data, metadata):
+    """A JPEG's bytes with EXIF, XMP and colour profile behind its JFIF segment; what is too long for JPEG is left out.
+
+    OpenCV does not write XMP into a JPEG, nvJPEG nothing at all. Source: Exif 2.3, XMP part 3, ICC.1:2010 annex B.4.
+    """
+    segments = [(0xE1, b'Exif\0\0' + metadata['exif'])] if 'exif' in metadata else []
+    segments += [(0xE1, b'http://ns.adobe.com/xap/1.0/\0' + metadata['xmp'])] if 'xmp' in metadata else []
+    profile = metadata.get('icc', b'')
+    parts = [profile[at : at + 65519] for at in range(0, len(profile), 65519)]
+    segments += [(0xE2, b'ICC_PROFILE\0' + bytes([i, len(parts)]) + part) for i, part in enumerate(parts[:255], 1)]
+    fitting = [(marker, block) for marker, block in segments if len(block) <= 65533]
+    if len(fitting) < len(segments):
+        print('note: EXIF or XMP above 64 KB cannot be written to a JPEG', file=sys.stderr)
+    added = b''.join(bytes([255, marker]) + (len(block) + 2).to_bytes(2, 'big') + block for marker, block in fitting)
     data = bytes(data)
     at = 2 + (2 + int.from_bytes(data[4:6], 'big') if data[2:4] == b'\xff\xe0' else 0)
-    segment = b'\xff\xe1' + (len(block) + 2).to_bytes(2, 'big') + block
-    return np.frombuffer(data[:at] + segment + data[at:], np.uint8)
+    return np.frombuffer(data[:at] + added + data[at:], np.uint8)
 
 
 def encode_tiff(pixels, metadata):

@@ -11,6 +11,7 @@ a stopped run goes on where it stopped. A file that cannot be enhanced is named 
 exit status is then 1.
 """
 
+import contextlib
 import glob
 import os
 import sys
@@ -23,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 import formats
+import nvjpeg
 import photos
 import utils
 from fast import enhance_photo
@@ -43,6 +45,7 @@ opt = SimpleNamespace(
     max_megapixels=300.0,  # larger photos are refused (decompression bombs)
     fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
+    nvjpeg=False,  # decode and encode JPEG on the GPU too; written as 4:4:4
 )
 
 SHEET = 'contact_sheet.jpg'
@@ -60,7 +63,10 @@ def main(opt):
     rank, world = utils.ranks()
     root, paths, ignored = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
     results = name_results(root, paths, opt.result_dir, opt.format)
-    network, _ = utils.load_network(opt.checkpoints_file, utils.pick_device(opt.device))
+    device = utils.pick_device(opt.device)
+    if opt.nvjpeg and device.type != 'cuda':
+        raise ValueError(f'nvjpeg: expected a CUDA device, got {device}')
+    network, _ = utils.load_network(opt.checkpoints_file, device)
     os.makedirs(opt.result_dir, exist_ok=True)
     photos.remove_stale_parts(results)
 
@@ -170,12 +176,14 @@ def enhance_file(network, path, result, opt, originals, alone):
     try:
         if os.path.realpath(result) in originals:
             raise ValueError(f'{path}: its result would replace the original {result}')
-        picture = photos.read_picture(path, opt.max_megapixels)
+        gpu = next(network.parameters()).device if opt.nvjpeg else None
+        picture = photos.read_picture(path, opt.max_megapixels, gpu)
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo
-        enhanced, light = enhance_photo(
-            network, photo, opt.strength, keep, opt.fused, reuse=True, alone=alone, denoise=opt.denoise
-        )
+        with nvjpeg.exclusive(gpu) if gpu else contextlib.nullcontext():
+            enhanced, light = enhance_photo(
+                network, photo, opt.strength, keep, opt.fused, reuse=True, alone=alone, denoise=opt.denoise
+            )
         if keep:
             light = photos.to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
         os.makedirs(os.path.dirname(result) or '.', exist_ok=True)
@@ -187,7 +195,7 @@ def enhance_file(network, path, result, opt, originals, alone):
         if opt.save_extra:
             enhanced = np.concatenate([picture.photo, enhanced, light], axis=1)
             picture.alpha, picture.grey = None, False
-        return path, '', photos.write_picture(result, picture, enhanced, True, opt.jpeg_444)
+        return path, '', photos.write_picture(result, picture, enhanced, True, opt.jpeg_444, gpu)
     except (OSError, ValueError) as error:
         return path, one_line(utils.describe(error), path), []
     except (MemoryError, RuntimeError, cv2.error) as error:  # too large for this machine or its GPU

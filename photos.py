@@ -59,9 +59,11 @@ def read_photo(path):
     return read_picture(path).photo
 
 
-def read_picture(path, megapixels=MEGAPIXELS):
+def read_picture(path, megapixels=MEGAPIXELS, gpu=None):
     """Read a photo upright (EXIF orientation applied) at its own bit depth, with alpha and metadata.
 
+    Args:
+        gpu: torch.device that decodes JPEG if it can.
     Raises:
         ValueError: not a whole, single photo of 8 or 16 bit, or more than `megapixels`. OSError: it cannot be opened.
     """
@@ -81,7 +83,7 @@ def read_picture(path, megapixels=MEGAPIXELS):
     if not formats.is_whole(data, header):
         raise ValueError(f'{path}: expected a whole photo, the file is truncated')
     try:
-        pixels = formats.decode(data, header)
+        pixels = formats.decode(data, header, gpu)
     except cv2.error as error:
         raise ValueError(f'{path}: expected a photo, OpenCV cannot decode it ({error.err or error.code})') from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's
@@ -173,13 +175,14 @@ def write_photo(path, photo, reuse=False):
     write_picture(path, picture, photo, reuse)
 
 
-def write_picture(path, picture, photo, reuse=False, sampling_444=False):
+def write_picture(path, picture, photo, reuse=False, sampling_444=False, gpu=None):
     """Write a new photo in place of a picture's own: greyscale, alpha, depth and metadata as the picture has them.
 
     Args:
         photo: (H, W, 3) RGB of the picture's size and dtype.
         reuse: the photo's memory may be changed.
         sampling_444: full chroma resolution in a JPEG, whatever the picture's file had.
+        gpu: torch.device that encodes JPEG if it can.
     Returns:
         list of what the format does not keep, in words.
     Raises:
@@ -211,7 +214,7 @@ def write_picture(path, picture, photo, reuse=False, sampling_444=False):
     if names:
         lost.append(f'{" and ".join(names)} cannot be written to {extension[1:]}')
     try:
-        data = formats.encode(extension, pixels, picture.header, sampling_444)
+        data = formats.encode(extension, pixels, picture.header, sampling_444, gpu)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     save_whole(data.tofile, path)
