@@ -422,19 +422,21 @@ class Loader:
     seconds that the caller waited for photos.
 
     Args:
-        num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for.
+        num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for, -1 takes a
+            thread per core, up to 8.
     Raises:
         ValueError: fewer than two pairs to a rank's batch, with which BatchNorm cannot train, or ranks that do not
             divide the batch.
     """
 
-    def __init__(self, dataset, batch_size, num_workers=2, device='cpu', rank=0, world=1):
+    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1):
         self.batch_size = min(batch_size, len(dataset))
         if self.batch_size < 2:
             raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
         if self.batch_size % world:
             raise ValueError(f'train_batch_size: expected a multiple of the {world} ranks, got {self.batch_size}')
-        self.dataset, self.num_workers, self.device = dataset, num_workers, torch.device(device)
+        self.num_workers = num_workers if num_workers >= 0 else min(utils.cores(), 8)
+        self.dataset, self.device = dataset, torch.device(device)
         self.rank, self.world, self.waited = rank, world, 0.0
 
     def __len__(self):

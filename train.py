@@ -55,7 +55,7 @@ opt = SimpleNamespace(
     max_stops=2.5,
     jitter=0.0,  # every photo is darkened or brightened by up to so many stops, its target stays
     cache='auto',  # decoded photos: ram, file (memory-mapped), auto (ram while they fit), none (decode every epoch)
-    num_workers=2,  # threads that prepare batches; 0 does it between the steps
+    num_workers=-1,  # threads that prepare batches; -1 is one per core up to 8, 0 does it between the steps
     limit=0,  # for a first smoke run: only so many training and validation pairs; 0 is all
     overfit=0,  # only so many pairs, validated on themselves, not augmented; 0 is off
     # optimiser
