@@ -46,6 +46,7 @@ VARIANTS = {  # options of train.py beside the base's
     "the predecessor's lr steps": '--schedule steps',
     'weights averaged, EMA 0.99': '--ema 0.99',
     'gradients clipped to norm 1': '--grad_clip 1',
+    'other rounding (the plain torch path)': '--no-fused',
     'bf16 network': '--amp bf16',
     'fp16 network': '--amp fp16',
     'mild exposures simulated': '--simulate 0.25',
