@@ -226,9 +226,11 @@ def add_jpeg_metadata(data, metadata):
     if len(fitting) < len(segments):
         print('note: EXIF or XMP above 64 KB cannot be written to a JPEG', file=sys.stderr)
     added = b''.join(bytes([255, marker]) + (len(block) + 2).to_bytes(2, 'big') + block for marker, block in fitting)
-    data = bytes(data)
-    at = 2 + (2 + int.from_bytes(data[4:6], 'big') if data[2:4] == b'\xff\xe0' else 0)
-    return np.frombuffer(data[:at] + added + data[at:], np.uint8)
+    if not added:
+        return data
+    start = data[:6].tobytes()
+    at = 2 + (2 + int.from_bytes(start[4:], 'big') if start[2:4] == b'\xff\xe0' else 0)
+    return np.concatenate([data[:at], np.frombuffer(added, np.uint8), data[at:]])
 
 
 def encode_tiff(pixels, metadata):
