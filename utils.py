@@ -111,7 +111,7 @@ def keep_memory():
         libc = ctypes.CDLL(None)
         if hasattr(libc, 'mallopt'):
             libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, its maximum
-            libc.mallopt(-1, 128 << 20)  # M_TRIM_THRESHOLD
+            libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
 
 
 def cores():
