@@ -6,6 +6,7 @@ is the plain torch path of model.py and loss.py, which is the definition and whi
 
 import functools
 import sys
+import threading
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from denoise import remove_noise
 from loss import PRESETS, total_loss
 from model import apply_affine, build_network, reflectance, slice_grid
 from photos import make_lowres, to_photo, to_tensor
+
+LOCK = threading.Lock()  # one trial of the kernels, however many threads ask for them at once
 
 
 @functools.lru_cache(maxsize=1)
@@ -56,9 +59,10 @@ def kernels_for(tensor, fused):
     """Kernel module for a tensor's device, or None for the plain path."""
     if not fused:
         return None
-    if tensor.device.type == 'cpu':
-        return cpu_kernels()
-    return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
+    with LOCK:
+        if tensor.device.type == 'cpu':
+            return cpu_kernels()
+        return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
 
 
 def estimate_illumination(network, lowres, fullres, fused=True, amp=None):

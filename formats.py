@@ -7,7 +7,6 @@ come with scikit-image). Nothing here knows what a photo shows.
 import contextlib
 import io
 import struct
-import sys
 from dataclasses import dataclass, field
 
 import cv2
@@ -25,8 +24,10 @@ FLOAT = ('.exr', '.hdr')  # known, and refused
 READABLE = (*JPEG, '.png', *TIFF, '.webp', '.avif', '.bmp', '.ppm', '.pgm', '.jp2', *RAW, *FLOAT)
 DEEP = ('.png', *TIFF, '.jp2', '.ppm', '.pgm')  # take 16 bit
 WITH_ALPHA = ('.png', *TIFF, '.webp', '.avif', '.jp2')
-WITH_METADATA = (*JPEG, '.png', *TIFF, '.webp', '.avif')
+METADATA_BY_OPENCV = ('.png', '.webp', '.avif')
 NAMES = {'exif': 'EXIF', 'xmp': 'XMP', 'icc': 'the colour profile'}
+JPEG_HEADS = {'exif': b'Exif\0\0', 'xmp': b'http://ns.adobe.com/xap/1.0/\0', 'icc': b'ICC_PROFILE\0'}
+SEGMENT = 65533  # bytes of a JPEG segment
 QUALITY = 95  # of JPEG, and of lossy WebP and AVIF; a JPEG's own where that is higher
 
 
@@ -174,6 +175,14 @@ def upright_exif(exif):
 # ------------------------------------------------------------------------------------------------------ writing
 
 
+def holds(extension, name, block):
+    """Whether a format can hold a block of metadata, 'exif', 'xmp' or 'icc'."""
+    if extension in JPEG:
+        room = SEGMENT - len(JPEG_HEADS[name])
+        return len(block) <= (255 * (room - 2) if name == 'icc' else room)
+    return name != 'exif' if extension in TIFF else extension in METADATA_BY_OPENCV
+
+
 def encode(extension, pixels, header, sampling_444=False, gpu=None):
     """A photo's bytes in the format of an extension, with the header's metadata and JPEG settings where it has them.
 
@@ -183,7 +192,8 @@ def encode(extension, pixels, header, sampling_444=False, gpu=None):
     Raises:
         ValueError: OpenCV cannot encode it.
     """
-    options, metadata, quality = [], dict(header.metadata), max(QUALITY, header.quality)
+    options, quality = [], max(QUALITY, header.quality)
+    metadata = {name: block for name, block in header.metadata.items() if holds(extension, name, block)}
     if extension in JPEG:
         if gpu is not None and pixels.ndim == 3 and not header.progressive:
             data = nvjpeg.encode(pixels, quality, gpu)
@@ -197,35 +207,30 @@ def encode(extension, pixels, header, sampling_444=False, gpu=None):
         options = [cv2.IMWRITE_WEBP_QUALITY, 101 if header.lossless else QUALITY]  # above 100: lossless
     elif extension == '.avif':
         options = [cv2.IMWRITE_AVIF_QUALITY, QUALITY]
-    elif extension in TIFF and (metadata.get('icc') or metadata.get('xmp')):
+    elif extension in TIFF and metadata:
         return encode_tiff(pixels, metadata)
-    if extension not in ('.png', '.webp', '.avif'):
-        metadata = {}
     kinds = {'exif': cv2.IMAGE_METADATA_EXIF, 'xmp': cv2.IMAGE_METADATA_XMP, 'icc': cv2.IMAGE_METADATA_ICCP}
-    blocks = [np.frombuffer(block, np.uint8) for block in metadata.values()]
+    theirs = metadata if extension in METADATA_BY_OPENCV else {}
+    blocks = [np.frombuffer(block, np.uint8) for block in theirs.values()]
     try:
-        done, data = cv2.imencodeWithMetadata(extension, pixels, [kinds[name] for name in metadata], blocks, options)
+        done, data = cv2.imencodeWithMetadata(extension, pixels, [kinds[name] for name in theirs], blocks, options)
     except cv2.error as error:
         raise ValueError(f'OpenCV cannot encode it ({error.err or error.code})') from error
     if not done:
         raise ValueError(f'OpenCV cannot encode {pixels.shape[1]} x {pixels.shape[0]} as {extension}')
-    return add_jpeg_metadata(data, header.metadata) if extension in JPEG else data
+    return add_jpeg_metadata(data, metadata) if extension in JPEG else data
 
 
 def add_jpeg_metadata(data, metadata):
-    """A JPEG's bytes with EXIF, XMP and colour profile behind its JFIF segment; what is too long for JPEG is left out.
+    """A JPEG's bytes with EXIF, XMP and colour profile, of which it `holds` each, behind its JFIF segment.
 
     OpenCV does not write XMP into a JPEG, nvJPEG nothing at all. Source: Exif 2.3, XMP part 3, ICC.1:2010 annex B.4.
     """
-    segments = [(0xE1, b'Exif\0\0' + metadata['exif'])] if 'exif' in metadata else []
-    segments += [(0xE1, b'http://ns.adobe.com/xap/1.0/\0' + metadata['xmp'])] if 'xmp' in metadata else []
-    profile = metadata.get('icc', b'')
-    parts = [profile[at : at + 65519] for at in range(0, len(profile), 65519)]
-    segments += [(0xE2, b'ICC_PROFILE\0' + bytes([i, len(parts)]) + part) for i, part in enumerate(parts[:255], 1)]
-    fitting = [(marker, block) for marker, block in segments if len(block) <= 65533]
-    if len(fitting) < len(segments):
-        print('note: EXIF or XMP above 64 KB cannot be written to a JPEG', file=sys.stderr)
-    added = b''.join(bytes([255, marker]) + (len(block) + 2).to_bytes(2, 'big') + block for marker, block in fitting)
+    segments = [(0xE1, JPEG_HEADS[name] + metadata[name]) for name in ('exif', 'xmp') if name in metadata]
+    profile, room = metadata.get('icc', b''), SEGMENT - len(JPEG_HEADS['icc']) - 2
+    parts = [profile[at : at + room] for at in range(0, len(profile), room)]
+    segments += [(0xE2, JPEG_HEADS['icc'] + bytes([i, len(parts)]) + part) for i, part in enumerate(parts, 1)]
+    added = b''.join(bytes([255, marker]) + (len(block) + 2).to_bytes(2, 'big') + block for marker, block in segments)
     if not added:
         return data
     start = data[:6].tobytes()

@@ -66,6 +66,7 @@ def main(opt):
     device = utils.pick_device(opt.device)
     if opt.nvjpeg and device.type != 'cuda':
         raise ValueError(f'nvjpeg: expected a CUDA device, got {device}')
+    gpu = device if opt.nvjpeg and nvjpeg.load_codec(device) else None
     network, _ = utils.load_network(opt.checkpoints_file, device)
     os.makedirs(opt.result_dir, exist_ok=True)
     photos.remove_stale_parts(results)
@@ -78,7 +79,7 @@ def main(opt):
     with ThreadPoolExecutor(min(utils.cores(), len(todo)) or 1) as pool:
         try:
             alone = len(todo) < utils.cores()
-            outcomes = pool.map(lambda pair: enhance_file(network, *pair, opt, originals, alone), todo)
+            outcomes = pool.map(lambda pair: enhance_file(network, *pair, opt, originals, alone, gpu), todo)
             for path, reason, notes in tqdm(outcomes, 'enhance', len(todo), disable=None, leave=False):
                 if reason:
                     failed += 1
@@ -171,12 +172,17 @@ def name_results(root, paths, result_dir, format=''):
     return names
 
 
-def enhance_file(network, path, result, opt, originals, alone):
-    """Read, enhance and write one photo; returns (path, '' or the reason why not, what could not be kept)."""
+def enhance_file(network, path, result, opt, originals, alone, gpu=None):
+    """Read, enhance and write one photo; returns (path, '' or the reason why not, what could not be kept).
+
+    Args:
+        originals: real paths that must not be written to.
+        alone: no other thread has a photo.
+        gpu: torch.device that decodes and encodes JPEG; None is the CPU.
+    """
     try:
         if os.path.realpath(result) in originals:
             raise ValueError(f'{path}: its result would replace the original {result}')
-        gpu = next(network.parameters()).device if opt.nvjpeg else None
         picture = photos.read_picture(path, opt.max_megapixels, gpu)
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo

@@ -30,13 +30,7 @@ def exclusive(device):
 
 def decode(data, device):
     """The (H, W, 3) uint8 BGR pixels of a JPEG's bytes, as they are stored; None where nvJPEG does not take it."""
-    codec = load_codec(device)
-    if codec is None:
-        return None
-    try:
-        return run_decoder(codec, data, device)
-    except RuntimeError:  # a kind of JPEG that it does not know, damaged, or the device is full: for OpenCV to say
-        return None
+    return attempt(run_decoder, data, device)
 
 
 def encode(pixels, quality, device):
@@ -45,12 +39,17 @@ def encode(pixels, quality, device):
     Args:
         quality: 1 to 100.
     """
-    codec = load_codec(device)
+    return attempt(run_encoder, pixels, quality, device)
+
+
+def attempt(run, *values):
+    """run(codec, *values), whose last value is the device; None where there is no codec or it refuses."""
+    codec = load_codec(values[-1])
     if codec is None:
         return None
     try:
-        return run_encoder(codec, pixels, quality, device)
-    except RuntimeError:
+        return run(codec, *values)
+    except RuntimeError:  # a kind of JPEG that it does not know, damaged, or the device is full: for OpenCV to say
         return None
 
 
@@ -69,7 +68,10 @@ def run_encoder(codec, pixels, quality, device):
 
 @functools.lru_cache(maxsize=1)
 def load_codec(device):
-    """torchvision.io, or None (said once) where it is not there or differs from OpenCV on a trial."""
+    """torchvision.io, or None (said once) where it is not there or differs from OpenCV on a trial.
+
+    Called before threads start, so that one trial serves them all.
+    """
     try:
         from torchvision import io
 

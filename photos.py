@@ -208,9 +208,8 @@ def write_picture(path, picture, photo, reuse=False, sampling_444=False, gpu=Non
     if pixels.dtype == np.uint16 and extension not in formats.DEEP:
         pixels = to_8bit(pixels)
         lost.append(f'{extension[1:]} is written with 8 bit')
-    kept = formats.WITH_METADATA if extension not in formats.TIFF else ('icc', 'xmp')
-    names = [formats.NAMES[name] for name in picture.header.metadata
-             if (extension not in kept if extension not in formats.TIFF else name not in kept)]  # fmt: skip
+    names = [formats.NAMES[name] for name, block in picture.header.metadata.items()
+             if not formats.holds(extension, name, block)]  # fmt: skip
     if names:
         lost.append(f'{" and ".join(names)} cannot be written to {extension[1:]}')
     try:

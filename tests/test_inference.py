@@ -203,6 +203,25 @@ def test_tiff_keeps_profile_xmp_alpha_and_depth_together(checkpoint, folder, tmp
     close(result[..., :3], photo[..., :3], 1)
 
 
+def test_metadata_of_every_length_that_a_jpeg_holds_arrives(checkpoint, folder, tmp_path, capsys):
+    """A JPEG's segment holds 64 KB, EXIF and XMP need one each, a profile up to 255."""
+    block = exif()
+    block[37500] = bytes(70000)  # the maker's note
+    profile = ICC + bytes(range(256)) * 700
+    Image.fromarray(scene()).save(folder / 'a.png', exif=block, icc_profile=profile)
+    Image.fromarray(scene()).save(folder / 'b.tif', icc_profile=ICC.ljust(255 * 65519))
+    Image.fromarray(scene()).save(folder / 'c.tif', icc_profile=ICC.ljust(255 * 65519 + 1))
+    assert run(checkpoint, folder, tmp_path / 'out', format='jpg') == 0
+    results = [Image.open(tmp_path / 'out' / f'{name}.jpg').info for name in 'abc']
+    assert results[0]['icc_profile'] == profile
+    assert 'exif' not in results[0]
+    assert len(results[1]['icc_profile']) == 255 * 65519
+    assert 'icc_profile' not in results[2]
+    notes = capsys.readouterr().err
+    assert 'EXIF cannot be written to jpg' in notes
+    assert 'the colour profile cannot be written to jpg' in notes
+
+
 def test_what_a_format_cannot_keep_is_said_once(checkpoint, folder, tmp_path, capsys):
     for name in ('a.png', 'b.png'):
         MODES['RGBA']().save(folder / name, exif=exif(), icc_profile=ICC)
