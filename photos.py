@@ -83,7 +83,7 @@ def read_picture(path, megapixels=MEGAPIXELS, gpu=None):
     if not formats.is_whole(data, header):
         raise ValueError(f'{path}: expected a whole photo, the file is truncated')
     try:
-        pixels = formats.decode(data, header, gpu)
+        pixels = formats.decode(path, data, header, gpu)
     except cv2.error as error:
         raise ValueError(f'{path}: expected a photo, OpenCV cannot decode it ({error.err or error.code})') from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's

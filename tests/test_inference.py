@@ -319,6 +319,17 @@ def test_patterns_and_single_files(checkpoint, folder, tmp_path, pattern, expect
     assert tree(tmp_path / 'one') == ['b.jpg']
 
 
+def test_file_names_that_opencv_does_not_open(checkpoint, folder, tmp_path):
+    """Some systems hold names that are not UTF-8, and what comes out is the same photo."""
+    write(folder / 'plain.jpg')
+    for name in ('föhn 夜.jpg', os.fsdecode(b'caf\xe9.jpg')):
+        os.link(folder / 'plain.jpg', folder / name)
+    assert run(checkpoint, folder, tmp_path / 'out') == 0
+    results = [path.read_bytes() for path in (tmp_path / 'out').iterdir()]
+    assert len(results) == 3
+    assert len(set(results)) == 1
+
+
 def test_photos_that_would_share_a_name_both_survive(checkpoint, folder, tmp_path):
     for name, value in (('a.jpg', 30), ('a.png', 60), ('a.webp', 90), ('b.jpeg', 30), ('a_png.jpg', 20)):
         write(folder / name, value)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -137,14 +138,15 @@ def test_codec_that_fails_its_trial_is_not_used(install, tmp_path, capsys, codec
     assert reason in notes
 
 
-def test_what_the_codec_refuses_opencv_takes(install):
+def test_what_the_codec_refuses_opencv_takes(install, tmp_path):
     codec = stand_in()
     install(codec)
-    data = cv2.imencode('.jpg', scene())[1].tobytes()
+    data, path = cv2.imencode('.jpg', scene())[1].tobytes(), str(tmp_path / 'a.jpg')
+    Path(path).write_bytes(data)
     assert nvjpeg.decode(data, CPU) is not None
     codec.decode_jpeg = codec.encode_jpeg = broken
     header = formats.read_header(data)
-    assert np.array_equal(formats.decode(data, header, CPU), formats.decode(data, header))
+    assert np.array_equal(formats.decode(path, data, header, CPU), formats.decode(path, data, header))
     assert np.array_equal(formats.encode('.jpg', scene(), header, gpu=CPU), formats.encode('.jpg', scene(), header))
 
 
