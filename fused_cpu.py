@@ -22,7 +22,7 @@ import torch
 from numba import njit
 from numba.extending import intrinsic, overload
 
-from loss import LOG_EPS, LUMA
+from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW
 from model import TINY
 from utils import cores
 
@@ -665,20 +665,116 @@ def smooth_step(light, other, log, other_log, weight, grad):
     return total
 
 
+@inlined
+def reflect(value, lit, clamp, tiny, zero, one):
+    """(R, dR / dS) of a value of the photo and its illumination + eps; the slope is 0 where R is clamped."""
+    small = abs(lit) < tiny
+    lit = tiny if small else lit
+    r = value / lit
+    slope = zero if small else -r / lit
+    if clamp:
+        slope = slope if r >= zero and r <= one else zero
+        r = r if r > zero else zero
+        r = r if r < one else one
+    return r, slope
+
+
+@inlined
+def add_moments(sums, x, y):
+    """Add a row's values, squares and products (W) to sums (5, W)."""
+    for i in range(x.size):
+        a, b = x[i], y[i]
+        sums[0, i] += a
+        sums[1, i] += b
+        sums[2, i] += a * a
+        sums[3, i] += b * b
+        sums[4, i] += a * b
+
+
 @kernel
-def loss_rows(photo, light, target, grad, sums, first, last, eps, clamp, luma, factors, tiny):
+def structure_rows(photo, light, target, windows, first, last, eps, clamp, tiny):
+    """1 - SSIM summed over rows of windows first to last - 1 of one photo, and its derivative by each pixel of R.
+
+    photo, light, target: (3, H, W). windows: (3, 3, rows of windows, columns of windows); a pixel's derivative is the
+    sum over the windows that it lies in of windows[c, 0] + windows[c, 1] * R + windows[c, 2] * target.
+    """
+    width = photo.shape[2]
+    kind = photo.dtype.type
+    zero, one, two = kind(0), kind(1), kind(2)
+    c1, c2, share, unbiased = kind(C1), kind(C2), kind(1 / WINDOW**2), kind(WINDOW**2 / (WINDOW**2 - 1))
+    slope_share = kind(1 / (WINDOW**2 - 1))
+    reflected = np.empty(width, kind)
+    # a window's rows are a whole group of STRIDE rows and the first WINDOW - STRIDE of the next: each is summed once
+    group, window = np.empty((5, width), kind), np.empty((5, width), kind)
+    mean = np.empty(5, kind)
+    total = 0.0
+    for c in range(3):
+        window[:] = zero
+        for j in range(first, last + 1):
+            group[:] = zero
+            for k in range(STRIDE if j < last else WINDOW - STRIDE):
+                y = STRIDE * j + k
+                value, s, wanted = photo[c, y], light[c, y], target[c, y]
+                for x in range(width):
+                    reflected[x] = reflect(value[x], s[x] + eps, clamp, tiny, zero, one)[0]
+                add_moments(group, reflected, wanted)
+                if k == WINDOW - STRIDE - 1 and j > first:
+                    window += group
+                    for i in range(windows.shape[3]):
+                        for m in range(5):
+                            mean[m] = zero
+                            for x in range(WINDOW):
+                                mean[m] += window[m, STRIDE * i + x]
+                            mean[m] *= share
+                        mx, my = mean[0], mean[1]
+                        vx, vy = unbiased * (mean[2] - mx * mx), unbiased * (mean[3] - my * my)
+                        covariance = two * unbiased * (mean[4] - mx * my) + c2
+                        product = two * mx * my + c1
+                        lights, spreads = mx * mx + my * my + c1, vx + vy + c2
+                        norm = one / (lights * spreads)
+                        similar = product * covariance * norm
+                        by_mean = two * (my * covariance * norm - similar * mx / lights) * share
+                        by_x = -two * similar / spreads * slope_share
+                        by_y = two * product * norm * slope_share
+                        windows[c, 0, j - 1, i] = -(by_mean - by_x * mx - by_y * my)
+                        windows[c, 1, j - 1, i] = -by_x
+                        windows[c, 2, j - 1, i] = -by_y
+                        total += one - similar
+            window[:] = group
+    return total
+
+
+@inlined
+def structure_row_back(windows, y, out, wanted, back, factor, spread, up):
+    """Add to row `up` of the gradient what the windows that row y lies in say of it, see structure_rows."""
+    spread[:] = up.dtype.type(0)
+    for j in range(max((y - WINDOW + STRIDE) // STRIDE, 0), min(y // STRIDE + 1, windows.shape[1])):
+        for i in range(windows.shape[2]):
+            a, b, c = windows[0, j, i], windows[1, j, i], windows[2, j, i]
+            for x in range(STRIDE * i, STRIDE * i + WINDOW):
+                spread[0, x] += a
+                spread[1, x] += b
+                spread[2, x] += c
+    for x in range(up.size):
+        up[x] += factor * back[x] * (spread[0, x] + spread[1, x] * out[x] + spread[2, x] * wanted[x])
+
+
+@kernel
+def loss_rows(photo, light, target, windows, grad, sums, first, last, eps, clamp, luma, factors, tiny):
     """Loss terms of rows first to last - 1 of one photo and the gradient of their weighted sum by the illumination.
 
-    photo, light, target, grad: (3, H, W). sums: (3,) float64, raw sums of the terms, added to.
-    factors: weight / number of elements of reconstruction, color, smoothness along x, along y.
+    photo, light, target, grad: (3, H, W). windows: from structure_rows, or empty without that term.
+    sums: (3,) float64, raw sums of reconstruction, color and smoothness, added to.
+    factors: weight / number of elements of reconstruction, color, smoothness along x, along y, structure.
     """
     _, height, width = photo.shape
     kind = photo.dtype
     zero, one, two = photo.dtype.type(0), photo.dtype.type(1), photo.dtype.type(2)
     lift = photo.dtype.type(1e-4 * 1e-4)  # color_loss's eps squared
-    f_mse, f_color, f_x, f_y = factors[0], factors[1], factors[2], factors[3]
+    f_mse, f_color, f_x, f_y, f_structure = factors[0], factors[1], factors[2], factors[3], factors[4]
     enhanced, by_light = np.empty((3, width), kind), np.empty((3, width), kind)
     along, cosine_scale = np.empty(width, kind), np.empty(width, kind)
+    spread = np.empty((3, width), kind)
     guides = 1 if luma else 3
     logs = np.empty((3, guides, width), kind)  # the rows before, this and next
     smooth = f_x > zero or f_y > zero
@@ -691,20 +787,12 @@ def loss_rows(photo, light, target, grad, sums, first, last, eps, clamp, luma, f
             value, s, wanted = photo[c, y], light[c, y], target[c, y]
             out, back, up = enhanced[c], by_light[c], grad[c, y]
             for x in range(width):
-                lit = s[x] + eps
-                small = abs(lit) < tiny
-                lit = tiny if small else lit
-                r = value[x] / lit
-                slope = zero if small else -r / lit
-                if clamp:
-                    slope = slope if r >= zero and r <= one else zero
-                    r = r if r > zero else zero
-                    r = r if r < one else one
-                out[x] = r
-                back[x] = slope
-                error = r - wanted[x]
+                out[x], back[x] = reflect(value[x], s[x] + eps, clamp, tiny, zero, one)
+                error = out[x] - wanted[x]
                 squared += error * error
-                up[x] = two * f_mse * error * slope
+                up[x] = two * f_mse * error * back[x]
+            if windows.size:
+                structure_row_back(windows[c], y, out, wanted, back, f_structure, spread, up)
         if f_color > zero:
             r0, r1, r2 = enhanced[0], enhanced[1], enhanced[2]
             t0, t1, t2 = target[0, y], target[1, y], target[2, y]
@@ -740,10 +828,10 @@ def loss_rows(photo, light, target, grad, sums, first, last, eps, clamp, luma, f
 
 
 class FusedLoss(torch.autograd.Function):
-    """Weighted sum of the three terms over the reflectance of (photo, illumination), and its gradient, in one pass.
+    """Weighted sum of the terms over the reflectance of (photo, illumination), and its gradient, in one pass.
 
     forward(illumination, photo, target, eps, clamp, luma, weights) returns (total, terms); terms holds the unweighted
-    reconstruction, color and smoothness and has no gradient. Only the illumination gets one.
+    reconstruction, color, smoothness and structure and has no gradient. Only the illumination gets one.
     """
 
     @staticmethod
@@ -752,29 +840,43 @@ class FusedLoss(torch.autograd.Function):
         arrays = [value.detach().contiguous().numpy() for value in (photo, light, target)]
         grad = np.empty_like(arrays[1])
         kind = grad.dtype.type
+        rule = kind(eps), clamp
+        down, across = ((size - WINDOW) // STRIDE + 1 if weights[3] else 0 for size in (height, width))
+        windows = np.empty((n, 3, 3, down, across), grad.dtype)
         counts = (
             3 * n * height * width,
             n * height * width,
             3 * n * height * (width - 1),
             3 * n * (height - 1) * width,
+            3 * n * down * across,
         )
-        chosen = (weights[0], weights[1], weights[2], weights[2])
+        chosen = (weights[0], weights[1], weights[2], weights[2], weights[3])
         factors = np.array([w / max(c, 1) for w, c in zip(chosen, counts, strict=True)], grad.dtype)
 
-        def strip(first, last):
-            sums = np.zeros(3)
-            while first < last:  # rows counted through the batch, photo by photo
-                i, y = divmod(first, height)
-                stop = min(height, y + last - first)
-                photo_i, light_i, target_i = (array[i] for array in arrays)
-                loss_rows(
-                    photo_i, light_i, target_i, grad[i], sums, y, stop, kind(eps), clamp, luma, factors, kind(TINY)
-                )
+        def strip(first, last, rows, work):
+            """Sum of work(photo's arrays, first row, last row) over rows counted through the batch, photo by photo."""
+            sums = 0
+            while first < last:
+                i, y = divmod(first, rows)
+                stop = min(rows, y + last - first)
+                sums = sums + work([array[i] for array in (*arrays, windows, grad)], y, stop)
                 first += stop - y
             return sums
 
-        sums = sum(run_strips(n * height, strip))
-        means = sums[0] / counts[0], sums[1] / counts[1], sums[2] / weights[2] if weights[2] else 0.0
+        def similar(images, y, stop):
+            return structure_rows(*images[:4], y, stop, *rule, kind(TINY))
+
+        def terms_of(images, y, stop):
+            sums = np.zeros(3)
+            loss_rows(*images, sums, y, stop, *rule, luma, factors, kind(TINY))
+            return sums
+
+        structure = 0.0
+        if windows.size:
+            structure = sum(run_strips(n * down, lambda y, stop: strip(y, stop, down, similar), smallest=4)) / counts[4]
+        sums = sum(run_strips(n * height, lambda y, stop: strip(y, stop, height, terms_of)))
+        smoothness = sums[2] / weights[2] if weights[2] else 0.0
+        means = sums[0] / counts[0], sums[1] / counts[1], smoothness, structure
         total = torch.tensor(sum(w * m for w, m in zip(weights, means, strict=True)), dtype=light.dtype)
         terms = torch.tensor(means)
         ctx.save_for_backward(torch.from_numpy(grad))

@@ -1,4 +1,4 @@
-"""The three loss terms of DeepUPE as pure functions, and their totals as both systems weigh them.
+"""The loss terms of DeepUPE and one of ours as pure functions, and their totals as both systems weigh them.
 
 Images are RGB (N, 3, H, W) in [0, 1]; every term is a scalar, 0 at its best.
 
@@ -7,7 +7,8 @@ Source: Wang et al., CVPR 2019, as implemented in hermosayhl/DeepUPE_pytorch (`h
 
 Departures: the colour term adds eps to both norms and to the dot product, so two black pixels agree (both systems count
 them as orthogonal, a constant) and its gradient stays bounded; differences in the smoothness term cover every pair of
-neighbours (the predecessor leaves out the first row and column).
+neighbours (the predecessor leaves out the first row and column). The structure term is in neither system and has weight
+0 in both presets.
 """
 
 import torch
@@ -15,11 +16,13 @@ import torch.nn.functional as F
 
 # weights of both systems; deepupe's smoothness is 2 x (mean / 2)
 PRESETS = {
-    'hdrnet': {'reconstruction': 1.0, 'color': 0.2, 'smoothness': 0.05},
-    'deepupe': {'reconstruction': 1.0, 'color': 1.0, 'smoothness': 2.0 / 2},
+    'hdrnet': {'reconstruction': 1.0, 'color': 0.2, 'smoothness': 0.05, 'structure': 0.0},
+    'deepupe': {'reconstruction': 1.0, 'color': 1.0, 'smoothness': 2.0 / 2, 'structure': 0.0},
 }
 LOG_EPS = 1e-4  # log of 0 is -inf, so lift by eps
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as the paper's code has it
+WINDOW, STRIDE = 7, 4  # pixels: scikit-image's SSIM window, on every fourth row and column
+C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for a range of 1
 
 
 def reconstruction_loss(enhanced, target):
@@ -71,8 +74,36 @@ def log_luma(fullres):
     return torch.log(luma + LOG_EPS)
 
 
+def structure_loss(enhanced, target):
+    """1 - SSIM of 7 x 7 windows per channel, the mean over windows on every fourth row and column.
+
+    Every fourth: neighbouring windows say much the same, and each pixel still lies in one to four of them.
+
+    Args:
+        enhanced, target: (N, 3, H, W).
+    Raises:
+        ValueError: smaller than a window.
+    Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004, with the
+    uniform window and the unbiased variances of skimage.metrics.structural_similarity.
+    """
+    if min(enhanced.shape[-2:]) < WINDOW:
+        raise ValueError(f'structure_loss: expected {WINDOW} x {WINDOW} pixels or more, got {tuple(enhanced.shape)}')
+    mean_x, mean_y = pool(enhanced), pool(target)
+    unbiased = WINDOW**2 / (WINDOW**2 - 1)
+    var_x = unbiased * (pool(enhanced**2) - mean_x**2)
+    var_y = unbiased * (pool(target**2) - mean_y**2)
+    covariance = unbiased * (pool(enhanced * target) - mean_x * mean_y)
+    light = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    return (1 - light * (2 * covariance + C2) / (var_x + var_y + C2)).mean()
+
+
+def pool(images):
+    """Mean of each window, (N, C, rows of windows, columns of windows)."""
+    return F.avg_pool2d(images, WINDOW, STRIDE)
+
+
 def total_loss(fullres, illumination, enhanced, target, preset='hdrnet', weights=None):
-    """Weighted sum of the three terms.
+    """Weighted sum of the terms.
 
     Args:
         fullres, illumination, enhanced, target: (N, 3, H, W) photo, S, R and ground truth.
@@ -94,6 +125,7 @@ def total_loss(fullres, illumination, enhanced, target, preset='hdrnet', weights
         'reconstruction': lambda: reconstruction_loss(enhanced, target),
         'color': lambda: color_loss(enhanced, target),
         'smoothness': lambda: smoothness_loss(illumination, guide(fullres)),
+        'structure': lambda: structure_loss(enhanced, target),
     }
     values = {name: term() if weights[name] else enhanced.new_zeros(()) for name, term in terms.items()}
     return {'total': sum(weights[name] * value for name, value in values.items()), **values}

@@ -1,12 +1,9 @@
-"""Training and evaluation pairs: find them, check them, augment them.
+"""Training and evaluation pairs: find them, check them, make batches of them.
 
 A pair is (input path, target path): an underexposed photo and the same photo well exposed, equal in size. An item of
 `PairDataset` is (lowres, fullres, target), 8-bit RGB; `Loader` makes float batches of them. Everything random comes
 from (seed, epoch, position), so the same photos come out whatever the number of threads, and a resumed run sees what an
 uninterrupted one would.
-
-Source of sizes and augmentation: hermosayhl/DeepUPE_pytorch (`hdrnet`: whole photos squeezed to a square) and
-dvlab-research/DeepUPE (`deepupe`: random 256 x 256 crops, of which lowres is a copy).
 """
 
 import csv
@@ -18,15 +15,15 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
+import augment
 import utils
 from formats import READABLE
 from model import LOW_SIZE
-from photos import is_photo, make_lowres, read_photo
+from photos import is_photo, read_photo
 
 HASH_COLUMNS = ('input_sha256', 'target_sha256')
 LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
@@ -365,7 +362,7 @@ class PairDataset:
         full_size: side of fullres and target in pixels (hdrnet).
         augment: flip, crop and rotate (hdrnet).
         keep_good: probability that an item is (target, target), so that the network leaves good photos as they are.
-        simulate: probability that an item's photo is its target, darkened by up to max_stops, see `darken`.
+        simulate: probability that an item's photo is its target, darkened by up to max_stops, see augment.py.
         jitter: every photo is darkened or brightened by up to so many stops; its target stays.
         cache, folder: see load_pairs.
     """
@@ -374,9 +371,10 @@ class PairDataset:
                  jitter=0.0, cache='ram', folder=None, seed=212):  # fmt: skip
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
-        self.arch, self.full_size, self.seed = arch, full_size, seed
+        self.arch, self.seed = arch, seed
         self.augment, self.keep_good = augment, keep_good
         self.simulate, self.max_stops, self.jitter = simulate, max_stops, jitter
+        self.side = 0 if arch == 'deepupe' else full_size
         self.cached = load_pairs(self.pairs, cache, folder)
         self.set_epoch(1)
 
@@ -396,22 +394,28 @@ class PairDataset:
 
     def __getitem__(self, position):
         """(lowres, fullres, target) of a position in the epoch: (H, W, 3) uint8 or uint16 RGB."""
+        pair = self.pair(position)
+        return augment.render(*pair, self.draw(position, pair[0].shape), self.side)
+
+    def pair(self, position):
+        """The decoded (photo, target) that a position in the epoch shows."""
         index = self.order[position]
-        photo, target = self.cached[index] or read_pair(self.pairs[index])
+        return self.cached[index] or read_pair(self.pairs[index])
+
+    def draw(self, position, shape):
+        """The augment.Recipe of a position in the epoch, for photos of that shape."""
         rng = np.random.default_rng([self.seed, self.epoch, position])
-        kind = rng.random()
-        if kind < self.keep_good + self.simulate:
-            photo = target
-            if kind >= self.keep_good:
-                photo = darken(photo, rng.uniform(0.5, self.max_stops))
+        kind, stops = rng.random(), []
+        if self.keep_good <= kind < self.keep_good + self.simulate:
+            stops.append(rng.uniform(0.5, self.max_stops))
         if self.jitter:
-            photo = darken(photo, rng.uniform(-self.jitter, self.jitter))
+            stops.append(rng.uniform(-self.jitter, self.jitter))
+        steps = []
         if self.arch == 'deepupe':
-            photo, target = random_patch(photo, target, LOW_SIZE, rng)
-            return photo, photo, target
-        if self.augment:
-            photo, target = augment_pair(photo, target, rng)
-        return make_lowres(photo), *(cv2.resize(image, (self.full_size, self.full_size)) for image in (photo, target))
+            steps = augment.draw_patch(*shape[:2], LOW_SIZE, rng)
+        elif self.augment:
+            steps = augment.draw_steps(*shape[:2], rng)
+        return augment.Recipe(kind < self.keep_good + self.simulate, tuple(stops), tuple(steps))
 
 
 class Loader:
@@ -424,12 +428,13 @@ class Loader:
     Args:
         num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for, -1 takes a
             thread per core, up to 8.
+        on_device: make the batches on the device, of photos that stay there while there is room; None does so on CUDA.
     Raises:
         ValueError: fewer than two pairs to a rank's batch, with which BatchNorm cannot train, or ranks that do not
             divide the batch.
     """
 
-    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1):
+    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1, on_device=None):
         self.batch_size = min(batch_size, len(dataset))
         if self.batch_size < 2:
             raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
@@ -438,6 +443,9 @@ class Loader:
         self.num_workers = num_workers if num_workers >= 0 else min(utils.cores(), 8)
         self.dataset, self.device = dataset, torch.device(device)
         self.rank, self.world, self.waited = rank, world, 0.0
+        cuda = self.device.type == 'cuda'
+        self.on_device = cuda if on_device is None else on_device
+        self.resident, self.room = {}, torch.cuda.mem_get_info(self.device)[0] // 2 if cuda else 0  # bytes
 
     def __len__(self):
         return len(self.dataset) // self.batch_size
@@ -455,84 +463,38 @@ class Loader:
                 yield batch
 
     def prepare(self, k):
-        """This rank's positions of batch k, and their photos stacked, (N, H, W, 3) with levels in [0, 255]."""
+        """This rank's positions of batch k, and their photos stacked, (N, 3, H, W) with levels in [0, 255]."""
         positions = range(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
+        if self.on_device:
+            return positions, [torch.stack(photos) for photos in zip(*map(self.make, positions), strict=True)]
         stacked = []
         for photos in zip(*(self.dataset[position] for position in positions), strict=True):
             if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level
                 photos = [photo / np.float32(1 if photo.dtype == np.uint8 else 257) for photo in photos]
-            batch = torch.from_numpy(np.stack(photos))
-            stacked.append(batch.pin_memory() if self.device.type == 'cuda' else batch)
+            stacked.append(torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2))
         return positions, stacked
+
+    def make(self, position):
+        """dataset[position] on the device: tensors (3, H, W) with levels in [0, 255]."""
+        photo, target = self.keep(position)
+        recipe = self.dataset.draw(position, photo[0].shape)
+        return augment.render_on(photo, target, recipe, self.dataset.side)
+
+    def keep(self, position):
+        """The pair of a position as levels on the device, see augment.upload, which keeps it while there is room."""
+        index = int(self.dataset.order[position])
+        if index not in self.resident:
+            pair = [augment.upload(image, self.device) for image in self.dataset.pair(position)]
+            size = sum(levels.nbytes for levels, _ in pair)
+            if size > self.room:
+                return pair
+            self.resident[index], self.room = pair, self.room - size
+        return self.resident[index]
 
     def receive(self, wait):
         start = time.perf_counter()
         positions, stacked = wait()
         self.waited += time.perf_counter() - start
-        stacked = [batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2) for batch in stacked]
         return positions, [
-            batch.to(torch.float32, memory_format=torch.contiguous_format).div_(255) for batch in stacked
+            batch.to(self.device, torch.float32, memory_format=torch.contiguous_format).div_(255) for batch in stacked
         ]
-
-
-def darken(photo, stops):
-    """A photo as if exposed `stops` less (2^-stops as much light, sRGB transfer curve); brighter where negative."""
-    top = np.iinfo(photo.dtype).max
-    levels = np.arange(top + 1, dtype=np.float32) / top
-    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4) * 2.0**-stops
-    linear = np.minimum(linear, 1)
-    curve = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(curve * top).astype(photo.dtype)[photo]
-
-
-def augment_pair(photo, target, rng):
-    """With probability 0.9, in random order: crop to 0.75-0.95 (p 0.8), flip (p 0.5), rotate by up to 15 degrees (0.1).
-
-    Args:
-        photo, target: (H, W, 3), treated alike.
-        rng: numpy Generator.
-    Source: hermosayhl/DeepUPE_pytorch.
-    """
-    if rng.random() < 0.9:
-        steps = [(crop_pair, 0.8), (flip_pair, 0.5), (rotate_pair, 0.1)]
-        for i in rng.permutation(len(steps)):
-            step, probability = steps[i]
-            if rng.random() < probability:
-                photo, target = step(photo, target, rng)
-    return photo, target
-
-
-def crop_pair(photo, target, rng):
-    """A random window of 0.75 to 0.95 of both sides."""
-    ratio = rng.uniform(0.75, 0.95)
-    height, width = (max(int(side * ratio), 1) for side in photo.shape[:2])
-    return window(photo, target, height, width, rng)
-
-
-def flip_pair(photo, target, rng):
-    """Left and right exchanged."""
-    return photo[:, ::-1], target[:, ::-1]
-
-
-def rotate_pair(photo, target, rng):
-    """Rotation about the centre by a whole number of degrees in [-15, 15]; black comes in at the corners of both."""
-    height, width = photo.shape[:2]
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), int(rng.integers(-15, 16)), 1)
-    return tuple(cv2.warpAffine(np.ascontiguousarray(image), turn, (width, height)) for image in (photo, target))
-
-
-def random_patch(photo, target, size, rng):
-    """A random size x size window; a photo smaller than that is enlarged first."""
-    height, width = photo.shape[:2]
-    if min(height, width) < size:
-        scale = size / min(height, width)
-        larger = max(round(width * scale), size), max(round(height * scale), size)
-        photo, target = (cv2.resize(image, larger) for image in (photo, target))
-    return window(photo, target, size, size, rng)
-
-
-def window(photo, target, height, width, rng):
-    """The same random height x width window of both."""
-    y = rng.integers(photo.shape[0] - height + 1)
-    x = rng.integers(photo.shape[1] - width + 1)
-    return tuple(image[y : y + height, x : x + width] for image in (photo, target))

@@ -72,6 +72,7 @@ opt = SimpleNamespace(
     w_reconstruction=-1.0,  # -1 keeps the preset's weight, 0 leaves the term out
     w_color=-1.0,
     w_smoothness=-1.0,
+    w_structure=-1.0,  # 1 - SSIM; in neither system's preset
     clamp_reflectance=True,  # clamp R to [0, 1] inside the loss; False diverged wherever it was tried (README)
     # run
     seed=212,

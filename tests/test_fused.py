@@ -130,8 +130,17 @@ def test_slice_apply_gradcheck(tanh, align_corners, clip):
 
 @pytest.mark.parametrize('preset', list(PRESETS))
 @pytest.mark.parametrize('clamp', [True, False])
-@pytest.mark.parametrize('weights', [{}, {'color': 0.0}, {'smoothness': 0.0}])
-@pytest.mark.parametrize('size', [(9, 11), (1, 5), (5, 1)])
+@pytest.mark.parametrize(
+    ('size', 'weights'),
+    [
+        *[
+            (size, weights)
+            for size in [(9, 11), (1, 5), (5, 1)]
+            for weights in [{}, {'color': 0.0}, {'smoothness': 0.0}]
+        ],
+        *[(size, {'structure': 0.7}) for size in [(7, 7), (10, 12), (29, 83)]],
+    ],
+)
 def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, size):
     generator = torch.Generator().manual_seed(4)
     photo, light, target = (torch.rand(2, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))

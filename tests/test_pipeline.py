@@ -122,6 +122,25 @@ def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
             assert all(torch.equal(a, b) for a, b in zip(plain[1], images, strict=True))
 
 
+@pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
+def test_batches_made_on_a_device_are_the_same(make_pairs, arch):
+    """Within a level: OpenCV rounds to levels after each step, and turns by 32nds of a pixel."""
+    pairs = pipeline.find_pairs(make_pairs(6))
+    dataset = pipeline.PairDataset([(pairs, 1.0)], arch, full_size=64, keep_good=0.2, simulate=0.4, jitter=0.3)
+    host, device = (pipeline.Loader(dataset, 3, on_device=on_device) for on_device in (False, True))
+    device.room = 4 * 2 * 40 * 48 * 3  # bytes of four pairs
+    for epoch in (1, 2, 3):
+        dataset.set_epoch(epoch)
+        for (positions, ours), (same_positions, theirs) in zip(device, host, strict=True):
+            assert positions == same_positions
+            for image, other in zip(ours, theirs, strict=True):
+                assert image.shape == other.shape
+                assert image.dtype == other.dtype
+                assert (image - other).abs().max() < 2 / 255
+                assert (image - other).abs().mean() < 0.4 / 255
+    assert len(device.resident) == 4
+
+
 def test_ranks_share_every_batch(make_pairs):
     dataset = pipeline.PairDataset([(pipeline.find_pairs(make_pairs(8)), 1.0)], full_size=32)
     whole = list(pipeline.Loader(dataset, 4))
@@ -139,8 +158,9 @@ def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
     for path in pairs[0]:
         cv2.imwrite(path, deep)
     dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=16, augment=False)
-    _, (_, fullres, _) = next(iter(pipeline.Loader(dataset, 2)))
-    assert min(abs(fullres[i] - 30001 / 65535).max() for i in (0, 1)) < 1e-6
+    for on_device in (False, True):
+        _, (_, fullres, _) = next(iter(pipeline.Loader(dataset, 2, on_device=on_device)))
+        assert min(abs(fullres[i] - 30001 / 65535).max() for i in (0, 1)) < 1e-6
 
 
 def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
@@ -150,17 +170,6 @@ def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
     assert not all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
     again.set_epoch(1)
     assert all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
-
-
-def test_augmentation_treats_both_photos_alike():
-    photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    changed = 0
-    for seed in range(40):
-        first, second = pipeline.augment_pair(photo, photo.copy(), np.random.default_rng(seed))
-        np.testing.assert_array_equal(first, second)
-        changed += first.shape != photo.shape or not np.array_equal(first, photo)
-        assert 0.75**2 * 60 * 80 * 0.95 < first.shape[0] * first.shape[1] <= 60 * 80
-    assert 25 < changed < 40  # p = 0.9 x (1 - 0.2 x 0.5 x 0.9) = 0.82
 
 
 def test_keep_good_pairs_targets_with_themselves(make_pairs):
@@ -173,18 +182,6 @@ def test_keep_good_pairs_targets_with_themselves(make_pairs):
 def test_one_pair_is_too_few_to_train():
     with pytest.raises(ValueError, match='expected two or more pairs'):
         pipeline.Loader([0], 16)
-
-
-def test_darkening_is_in_linear_light():
-    """One stop less of sRGB 188, linear 0.5029, is linear 0.2514, sRGB 137.2; and back again."""
-    levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
-    dark = pipeline.darken(levels, 1.0)
-    assert dark[0, 188, 0] == 137
-    assert (np.diff(dark[0, :, 0].astype(int)) >= 0).all()
-    assert abs(pipeline.darken(dark, -1.0).astype(int) - levels).max() <= 3  # steps lost in the dark
-    assert pipeline.darken(levels, -3.0).max() == 255
-    deep = pipeline.darken(levels.astype(np.uint16) * 257, 1.0)
-    assert abs(deep / 257 - dark).max() <= 0.51
 
 
 def test_simulated_photos_are_darker_than_their_target(make_pairs):
