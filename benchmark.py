@@ -186,7 +186,8 @@ def cuda_rows(opt, row, device, photo_size=(4000, 6000), frame_size=(2160, 3840)
             @torch.inference_mode()
             def frame(photo=photo, lowres=lowres, network=network):
                 fused_cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres),
-                                   align_corners=network.align_corners, clip=network.clip, eps=network.eps)  # fmt: skip
+                                   align_corners=network.align_corners, clip=network.clip, eps=network.eps,
+                                   pedestal=network.pedestal)  # fmt: skip
 
             ours, copy = pair(synchronized(frame), synchronized(photo.clone), 20)
             row(f'{arch}, CUDA, {name}, 8 bit on the device', 'ms', 1e3 * ours, 1e3 * copy, 'copy of the same bytes')

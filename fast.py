@@ -123,17 +123,23 @@ def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=T
 def run_network(network, photo, strength, keep_illumination, fused, reuse, truncate, alone):
     """enhance_photo without its checks and denoising."""
     device = next(network.parameters()).device
-    lowres = to_tensor(make_lowres(photo, network.lowres_mode), device)
+    lowres = to_tensor(make_lowres(photo, network.lowres_mode), device, network.pedestal)
     if kernels := kernels_for(lowres, fused):
         grid, guide = network.predict_grid(lowres)[0], network.guide.fold(lowres)
         rule = {'align_corners': network.align_corners, 'clip': network.clip, 'eps': network.eps}
-        rule |= {'strength': strength, 'keep_light': keep_illumination, 'truncate': truncate}
+        rule |= {
+            'strength': strength,
+            'keep_light': keep_illumination,
+            'truncate': truncate,
+            'pedestal': network.pedestal,
+        }
         if device.type == 'cpu':
             return kernels.enhance(photo, grid, guide, reuse=reuse, alone=alone, **rule)
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
         enhanced, light = kernels.enhance(levels, grid, guide, **rule)
         return enhanced.cpu().numpy().astype(photo.dtype, copy=False), None if light is None else light.cpu().numpy()
-    fullres = to_tensor(photo, device)
+    fullres = to_tensor(photo, device, network.pedestal)
     illumination = network(lowres, fullres)
-    enhanced = to_photo(reflectance(fullres, illumination, network.eps, strength), photo.dtype, truncate)
+    enhanced = reflectance(fullres, illumination, network.eps, strength)
+    enhanced = to_photo(enhanced, photo.dtype, truncate, network.pedestal)
     return enhanced, illumination[0].permute(1, 2, 0).cpu().numpy() if keep_illumination else None

@@ -24,6 +24,7 @@ from numba.extending import intrinsic, overload
 
 from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW
 from model import TINY
+from photos import level_range
 from utils import cores
 
 RUN = 128  # pixels that share a range of luma bins
@@ -274,17 +275,18 @@ def light_of_row(red, green, blue, start, width, row, guide, depth, part, weight
 
 @kernel
 def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights, bias, mix, mix_bias, tanh,
-                 align_corners, clip, eps, strength, tiny, half):  # fmt: skip
+                 align_corners, clip, eps, strength, tiny, half, pedestal):  # fmt: skip
     """Rows first_row to last_row - 1 of photo (H, W, 3), uint8 or uint16, into enhanced, and S into light_out if kept.
 
-    light_out: (H, W, 3) float32, or (0, 0, 3) to leave it out. half: added before the fraction is cut off. The other
-    arguments as in `enhance`.
+    light_out: (H, W, 3) float32, or (0, 0, 3) to leave it out. half: added before the fraction is cut off. pedestal: in
+    the photo's own levels. The other arguments as in `enhance`.
     """
     height, width = photo.shape[0], photo.shape[1]
     f = np.float32
     zero, one = f(0), f(1)
     top = f(255) if photo.itemsize == 1 else f(65535)
-    unit = one / top
+    scale, lift = top + f(2) * pedestal, half - pedestal
+    unit = one / scale
     colors, light = np.empty((3, BLOCK), f), np.empty((3, BLOCK), f)
     guides, depths, part = np.empty(BLOCK, f), np.empty(BLOCK, f), np.empty(RUN, f)
     row = np.empty((grid.shape[1], grid.shape[2], 12), f)
@@ -303,9 +305,9 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
                 depths[:size],
             )
             for x in range(size):
-                red[x] = f(source[3 * x]) * unit
-                green[x] = f(source[3 * x + 1]) * unit
-                blue[x] = f(source[3 * x + 2]) * unit
+                red[x] = (f(source[3 * x]) + pedestal) * unit
+                green[x] = (f(source[3 * x + 1]) + pedestal) * unit
+                blue[x] = (f(source[3 * x + 2]) + pedestal) * unit
             light_of_row(red, green, blue, start, width, row, guide, depth, part, weights, bias, mix, mix_bias, tanh,
                          align_corners, light[:, :size])  # fmt: skip
             for c in range(3):
@@ -327,16 +329,17 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
                         lit = value[x] * exp2(-strength * log2(s if s > tiny else tiny))
                         value[x] = lit if s > -tiny else value[x] * (one - strength)
                 for x in range(size):
-                    v = value[x] if value[x] > zero else zero
-                    value[x] = (v if v < one else one) * top + half
+                    v = value[x] * scale + lift
+                    v = v if v > zero else zero  # also where it is not a number
+                    value[x] = v if v < top + half else top + half
             for x in range(size):
                 result[3 * x] = red[x]
                 result[3 * x + 1] = green[x]
                 result[3 * x + 2] = blue[x]
 
 
-def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False, reuse=False,
-            truncate=False, alone=True):  # fmt: skip
+def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, strength=1.0, keep_light=False,
+            reuse=False, truncate=False, alone=True):  # fmt: skip
     """Enhance a photo in one pass from 8 bit to 8 bit, or 16 to 16.
 
     Args:
@@ -344,6 +347,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_
         grid: (12, D, Gh, Gw) float32 tensor.
         guide: from a `FoldedGuide`.
         align_corners, clip, eps, strength: as in model.slice_grid, clip_illumination and reflectance.
+        pedestal: levels of 255, see model.IlluminationNet.
         keep_light: also return the illumination.
         reuse: write the result over the photo; every row is read before it is written.
         truncate: cut fractions of a level off instead of rounding.
@@ -354,13 +358,14 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_
     photo = np.ascontiguousarray(photo)
     enhanced = photo if reuse else np.empty_like(photo)
     light = np.empty(photo.shape if keep_light else (0, 0, 3), np.float32)
+    _, below = level_range(photo.dtype, pedestal)
     cells = grid_cells(grid[None])[0].numpy()
     weights, bias, mix, mix_bias = (value.detach().numpy() for value in guide[:4])
     f = np.float32
     run_strips(
         photo.shape[0],
-        lambda first, last: enhance_rows(photo, enhanced, light, first, last, cells, weights, bias, mix,
-            f(mix_bias), guide[4], align_corners, clip, f(eps), f(strength), f(TINY), f(0 if truncate else 0.5)),
+        lambda first, last: enhance_rows(photo, enhanced, light, first, last, cells, weights, bias, mix, f(mix_bias),
+            guide[4], align_corners, clip, f(eps), f(strength), f(TINY), f(0 if truncate else 0.5), f(below)),
         alone,
     )  # fmt: skip
     return enhanced, light if keep_light else None

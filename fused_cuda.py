@@ -200,7 +200,7 @@ def light_back_kernel(photo, light, up, rows, starts, hidden, sums, hidden_sums,
 
 
 @triton.jit
-def divided(value, light, eps, strength, tiny, top, half, full: tl.constexpr):
+def divided(value, light, eps, strength, tiny, top, half, pedestal, full: tl.constexpr):
     """Levels of the reflectance value / (light + eps)^strength; full is strength 1."""
     shade = light + eps
     if full:
@@ -208,21 +208,21 @@ def divided(value, light, eps, strength, tiny, top, half, full: tl.constexpr):
     else:
         lit = value * tl.exp2(-strength * tl.log2(tl.maximum(shade, tiny)))
         enhanced = tl.where(shade > -tiny, lit, value * (1 - strength))
-    return tl.minimum(tl.maximum(enhanced, 0.0), 1.0) * top + half
+    return tl.minimum(tl.maximum(enhanced * (top + 2 * pedestal) + (half - pedestal), 0.0), top + half)
 
 
 @triton.jit
 def enhance_kernel(photo, enhanced, light, rows, starts, hidden, width, blocks, eps, strength, tiny, top, half,
-                   cells: tl.constexpr, bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr,
+                   pedestal, cells: tl.constexpr, bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr,
                    align: tl.constexpr, clip: tl.constexpr, full: tl.constexpr, keep: tl.constexpr,
                    block: tl.constexpr):  # fmt: skip
     """Photo (H, W, 3) of integers to enhanced of the same type, and light (H, W, 3) float32 if keep."""
     line = tl.program_id(1).to(tl.int64)
     cell, x, mask, part = run_of(starts, tl.program_id(0), blocks, width, cells, align, block)
     at = (line * width + x) * 3
-    red = tl.load(photo + at, mask, 0).to(tl.float32) / top
-    green = tl.load(photo + at + 1, mask, 0).to(tl.float32) / top
-    blue = tl.load(photo + at + 2, mask, 0).to(tl.float32) / top
+    red = (tl.load(photo + at, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
+    green = (tl.load(photo + at + 1, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
+    blue = (tl.load(photo + at + 2, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
     depth = depth_of(guide_of(red, green, blue, hidden, units, tanh), bins, align)
     low, high = bins_of(depth, mask, bins)
     light_r, light_g, light_b = sliced(rows, line, cell, red, green, blue, part, depth, low, high, cells, bins)
@@ -232,12 +232,18 @@ def enhance_kernel(photo, enhanced, light, rows, starts, hidden, width, blocks, 
         tl.store(light + at + 1, light_g, mask)
         tl.store(light + at + 2, light_b, mask)
     kind = enhanced.dtype.element_ty
-    tl.store(enhanced + at, divided(red, light_r, eps, strength, tiny, top, half, full).to(tl.int32).to(kind), mask)
     tl.store(
-        enhanced + at + 1, divided(green, light_g, eps, strength, tiny, top, half, full).to(tl.int32).to(kind), mask
+        enhanced + at, divided(red, light_r, eps, strength, tiny, top, half, pedestal, full).to(tl.int32).to(kind), mask
     )
     tl.store(
-        enhanced + at + 2, divided(blue, light_b, eps, strength, tiny, top, half, full).to(tl.int32).to(kind), mask
+        enhanced + at + 1,
+        divided(green, light_g, eps, strength, tiny, top, half, pedestal, full).to(tl.int32).to(kind),
+        mask,
+    )
+    tl.store(
+        enhanced + at + 2,
+        divided(blue, light_b, eps, strength, tiny, top, half, pedestal, full).to(tl.int32).to(kind),
+        mask,
     )
 
 
@@ -264,7 +270,8 @@ def row_runs(width, cells, align_corners, device):
     inner = [min(width, math.ceil((cell - offset) / scale)) for cell in range(1, cells - 1)] if scale else []
     starts = [0, *inner, width]
     longest = max(b - a for a, b in itertools.pairwise(starts))
-    return torch.tensor(starts, dtype=torch.int32, device=device), max(1, -(-longest // BLOCK))
+    with torch.inference_mode(False):  # the cache also serves training
+        return torch.tensor(starts, dtype=torch.int32, device=device), max(1, -(-longest // BLOCK))
 
 
 def pack_guide(guide):
@@ -314,7 +321,8 @@ def illuminate(photo, grid, guide, align_corners, clip):
     return LightOfRows.apply(photo.contiguous(), rows, pack_guide(guide), guide.tanh, align_corners, clip)
 
 
-def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_light=False, truncate=False):
+def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, strength=1.0, keep_light=False,
+            truncate=False):  # fmt: skip
     """Enhance a photo on its device.
 
     Args:
@@ -333,7 +341,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, strength=1.0, keep_
     top = 255.0 if photo.dtype == torch.uint8 else 65535.0
     enhance_kernel[((len(starts) - 1) * blocks, height)](
         photo, enhanced, light, rows, starts, hidden, width, blocks, float(eps), float(strength), TINY, top,
-        0.0 if truncate else 0.5, cells, bins, len(hidden) - 1, guide.tanh, align_corners, clip, strength == 1,
-        keep_light, BLOCK,
+        0.0 if truncate else 0.5, pedestal * top / 255, cells, bins, len(hidden) - 1, guide.tanh, align_corners, clip,
+        strength == 1, keep_light, BLOCK,
     )  # fmt: skip
     return enhanced, light if keep_light else None

@@ -11,7 +11,7 @@ Sources: Wang et al., "Underexposed Photo Enhancement Using Deep Illumination Es
 
 Departures from both: photos are RGB everywhere (the predecessor reads BGR; `utils.load_network` permutes its weights);
 the guide is in [0, 1] for both; the slice names its grid_sample flags, so every torch version gives the same picture
-at the photo's borders; division by zero on black pixels gives black, not NaN.
+at the photo's borders; division by zero on black pixels gives black, not NaN. `pedestal`, off by default, is ours.
 """
 
 import math
@@ -323,11 +323,14 @@ class IlluminationNet(nn.Module):
         align_corners: slicing convention, see slice_grid.
         clip: clip the illumination to [fullres, 1].
         eps: (training, evaluation) eps for `reflectance`; `network.eps` gives the one for the current mode.
+        pedestal: what black counts for, in levels of 255: level k is read as (k + pedestal) / (255 + 2 pedestal), and R
+            is written back the same way. 0.5 takes a level for the middle of its interval, (k + 0.5) / 256. Neither
+            system has it: I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos.
         lowres_mode: how evaluation shrinks the photo to lowres, 'bilinear' or 'nearest'.
     """
 
     def __init__(self, arch, splat, global_conv, global_fc, local, predict, guide, *, luma_bins, column_major,
-                 align_corners, clip, eps, lowres_mode):  # fmt: skip
+                 align_corners, clip, eps, lowres_mode, pedestal=0.0):  # fmt: skip
         super().__init__()
         self.arch = arch
         self.splat, self.global_conv, self.global_fc = splat, global_conv, global_fc
@@ -335,6 +338,7 @@ class IlluminationNet(nn.Module):
         self.luma_bins, self.column_major = luma_bins, column_major
         self.align_corners, self.clip, self.lowres_mode = align_corners, clip, lowres_mode
         self.train_eps, self.eval_eps = eps
+        self.pedestal = pedestal
 
     @property
     def eps(self):
@@ -446,7 +450,7 @@ def deepupe(luma_bins=8, spatial_bin=16):
     return network
 
 
-def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='', guide=''):
+def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='', guide='', pedestal=0.0):
     """The network of an architecture, or a variant of it; '' and 0 take the architecture's own.
 
     Args:
@@ -455,8 +459,9 @@ def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='',
         slicing: 'corners' or 'centers', what lies on the photo's outer pixels (hdrnet corners, deepupe centers).
         illumination: 'free', or 'clipped' to [fullres, 1] (hdrnet free, deepupe clipped).
         guide: 'pointwise' or 'curves' (hdrnet pointwise, deepupe curves).
+        pedestal: levels of 255, see IlluminationNet.
     Raises:
-        ValueError: unknown arch or variant.
+        ValueError: unknown arch or variant, pedestal outside [0, 8].
     """
     builders = {'hdrnet': hdrnet, 'deepupe': deepupe}
     variants = {
@@ -468,9 +473,12 @@ def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='',
     for name, (value, known) in variants.items():
         if value not in known:
             raise ValueError(f'{name}: expected one of {", ".join(filter(None, known))}, got {value!r}')
+    if not 0 <= pedestal <= 8:
+        raise ValueError(f'pedestal: expected between 0 and 8 levels, got {pedestal}')
     network = builders[arch](luma_bins, **({'spatial_bin': spatial_bin} if spatial_bin else {}))
     network.align_corners = {'': network.align_corners, 'corners': True, 'centers': False}[slicing]
     network.clip = {'': network.clip, 'free': False, 'clipped': True}[illumination]
+    network.pedestal = pedestal
     if guide:
         network.guide = PointwiseGuide() if guide == 'pointwise' else CurvesGuide()
     return network

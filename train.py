@@ -42,6 +42,7 @@ opt = SimpleNamespace(
     slicing='',  # corners (hdrnet's own) or centers (deepupe's own), see model.build_network
     illumination='',  # free (hdrnet's own) or clipped to [I, 1] (deepupe's own)
     guide='',  # pointwise (hdrnet's own) or curves (deepupe's own)
+    pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
     # data
     dataset_dir='data/fivek',  # input/ and expertC_gt/, low/ and high/, or input/ and target/, paired by stem
     dataset_ratio=0.9,  # share of dataset_dir's pairs to train on; the rest validates
@@ -110,8 +111,8 @@ def main(opt):
         torch.use_deterministic_algorithms(True)
     check(opt)
     exp_dir = os.path.join(opt.checkpoints_dir, opt.exp_name)
-    network = build_network(opt.arch, opt.luma_bins, opt.spatial_bin, opt.slicing, opt.illumination, opt.guide)
-    network = network.to(device)
+    shape = opt.arch, opt.luma_bins, opt.spatial_bin
+    network = build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal).to(device)
     train_lists, valid_pairs = choose_pairs(opt)
     checkpoint = read_resumable(opt, exp_dir)
 
@@ -127,7 +128,7 @@ def main(opt):
         opt.cache, opt.checkpoints_dir if rank == 0 or os.path.isdir(opt.checkpoints_dir) else None, opt.seed,
     )  # fmt: skip
     valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
-    loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world)
+    loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world, pedestal=opt.pedestal)
     data_hash = pipeline.hash_pairs(dataset.pairs)
     if checkpoint and checkpoint['data_hash'] != data_hash:
         raise ValueError(f'resume: expected the training photos that the run began with, {opt.resume} had others')

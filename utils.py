@@ -260,7 +260,9 @@ def network_for(checkpoint):
     options = checkpoint.get('opt', {})
     luma_bins = options.get('luma_bins') or checkpoint['model']['predict.conv.weight'].shape[0] // 12
     variant = [options.get(name, '') for name in ('slicing', 'illumination', 'guide')]
-    return build_network(checkpoint['arch'], luma_bins, options.get('spatial_bin', 0), *variant)
+    return build_network(
+        checkpoint['arch'], luma_bins, options.get('spatial_bin', 0), *variant, options.get('pedestal', 0.0)
+    )
 
 
 def convert_predecessor(weights):

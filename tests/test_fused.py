@@ -41,9 +41,10 @@ def photo_of(height, width, dtype=np.uint8, seed=0):
 
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-@pytest.mark.parametrize('strength', [0.0, 0.4, 1.0])
-def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength):
+@pytest.mark.parametrize(('strength', 'pedestal'), [(0.0, 0.0), (0.4, 0.0), (1.0, 0.0), (0.4, 0.5), (1.0, 0.5)])
+def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedestal):
     network = lively(arch).eval()
+    network.pedestal = pedestal
     photo = photo_of(97, 301, dtype)
     plain, light = enhance_photo(network, photo, strength, keep_illumination=True, fused=False)
     fused, fused_light = enhance_photo(network, photo, strength, keep_illumination=True)
@@ -66,6 +67,40 @@ def test_any_size_works(arch, height, width):
     fused, light = enhance_photo(network, photo)
     assert light is None
     assert np.abs(plain.astype(int) - fused).max() <= 1
+
+
+def constant(value, pedestal, clip=True):
+    """A network whose illumination is `value` everywhere, or the photo where that is brighter."""
+    network = build_network('hdrnet', illumination='clipped' if clip else 'free', pedestal=pedestal).eval()
+    with torch.no_grad():
+        network.predict.conv.weight.zero_()
+        network.predict.conv.bias.zero_()
+        network.predict.conv.bias.view(3, 4, -1)[:, 3] = value
+    network.eval_eps = 0.0
+    return network
+
+
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_pedestal_brightens_black_and_keeps_what_needs_no_light(dtype, fused):
+    """With illumination 1 every level comes back; with 0.1, level 0 is 0.5 / 256 / 0.1, and the brightest stays."""
+    top = np.iinfo(dtype).max
+    photo = np.arange(top + 1).astype(dtype).reshape(-1, 64, 1).repeat(3, axis=2)
+    same, _ = enhance_photo(constant(1.0, 0.5), photo, fused=fused)
+    assert np.abs(same.astype(int) - photo).max() <= (0 if dtype == np.uint8 else 1)  # float32 has 24 bits
+    bright, _ = enhance_photo(constant(0.1, 0.5), photo, fused=fused)
+    black, white = bright[0, 0, 0], bright[-1, -1, 0]
+    assert black / top * 255 == pytest.approx(0.5 / 0.1 - 0.5, abs=0.51)
+    assert white == top
+    black_stays, _ = enhance_photo(constant(0.1, 0.0), photo, fused=fused)
+    assert black_stays[0, 0, 0] == 0
+
+
+def test_pedestal_is_as_high_in_sixteen_bit():
+    photo = photo_of(20, 30)
+    eight, _ = enhance_photo(constant(0.3, 0.5), photo)
+    sixteen, _ = enhance_photo(constant(0.3, 0.5), photo.astype(np.uint16) * 257)
+    assert np.abs(sixteen / 257 - eight).max() <= 0.51
 
 
 def test_without_numba_the_plain_path_runs(monkeypatch):

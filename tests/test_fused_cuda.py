@@ -65,18 +65,19 @@ def test_training_has_the_plain_paths_values_and_gradients(arch, size):
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-@pytest.mark.parametrize(('dtype', 'strength'), [(np.uint8, 1.0), (np.uint16, 0.4)])
-def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength):
+@pytest.mark.parametrize(('dtype', 'strength', 'pedestal'), [(np.uint8, 1.0, 0.5), (np.uint16, 0.4, 0.0)])
+def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedestal):
     network = lively(arch).eval()
+    network.pedestal = pedestal
     photo = photo_of(4, 150, dtype)
     plain, light = enhance_photo(network, photo, strength, keep_illumination=True, fused=False)
     network.to(DEVICE)
     with torch.inference_mode():
-        lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE)
+        lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE, pedestal)
         levels = torch.from_numpy(photo if dtype == np.uint8 else photo.astype(np.int32)).to(DEVICE)
         ours, our_light = fused_cuda.enhance(
             levels, network.predict_grid(lowres)[0], network.guide.fold(lowres), align_corners=network.align_corners,
-            clip=network.clip, eps=network.eps, strength=strength, keep_light=True,
+            clip=network.clip, eps=network.eps, pedestal=pedestal, strength=strength, keep_light=True,
         )  # fmt: skip
     difference = np.abs(plain.astype(int) - ours.cpu().numpy())
     difference[np.abs(light + network.eps) < 1e-4] = 0  # R jumps between black and white there
