@@ -137,7 +137,7 @@ def change(image, step):
 def upload(image, device):
     """An (H, W, 3) uint8 or uint16 array as integer levels (H, W, 3) on a device, and their top level."""
     deep = image.dtype == np.uint16  # torch has few operations on uint16
-    return torch.from_numpy(image.astype(np.int32) if deep else image).to(device), 65535 if deep else 255
+    return torch.tensor(image.astype(np.int32) if deep else image, device=device), 65535 if deep else 255
 
 
 def render_on(photo, target, recipe, full_size):
