@@ -126,13 +126,8 @@ def run_network(network, photo, strength, keep_illumination, fused, reuse, trunc
     lowres = to_tensor(make_lowres(photo, network.lowres_mode), device, network.pedestal)
     if kernels := kernels_for(lowres, fused):
         grid, guide = network.predict_grid(lowres)[0], network.guide.fold(lowres)
-        rule = {'align_corners': network.align_corners, 'clip': network.clip, 'eps': network.eps}
-        rule |= {
-            'strength': strength,
-            'keep_light': keep_illumination,
-            'truncate': truncate,
-            'pedestal': network.pedestal,
-        }
+        rule = {name: getattr(network, name) for name in ('align_corners', 'clip', 'eps', 'pedestal')}
+        rule |= {'strength': strength, 'keep_light': keep_illumination, 'truncate': truncate}
         if device.type == 'cpu':
             return kernels.enhance(photo, grid, guide, reuse=reuse, alone=alone, **rule)
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)

@@ -22,7 +22,7 @@ import torch
 from numba import njit
 from numba.extending import intrinsic, overload
 
-from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW
+from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_windows
 from model import TINY
 from photos import level_range
 from utils import cores
@@ -846,7 +846,7 @@ class FusedLoss(torch.autograd.Function):
         grad = np.empty_like(arrays[1])
         kind = grad.dtype.type
         rule = kind(eps), clamp
-        down, across = ((size - WINDOW) // STRIDE + 1 if weights[3] else 0 for size in (height, width))
+        down, across = count_windows(height, width) if weights[3] else (0, 0)
         windows = np.empty((n, 3, 3, down, across), grad.dtype)
         counts = (
             3 * n * height * width,

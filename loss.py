@@ -86,8 +86,7 @@ def structure_loss(enhanced, target):
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004, with the
     uniform window and the unbiased variances of skimage.metrics.structural_similarity.
     """
-    if min(enhanced.shape[-2:]) < WINDOW:
-        raise ValueError(f'structure_loss: expected {WINDOW} x {WINDOW} pixels or more, got {tuple(enhanced.shape)}')
+    count_windows(*enhanced.shape[-2:])
     mean_x, mean_y = pool(enhanced), pool(target)
     unbiased = WINDOW**2 / (WINDOW**2 - 1)
     var_x = unbiased * (pool(enhanced**2) - mean_x**2)
@@ -95,6 +94,17 @@ def structure_loss(enhanced, target):
     covariance = unbiased * (pool(enhanced * target) - mean_x * mean_y)
     light = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     return (1 - light * (2 * covariance + C2) / (var_x + var_y + C2)).mean()
+
+
+def count_windows(height, width):
+    """Rows and columns of structure_loss's windows.
+
+    Raises:
+        ValueError: smaller than a window.
+    """
+    if min(height, width) < WINDOW:
+        raise ValueError(f'structure_loss: expected {WINDOW} x {WINDOW} pixels or more, got {width} x {height}')
+    return (height - WINDOW) // STRIDE + 1, (width - WINDOW) // STRIDE + 1
 
 
 def pool(images):

@@ -69,9 +69,9 @@ def test_any_size_works(arch, height, width):
     assert np.abs(plain.astype(int) - fused).max() <= 1
 
 
-def constant(value, pedestal, clip=True):
+def constant(value, pedestal):
     """A network whose illumination is `value` everywhere, or the photo where that is brighter."""
-    network = build_network('hdrnet', illumination='clipped' if clip else 'free', pedestal=pedestal).eval()
+    network = build_network('hdrnet', illumination='clipped', pedestal=pedestal).eval()
     with torch.no_grad():
         network.predict.conv.weight.zero_()
         network.predict.conv.bias.zero_()

@@ -1,10 +1,21 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from fast import training_loss
-from loss import PRESETS, color_loss, log_luma, log_photo, reconstruction_loss, smoothness_loss, total_loss
+from loss import (
+    PRESETS,
+    color_loss,
+    log_luma,
+    log_photo,
+    reconstruction_loss,
+    smoothness_loss,
+    structure_loss,
+    total_loss,
+)
 from model import reflectance
 
 
@@ -71,6 +82,23 @@ def test_totals_weigh_the_terms_as_both_systems_do():
     torch.testing.assert_close(values['total'], expected)
     values = total_loss(photo, light, enhanced, target, 'hdrnet', {'color': 0.0, 'smoothness': 0.0})
     torch.testing.assert_close(values['total'], terms[0])
+
+
+def test_structure_is_scikit_images_ssim_on_every_fourth_window():
+    first, second = torch.rand(2, 3, 15, 20, dtype=torch.float64), torch.rand(2, 3, 15, 20, dtype=torch.float64)
+    windows = [
+        structural_similarity(a.numpy(), b.numpy(), data_range=1, channel_axis=0, full=True)[1][:, 3:-3:4, 3:-3:4]
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert structure_loss(first, second).item() == pytest.approx(1 - np.mean(windows), abs=1e-12)
+    assert structure_loss(first, first).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_structure_needs_a_window(fused):
+    images = [torch.rand(1, 3, 6, 20)] * 3
+    with pytest.raises(ValueError, match='expected 7 x 7 pixels or more, got 20 x 6'):
+        training_loss(*images, 1e-4, True, 'hdrnet', {'structure': 1.0}, fused)
 
 
 def test_total_refuses_unknown_names():
