@@ -12,6 +12,7 @@ Kernels release the GIL and take a range of rows; `run_strips` shares the rows a
 OpenMP, can run in several threads at once, and survive fork.
 """
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -20,6 +21,7 @@ import numba
 import numpy as np
 import torch
 from numba import njit
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic, overload
 
 from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_windows
@@ -27,10 +29,22 @@ from model import TINY
 from photos import level_range
 from utils import cores
 
-RUN = 128  # pixels that share a range of luma bins
+RUN = 256  # pixels that share a range of luma bins
+LANES = 16  # of the widest vectors; runs are made up to whole ones where a row goes on
 BLOCK = 512  # pixels whose buffers stay in the first-level cache
+WIDE = '+avx512vbmi,'  # CPUs with it (Ice Lake and later) do not slow down for vectors of 512 bit, as older ones do
 # no nnan, ninf: a network gone wrong must show up as NaN in its output
 FAST = {'reassoc', 'contract', 'arcp', 'nsz', 'afn'}
+
+
+def use_wide_vectors():
+    """Have LLVM fill 512-bit registers, of which it uses half on Intel's CPUs unless told: a fifth faster."""
+    features = get_host_cpu_features()
+    if numba.config.CPU_FEATURES is None and WIDE in features:
+        numba.config.CPU_FEATURES = f'{features},-prefer-256-bit'
+
+
+use_wide_vectors()  # before the first kernel is declared
 
 
 def kernel(function):
@@ -78,6 +92,24 @@ def float_of(context, bits):
         return builder.bitcast(args[0], ir.FloatType())
 
     return numba.float32(numba.int32), code
+
+
+def ordered(x):
+    """Something that orders as numbers of 0 or more do; its minimum and maximum take one cycle, not four."""
+
+
+def unordered(x):
+    """The float32 that `ordered` was made of."""
+
+
+@overload(ordered)
+def _ordered(x):
+    return (lambda x: bits_of(x)) if x == numba.float32 else (lambda x: x)
+
+
+@overload(unordered)
+def _unordered(x):
+    return (lambda x: float_of(x)) if x == numba.int32 else (lambda x: x)
 
 
 def exp2(x):
@@ -191,95 +223,93 @@ def depth_of_row(guide, bins, align_corners, depth):
         depth[x] = position if position < last else last
 
 
-@inlined
-def run_end(first, width, cells, align_corners):
-    """(cell, end): pixels first to end - 1 of a row lie between the centres of cell and cell + 1."""
+@lru_cache(maxsize=64)
+def runs_of_row(width, cells, align_corners, block, kind):
+    """Runs of at most RUN pixels, each between the centres of two cells and in one `block` of a row of pixels.
+
+    Returns:
+        runs (blocks, most of a block, 3): (first, end, cell); pixels first to end - 1, counted from the start of the
+        block, lie between the centres of cell and cell + 1; empty ones at the end of a block that has fewer.
+        part (width) of dtype `kind`: weight of cell + 1 at each pixel.
+    """
     if align_corners:
         scale, offset = (cells - 1) / max(width - 1, 1), 0.0
     else:
         scale, offset = cells / width, 0.5 * cells / width - 0.5
-    last = max(cells - 2, 0)
-    cell = min(max(math.floor(first * scale + offset), 0), last)
-    end = min(first + RUN, width)
-    if cell < last and end * scale + offset > cell + 1:
-        end = min(end, max(first + 1, math.ceil((cell + 1 - offset) / scale)))
-    return cell, end
+    inner = [math.ceil((cell - offset) / scale) for cell in range(1, cells - 1)] if scale else []
+    edges = np.array([0, *(min(edge, width) for edge in inner), width])  # of the intervals between cell centres
+    blocks, part = [], np.empty(width, kind)
+    for start in range(0, width, block):
+        stop, runs = min(start + block, width), []
+        for cell, (first, last) in enumerate(itertools.pairwise(np.clip(edges, start, stop))):
+            runs += [(at - start, min(at + RUN, last) - start, cell) for at in range(first, last, RUN)]
+            part[first:last] = np.clip(np.arange(first, last) * scale + offset - cell, 0, 1)
+        blocks.append(runs)
+    most = max(map(len, blocks))
+    return np.array([runs + [(0, 0, 0)] * (most - len(runs)) for runs in blocks]), part
 
 
 @inlined
-def parts_of_run(first, end, cell, width, cells, align_corners, part):
-    """Weight of cell + 1 for pixels first to end - 1, into part."""
-    if align_corners:
-        scale, offset = (cells - 1) / max(width - 1, 1), 0.0
-    else:
-        scale, offset = cells / width, 0.5 * cells / width - 0.5
-    offset += first * scale - cell
-    for x in range(end - first):
-        weight = x * scale + offset
-        weight = weight if weight > 0.0 else 0.0
-        part[x] = part.dtype.type(weight if weight < 1.0 else 1.0)
-
-
-@njit(fastmath=True, cache=True)  # with nnan the minimum vectorises
 def bins_of_run(depth, bins):
     """First luma bin that a run of pixels touches and the one after its last; within the grid whatever depth holds."""
-    low, high = depth[0], depth[0]
+    low, high = ordered(depth[0]), ordered(depth[0])
     for x in range(depth.size):
-        low = min(low, depth[x])
-        high = max(high, depth[x])
-    return max(int(low), 0), min(int(high) + 2, bins)
+        low, high = min(low, ordered(depth[x])), max(high, ordered(depth[x]))
+    return max(int(unordered(low)), 0), min(int(unordered(high)) + 2, bins)
 
 
 @inlined
-def slice_run(row, cell, low, high, red, green, blue, depth, part, light):
-    """Sliced affine of a run of pixels applied to them, into light (3, n). Views, so that indices start at 0."""
-    kind = light.dtype.type
+def slice_run(row, cell, low, high, red, green, blue, depth, part, light_r, light_g, light_b):
+    """Sliced affine of a run of pixels applied to them. Views, so that indices start at 0."""
+    kind = light_r.dtype.type
     zero, one = kind(0), kind(1)
     right = min(cell + 1, row.shape[0] - 1)
-    for c in range(3):  # one output at a time: LLVM gives up on more than eight aliasing checks
-        out = light[c]
-        out[:] = zero
-        for z in range(low, high):
-            bin_, a, e = kind(z), row[cell, z, 4 * c : 4 * c + 4], row[right, z, 4 * c : 4 * c + 4]
-            a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
-            d0, d1, d2, d3 = e[0] - a0, e[1] - a1, e[2] - a2, e[3] - a3
-            for x in range(out.size):
-                t = part[x]
-                w = one - abs(depth[x] - bin_)
-                w = w if w > zero else zero
-                out[x] += w * (
-                    (a0 + d0 * t) * red[x] + (a1 + d1 * t) * green[x] + (a2 + d2 * t) * blue[x] + (a3 + d3 * t)
-                )
+    light_r[:] = zero
+    light_g[:] = zero
+    light_b[:] = zero
+    for z in range(low, high):
+        bin_, a, e = kind(z), row[cell, z], row[right, z]
+        a0, a1, a2, a3, b0, b1, b2, b3 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
+        c0, c1, c2, c3 = a[8], a[9], a[10], a[11]
+        d0, d1, d2, d3 = e[0] - a0, e[1] - a1, e[2] - a2, e[3] - a3
+        e0, e1, e2, e3 = e[4] - b0, e[5] - b1, e[6] - b2, e[7] - b3
+        f0, f1, f2, f3 = e[8] - c0, e[9] - c1, e[10] - c2, e[11] - c3
+        for x in range(light_r.size):
+            t, r, g, b = part[x], red[x], green[x], blue[x]
+            w = one - abs(depth[x] - bin_)
+            w = w if w > zero else zero
+            light_r[x] += w * ((a0 + d0 * t) * r + (a1 + d1 * t) * g + (a2 + d2 * t) * b + (a3 + d3 * t))
+            light_g[x] += w * ((b0 + e0 * t) * r + (b1 + e1 * t) * g + (b2 + e2 * t) * b + (b3 + e3 * t))
+            light_b[x] += w * ((c0 + f0 * t) * r + (c1 + f1 * t) * g + (c2 + f2 * t) * b + (c3 + f3 * t))
 
 
 @inlined
-def light_of_row(red, green, blue, start, width, row, guide, depth, part, weights, bias, mix, mix_bias, tanh,
-                 align_corners, light):  # fmt: skip
-    """Illumination (3, n) of pixels start to start + n - 1 of a row of `width` pixels from the grid's row."""
-    cells, bins = row.shape[0], row.shape[1]
+def light_of_row(red, green, blue, runs, part, row, guide, depth, weights, bias, mix, mix_bias, tanh, align_corners,
+                 light):  # fmt: skip
+    """Illumination (3, n) of n pixels from the grid's row; runs (k, 3) of them and part (n) from runs_of_row."""
     guide_of_row(red, green, blue, weights, bias, mix, mix_bias, tanh, guide)
-    depth_of_row(guide, bins, align_corners, depth)
-    first = start
-    while first < start + red.size:
-        cell, end = run_end(first, width, cells, align_corners)
-        end = min(end, start + red.size)
-        parts_of_run(first, end, cell, width, cells, align_corners, part)
-        run = slice(first - start, end - start)
-        low, high = bins_of_run(depth[run], bins)
-        slice_run(row, cell, low, high, red[run], green[run], blue[run], depth[run], part, light[:, run])
-        first = end
+    depth_of_row(guide, row.shape[1], align_corners, depth)
+    for k in range(len(runs)):
+        first, end, cell = runs[k, 0], runs[k, 1], runs[k, 2]
+        if first == end:
+            break
+        # whole vectors: what is too much is overwritten by the next run
+        run = slice(first, min(first + (end - first + LANES - 1) // LANES * LANES, red.size))
+        low, high = bins_of_run(depth[run], row.shape[1])
+        slice_run(row, cell, low, high, red[run], green[run], blue[run], depth[run], part[run], light[0, run],
+                  light[1, run], light[2, run])  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- inference
 
 
 @kernel
-def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights, bias, mix, mix_bias, tanh,
-                 align_corners, clip, eps, strength, tiny, half, pedestal):  # fmt: skip
+def enhance_rows(photo, enhanced, light_out, first_row, last_row, runs, parts, grid, weights, bias, mix, mix_bias,
+                 tanh, align_corners, clip, eps, strength, tiny, half, pedestal):  # fmt: skip
     """Rows first_row to last_row - 1 of photo (H, W, 3), uint8 or uint16, into enhanced, and S into light_out if kept.
 
     light_out: (H, W, 3) float32, or (0, 0, 3) to leave it out. half: added before the fraction is cut off. pedestal: in
-    the photo's own levels. The other arguments as in `enhance`.
+    the photo's own levels. runs, parts: from runs_of_row. The other arguments as in `enhance`.
     """
     height, width = photo.shape[0], photo.shape[1]
     f = np.float32
@@ -288,7 +318,7 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
     scale, lift = top + f(2) * pedestal, half - pedestal
     unit = one / scale
     colors, light = np.empty((3, BLOCK), f), np.empty((3, BLOCK), f)
-    guides, depths, part = np.empty(BLOCK, f), np.empty(BLOCK, f), np.empty(RUN, f)
+    guides, depths = np.empty(BLOCK, f), np.empty(BLOCK, f)
     row = np.empty((grid.shape[1], grid.shape[2], 12), f)
     for y in range(first_row, last_row):
         row_of_grid(grid, y, height, align_corners, row)
@@ -308,8 +338,8 @@ def enhance_rows(photo, enhanced, light_out, first_row, last_row, grid, weights,
                 red[x] = (f(source[3 * x]) + pedestal) * unit
                 green[x] = (f(source[3 * x + 1]) + pedestal) * unit
                 blue[x] = (f(source[3 * x + 2]) + pedestal) * unit
-            light_of_row(red, green, blue, start, width, row, guide, depth, part, weights, bias, mix, mix_bias, tanh,
-                         align_corners, light[:, :size])  # fmt: skip
+            light_of_row(red, green, blue, runs[start // BLOCK], parts[start : start + size], row, guide, depth,
+                         weights, bias, mix, mix_bias, tanh, align_corners, light[:, :size])  # fmt: skip
             for c in range(3):
                 shade, value = light[c, :size], colors[c, :size]
                 if clip:
@@ -360,12 +390,14 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, stren
     light = np.empty(photo.shape if keep_light else (0, 0, 3), np.float32)
     _, below = level_range(photo.dtype, pedestal)
     cells = grid_cells(grid[None])[0].numpy()
+    runs = runs_of_row(photo.shape[1], cells.shape[1], align_corners, BLOCK, np.float32)
     weights, bias, mix, mix_bias = (value.detach().numpy() for value in guide[:4])
     f = np.float32
     run_strips(
         photo.shape[0],
-        lambda first, last: enhance_rows(photo, enhanced, light, first, last, cells, weights, bias, mix, f(mix_bias),
-            guide[4], align_corners, clip, f(eps), f(strength), f(TINY), f(0 if truncate else 0.5), f(below)),
+        lambda first, last: enhance_rows(photo, enhanced, light, first, last, *runs, cells, weights, bias, mix,
+            f(mix_bias), guide[4], align_corners, clip, f(eps), f(strength), f(TINY), f(0 if truncate else 0.5),
+            f(below)),
         alone,
     )  # fmt: skip
     return enhanced, light if keep_light else None
@@ -381,18 +413,18 @@ def grid_cells(grid):
 
 
 @kernel
-def light_rows(photo, light, first, last, grid, weights, bias, mix, mix_bias, tanh, align_corners, clip):
+def light_rows(photo, light, first, last, runs, part, grid, weights, bias, mix, mix_bias, tanh, align_corners, clip):
     """Illumination of rows first to last - 1, counted through the batch, of photo (N, 3, H, W)."""
     _, _, height, width = photo.shape
     kind = photo.dtype
     one = photo.dtype.type(1)
-    guide, depth, part = np.empty(width, kind), np.empty(width, kind), np.empty(RUN, kind)
+    guide, depth = np.empty(width, kind), np.empty(width, kind)
     out = np.empty((3, width), kind)
     row = np.empty((grid.shape[2], grid.shape[3], 12), kind)
     for line in range(first, last):
         n, y = line // height, line % height
         row_of_grid(grid[n], y, height, align_corners, row)
-        light_of_row(photo[n, 0, y], photo[n, 1, y], photo[n, 2, y], 0, width, row, guide, depth, part, weights, bias,
+        light_of_row(photo[n, 0, y], photo[n, 1, y], photo[n, 2, y], runs[0], part, row, guide, depth, weights, bias,
                      mix, mix_bias, tanh, align_corners, out)  # fmt: skip
         for c in range(3):
             value, result = photo[n, c, y], light[n, c, y]
@@ -502,8 +534,8 @@ def guide_of_row_back(
 
 
 @kernel
-def light_rows_back(photo, light, light_grad, first, last, grid, weights, bias, mix, mix_bias, tanh, align_corners,
-                    clip, grid_grad, hidden_grad, photo_grad):  # fmt: skip
+def light_rows_back(photo, light, light_grad, first, last, runs, part, grid, weights, bias, mix, mix_bias, tanh,
+                    align_corners, clip, grid_grad, hidden_grad, photo_grad):  # fmt: skip
     """Gradients of rows first to last - 1 of one photo (3, H, W), added to this strip's own sums.
 
     photo_grad: (3, H, W), or (3, 0, 0) to leave it out.
@@ -512,7 +544,7 @@ def light_rows_back(photo, light, light_grad, first, last, grid, weights, bias, 
     kind = photo.dtype
     zero, one = photo.dtype.type(0), photo.dtype.type(1)
     want_photo = photo_grad.size > 0
-    guide, depth, part = np.empty(width, kind), np.empty(width, kind), np.empty(RUN, kind)
+    guide, depth = np.empty(width, kind), np.empty(width, kind)
     shade, depth_grad = np.empty((3, width), kind), np.empty(width, kind)
     pixel_grad = np.zeros((3, width), kind)
     row = np.empty((grid.shape[1], grid.shape[2], 12), kind)
@@ -534,15 +566,11 @@ def light_rows_back(photo, light, light_grad, first, last, grid, weights, bias, 
                 if want_photo:  # where clipped from below, S is the photo
                     pixel_grad[c, x] = up[x] if clip and s[x] <= value[x] and value[x] < one else zero
         flat_row_grad[:] = zero
-        start = 0
-        while start < width:
-            cell, end = run_end(start, width, row.shape[0], align_corners)
-            parts_of_run(start, end, cell, width, row.shape[0], align_corners, part)
-            run = slice(start, end)
+        for k in range(runs.shape[1]):
+            run = slice(runs[0, k, 0], runs[0, k, 1])
             low, high = bins_of_run(depth[run], bins)
-            slice_run_back(row, row_grad, cell, low, high, red[run], green[run], blue[run], depth[run], part,
-                           shade[:, run], depth_grad[run], pixel_grad[:, run], want_photo)  # fmt: skip
-            start = end
+            slice_run_back(row, row_grad, runs[0, k, 2], low, high, red[run], green[run], blue[run], depth[run],
+                           part[run], shade[:, run], depth_grad[run], pixel_grad[:, run], want_photo)  # fmt: skip
         for x in range(width):  # clamped positions, the ends included, have no gradient
             depth_grad[x] = depth_grad[x] * scale if depth[x] > zero and depth[x] < last_bin else zero
         guide_of_row_back(red, green, blue, guide, depth_grad, weights, bias, mix, tanh, hidden_grad, pixel_grad,
@@ -568,6 +596,7 @@ class SliceApply(torch.autograd.Function):
         photo = photo.contiguous()
         light = torch.empty_like(photo)
         cells = grid_cells(grid)
+        runs = runs_of_row(photo.shape[3], grid.shape[4], align_corners, photo.shape[3], photo.detach().numpy().dtype)
         arrays = [value.detach().numpy() for value in (weights, bias, mix)]
         offset = arrays[0].dtype.type(mix_bias.item())
         rows = photo.shape[0] * photo.shape[2]
@@ -575,11 +604,11 @@ class SliceApply(torch.autograd.Function):
         run_strips(
             rows,
             lambda first, last: light_rows(
-                source, result, first, last, lattice, *arrays, offset, tanh, align_corners, clip
+                source, result, first, last, *runs, lattice, *arrays, offset, tanh, align_corners, clip
             ),
         )
         ctx.save_for_backward(photo, light, cells, weights, bias, mix, mix_bias)
-        ctx.rule = tanh, align_corners, clip
+        ctx.runs, ctx.rule = runs, (tanh, align_corners, clip)
         return light
 
     @staticmethod
@@ -602,8 +631,8 @@ class SliceApply(torch.autograd.Function):
                 i, y = divmod(first, height)
                 stop = min(height, y + last - first)
                 grid_grad = np.zeros(lattice.shape[1:], source.dtype)
-                light_rows_back(source[i], shaded[i], up[i], y, stop, lattice[i], *arrays, *ctx.rule, grid_grad, hidden,
-                                photo_grad[i])  # fmt: skip
+                light_rows_back(source[i], shaded[i], up[i], y, stop, *ctx.runs, lattice[i], *arrays, *ctx.rule,
+                                grid_grad, hidden, photo_grad[i])  # fmt: skip
                 grids.append((i, grid_grad))
                 first += stop - y
             return hidden, grids

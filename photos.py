@@ -154,9 +154,10 @@ def read_raw(path, data, megapixels):
 
 
 def reverse_channels(photo):
-    """Turn BGR to RGB or back in place, some rows at a time: a large photo need not be in memory twice."""
-    for y in range(0, len(photo), 256):
-        rows = photo[y : y + 256]
+    """Turn BGR to RGB or back in place, by so few rows that they stay in the processor's cache."""
+    count = max(1, (1 << 18) // photo[0].nbytes)
+    for y in range(0, len(photo), count):
+        rows = photo[y : y + count]
         rows[:] = cv2.cvtColor(rows, cv2.COLOR_BGR2RGB)
     return photo
 
