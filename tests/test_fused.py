@@ -59,7 +59,7 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-@pytest.mark.parametrize(('height', 'width'), [(1, 1), (1, 500), (500, 1), (2, 3), (7, 129)])
+@pytest.mark.parametrize(('height', 'width'), [(1, 1), (1, 500), (500, 1), (2, 3), (7, 129), (3, 1300)])
 def test_any_size_works(arch, height, width):
     network = lively(arch).eval()
     photo = photo_of(height, width)
