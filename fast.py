@@ -45,8 +45,12 @@ def cuda_kernels(device):
         rule = network.align_corners, network.clip
         light = fused_cuda.illuminate(fullres, grid, guide, *rule)
         plain = apply_affine(slice_grid(grid, network.guide(fullres), rule[0]), fullres)
-        grads = [torch.autograd.grad(value.square().sum(), grid)[0] for value in (light, plain)]
-        for ours, theirs in ((light, plain), grads):
+        target, eps = fullres.sqrt(), network.eps
+        weights = tuple(PRESETS['hdrnet'].values())
+        loss, _ = fused_cuda.FusedLoss.apply(light, fullres, target, eps, True, False, weights)
+        plain_loss = total_loss(fullres, plain, reflectance(fullres, plain, eps), target)['total']
+        grads = [torch.autograd.grad(value, grid)[0] for value in (loss, plain_loss)]
+        for ours, theirs in ((light, plain), (loss, plain_loss), grads):
             if (ours - theirs).abs().max() > 1e-3 * theirs.abs().max():
                 raise RuntimeError('its result differs from the plain path')
     except Exception as error:  # whatever a compiler or driver may raise: the plain path always works
@@ -81,7 +85,8 @@ def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
 
 def training_loss(fullres, illumination, target, eps, clamp, preset, weights=None, fused=True):
     """loss.total_loss of the reflectance at full strength: a dict of scalars, 'total' with a gradient."""
-    if fullres.device.type != 'cpu' or not (kernels := kernels_for(fullres, fused)):
+    kernels = kernels_for(fullres, fused)
+    if kernels is None:
         enhanced = reflectance(fullres, illumination, eps, clamp=clamp)
         return total_loss(fullres, illumination, enhanced, target, preset, weights)
     weights = {**PRESETS[preset], **(weights or {})}

@@ -5,6 +5,8 @@ differentiates); a program takes a run of one row's pixels between the centres o
 share the same coefficients, linear in x, and sums over the luma bins that the run touches. The backward pass writes one
 partial sum for each run and leaves their addition to torch: no atomics, and the same result every time.
 
+The loss terms and their gradient by the illumination are one more pass.
+
 Tested with Triton's interpreter on the CPU (TRITON_INTERPRET=1), which proves the arithmetic; not yet run on a GPU.
 """
 
@@ -16,9 +18,15 @@ import torch
 import triton
 import triton.language as tl
 
-from model import TINY
+from loss import LOG_EPS, LUMA, structure_loss
+from model import TINY, reflectance
 
-BLOCK = 128  # pixels of a program
+# Programs are (rows, runs of a row): CUDA takes 2^31 on the first axis only. A thread has several pixels, for all of
+# which it loads the grid's coefficients once; a program of one warp sums without shared memory.
+BLOCKS = 32, 256  # pixels of a program: the power of two that holds an interval between cell centres, within these
+WARP = 128  # pixels of a warp
+LUMA_R, LUMA_G, LUMA_B = (tl.constexpr(weight) for weight in LUMA)
+LIFT = tl.constexpr(LOG_EPS)
 
 
 # ----------------------------------------------------------------------------------------------------- kernels
@@ -100,9 +108,9 @@ def clipped(light, value, clip: tl.constexpr):
 def light_kernel(photo, light, rows, starts, hidden, height, width, blocks, cells: tl.constexpr, bins: tl.constexpr,
                  units: tl.constexpr, tanh: tl.constexpr, align: tl.constexpr, clip: tl.constexpr,
                  block: tl.constexpr):  # fmt: skip
-    """Illumination of photo (N, 3, H, W); programs (runs of a row, N * H)."""
-    line = tl.program_id(1).to(tl.int64)
-    cell, x, mask, part = run_of(starts, tl.program_id(0), blocks, width, cells, align, block)
+    """Illumination of photo (N, 3, H, W); programs (N * H, runs of a row)."""
+    line = tl.program_id(0).to(tl.int64)
+    cell, x, mask, part = run_of(starts, tl.program_id(1), blocks, width, cells, align, block)
     plane = height * width
     at = (line // height) * 3 * plane + (line % height) * width + x
     red = tl.load(photo + at, mask, 0.0)
@@ -151,8 +159,8 @@ def light_back_kernel(photo, light, up, rows, starts, hidden, sums, hidden_sums,
 
     The 24 are, for each channel, the gradient times (red, green, blue, 1), then the same times the weight of cell + 1.
     """
-    line = tl.program_id(1).to(tl.int64)
-    run = tl.program_id(0)
+    line = tl.program_id(0).to(tl.int64)
+    run = tl.program_id(1)
     cell, x, mask, part = run_of(starts, run, blocks, width, cells, align, block)
     plane = height * width
     at = (line // height) * 3 * plane + (line % height) * width + x
@@ -168,7 +176,7 @@ def light_back_kernel(photo, light, up, rows, starts, hidden, sums, hidden_sums,
 
     left = rows + (line * cells + cell) * bins * 12
     right = rows + (line * cells + tl.minimum(cell + 1, cells - 1)) * bins * 12
-    index = line * tl.num_programs(0) + run
+    index = line * tl.num_programs(1) + run
     partial = sums + index * bins * 24
     by_depth = tl.zeros_like(red)
     for z in range(low, high):
@@ -217,8 +225,8 @@ def enhance_kernel(photo, enhanced, light, rows, starts, hidden, width, blocks, 
                    align: tl.constexpr, clip: tl.constexpr, full: tl.constexpr, keep: tl.constexpr,
                    block: tl.constexpr):  # fmt: skip
     """Photo (H, W, 3) of integers to enhanced of the same type, and light (H, W, 3) float32 if keep."""
-    line = tl.program_id(1).to(tl.int64)
-    cell, x, mask, part = run_of(starts, tl.program_id(0), blocks, width, cells, align, block)
+    line = tl.program_id(0).to(tl.int64)
+    cell, x, mask, part = run_of(starts, tl.program_id(1), blocks, width, cells, align, block)
     at = (line * width + x) * 3
     red = (tl.load(photo + at, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
     green = (tl.load(photo + at + 1, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
@@ -247,6 +255,117 @@ def enhance_kernel(photo, enhanced, light, rows, starts, hidden, width, blocks, 
     )
 
 
+@triton.jit
+def pixels_of(image, at, plane, mask):
+    return (
+        tl.load(image + at, mask, 0.0),
+        tl.load(image + at + plane, mask, 0.0),
+        tl.load(image + at + 2 * plane, mask, 0.0),
+    )
+
+
+@triton.jit
+def logs_of(photo, at, plane, mask, luma: tl.constexpr):
+    """Smoothness guide of three channels: the log of each, or of their luma."""
+    red, green, blue = pixels_of(photo, at, plane, mask)
+    if luma:
+        log = tl.log(red * LUMA_R + green * LUMA_G + blue * LUMA_B + LIFT)
+        return log, log, log
+    return tl.log(red + LIFT), tl.log(green + LIFT), tl.log(blue + LIFT)
+
+
+@triton.jit
+def smooth_step(light, other, log, other_log, mask):
+    """(w, light - other) of a pair of neighbours; w is 0 outside the mask."""
+    edge = tl.maximum(tl.abs(log - other_log), 1e-20)  # log2 of 0; 1e-24 is nothing beside 1e-4
+    return tl.where(mask, 1.5 / (tl.exp2(1.2 * tl.log2(edge)) + 1e-4), 0.0), light - other
+
+
+@triton.jit
+def toward(photo, light, at, step, plane, mask, light_r, light_g, light_b, log_r, log_g, log_b, luma: tl.constexpr):
+    """Smoothness penalty towards the neighbour at + step, and its halved derivative by each channel's illumination."""
+    other_r, other_g, other_b = pixels_of(light, at + step, plane, mask)
+    near_r, near_g, near_b = logs_of(photo, at + step, plane, mask, luma)
+    weight_r, step_r = smooth_step(light_r, other_r, log_r, near_r, mask)
+    weight_g, step_g = smooth_step(light_g, other_g, log_g, near_g, mask)
+    weight_b, step_b = smooth_step(light_b, other_b, log_b, near_b, mask)
+    slope_r, slope_g, slope_b = weight_r * step_r, weight_g * step_g, weight_b * step_b
+    return slope_r * step_r + slope_g * step_g + slope_b * step_b, slope_r, slope_g, slope_b
+
+
+@triton.jit
+def reflected(value, light, eps, tiny, clamp: tl.constexpr):
+    """(R, dR / dS); the slope is 0 where R is clamped."""
+    shade = light + eps
+    small = tl.abs(shade) < tiny
+    shade = tl.where(small, tiny, shade)
+    enhanced = value / shade
+    slope = tl.where(small, 0.0, -enhanced / shade)
+    if clamp:
+        slope = tl.where((enhanced >= 0) & (enhanced <= 1), slope, 0.0)
+        enhanced = tl.minimum(tl.maximum(enhanced, 0.0), 1.0)
+    return enhanced, slope
+
+
+@triton.jit
+def loss_kernel(photo, light, target, grad, sums, height, width, eps, tiny, f_mse, f_color, f_x, f_y,
+                clamp: tl.constexpr, luma: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    """Loss terms of a run of pixels and the gradient of their weighted sum by the illumination.
+
+    photo, light, target, grad: (N, 3, H, W). sums (N * H, runs of a row, 3): raw sums of reconstruction and color,
+    and the weighted one of smoothness. Factors: weight / number of elements of reconstruction, color, smoothness along
+    x and y.
+    """
+    line = tl.program_id(0).to(tl.int64)
+    x = tl.program_id(1) * block + tl.arange(0, block)
+    mask = x < width
+    y = line % height + tl.zeros_like(x)  # Triton's interpreter takes no mask that is not from a block
+    plane = height * width
+    at = (line // height) * 3 * plane + y * width + x
+    value_r, value_g, value_b = pixels_of(photo, at, plane, mask)
+    light_r, light_g, light_b = pixels_of(light, at, plane, mask)
+    target_r, target_g, target_b = pixels_of(target, at, plane, mask)
+    out_r, back_r = reflected(value_r, light_r, eps, tiny, clamp)
+    out_g, back_g = reflected(value_g, light_g, eps, tiny, clamp)
+    out_b, back_b = reflected(value_b, light_b, eps, tiny, clamp)
+
+    error_r, error_g, error_b = out_r - target_r, out_g - target_g, out_b - target_b
+    squared = error_r * error_r + error_g * error_g + error_b * error_b
+
+    lift = 1e-4 * 1e-4  # color_loss's eps squared
+    dot = out_r * target_r + out_g * target_g + out_b * target_b + lift
+    own = out_r * out_r + out_g * out_g + out_b * out_b + lift
+    theirs = target_r * target_r + target_g * target_g + target_b * target_b + lift
+    norm = 1 / tl.sqrt(own * theirs)
+    cosine = dot * norm
+    along, across = f_color * cosine / own, f_color * norm
+
+    log_r, log_g, log_b = logs_of(photo, at, plane, mask, luma)
+    right, right_r, right_g, right_b = toward(
+        photo, light, at, 1, plane, mask & (x + 1 < width), light_r, light_g, light_b, log_r, log_g, log_b, luma
+    )
+    _, left_r, left_g, left_b = toward(
+        photo, light, at, -1, plane, mask & (x > 0), light_r, light_g, light_b, log_r, log_g, log_b, luma
+    )
+    down, down_r, down_g, down_b = toward(
+        photo, light, at, width, plane, mask & (y + 1 < height), light_r, light_g, light_b, log_r, log_g, log_b, luma
+    )
+    _, up_r, up_g, up_b = toward(
+        photo, light, at, -width, plane, mask & (y > 0), light_r, light_g, light_b, log_r, log_g, log_b, luma
+    )
+
+    by_r = back_r * (2 * f_mse * error_r + along * out_r - across * target_r)
+    by_g = back_g * (2 * f_mse * error_g + along * out_g - across * target_g)
+    by_b = back_b * (2 * f_mse * error_b + along * out_b - across * target_b)
+    tl.store(grad + at, by_r + 2 * (f_x * (right_r + left_r) + f_y * (down_r + up_r)), mask)
+    tl.store(grad + at + plane, by_g + 2 * (f_x * (right_g + left_g) + f_y * (down_g + up_g)), mask)
+    tl.store(grad + at + 2 * plane, by_b + 2 * (f_x * (right_b + left_b) + f_y * (down_b + up_b)), mask)
+    out = sums + (line * tl.num_programs(1) + tl.program_id(1)) * 3
+    tl.store(out, tl.sum(tl.where(mask, squared, 0.0)))
+    tl.store(out + 1, tl.sum(tl.where(mask, 1 - cosine, 0.0)))
+    tl.store(out + 2, tl.sum(f_x * right + f_y * down))  # the pixels to the left and above count the other two
+
+
 # ------------------------------------------------------------------------------------------------------- torch
 
 
@@ -262,7 +381,12 @@ def grid_rows(grid, height, align_corners):
 
 @functools.lru_cache(maxsize=64)
 def row_runs(width, cells, align_corners, device):
-    """(starts, blocks): first pixel of each interval between cell centres and the end, and programs an interval."""
+    """How a row is shared out.
+
+    Returns:
+        starts: first pixel of each interval between cell centres, and the row's end. blocks: programs of an interval.
+        block: pixels of a program.
+    """
     if align_corners:
         scale, offset = (cells - 1) / max(width - 1, 1), 0.0
     else:
@@ -270,8 +394,13 @@ def row_runs(width, cells, align_corners, device):
     inner = [min(width, math.ceil((cell - offset) / scale)) for cell in range(1, cells - 1)] if scale else []
     starts = [0, *inner, width]
     longest = max(b - a for a, b in itertools.pairwise(starts))
+    block = min(max(triton.next_power_of_2(longest), BLOCKS[0]), BLOCKS[1])
     with torch.inference_mode(False):  # the cache also serves training
-        return torch.tensor(starts, dtype=torch.int32, device=device), max(1, -(-longest // BLOCK))
+        return torch.tensor(starts, dtype=torch.int32, device=device), max(1, -(-longest // block)), block
+
+
+def warps(block):
+    return max(1, block // WARP)
 
 
 def pack_guide(guide):
@@ -288,24 +417,25 @@ class LightOfRows(torch.autograd.Function):
         light = torch.empty_like(photo)
         n, _, height, width = photo.shape
         cells, bins = rows.shape[2:4]
-        starts, blocks = row_runs(width, cells, align_corners, photo.device)
-        ctx.shape = (height, width, blocks, cells, bins, len(hidden) - 1, tanh, align_corners, clip, BLOCK)
-        ctx.launch = ((len(starts) - 1) * blocks, n * height)
-        light_kernel[ctx.launch](photo, light, rows, starts, hidden, *ctx.shape)
+        starts, blocks, block = row_runs(width, cells, align_corners, photo.device)
+        ctx.shape = (height, width, blocks, cells, bins, len(hidden) - 1, tanh, align_corners, clip, block)
+        ctx.launch = (n * height, (len(starts) - 1) * blocks)
+        light_kernel[ctx.launch](photo, light, rows, starts, hidden, *ctx.shape, num_warps=warps(block))
         ctx.save_for_backward(photo, light, rows, starts, hidden)
         return light
 
     @staticmethod
     def backward(ctx, up):
         photo, light, rows, starts, hidden = ctx.saved_tensors
-        runs, lines = ctx.launch
+        lines, runs = ctx.launch
         blocks, cells, bins = ctx.shape[2:5]
         sums = torch.zeros(lines, runs, bins, 24, dtype=rows.dtype, device=rows.device)
         hidden_sums = torch.empty(lines, runs, *hidden.shape, dtype=rows.dtype, device=rows.device)
         hidden_sums[:, :, -1] = 0
         light_back_kernel[ctx.launch](
-            photo, light, up.contiguous(), rows, starts, hidden, sums, hidden_sums, *ctx.shape
-        )
+            photo, light, up.contiguous(), rows, starts, hidden, sums, hidden_sums, *ctx.shape,
+            num_warps=warps(ctx.shape[-1]),
+        )  # fmt: skip
         sums = sums.view(lines, runs // blocks, blocks, bins, 3, 2, 4).sum(dim=2)
         right = sums[..., 1, :].flatten(-2)  # (lines, intervals, bins, 12)
         left = sums[..., 0, :].flatten(-2) - right
@@ -337,11 +467,49 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, stren
     rows = grid_rows(grid[None], height, align_corners)
     hidden = pack_guide(guide)
     cells, bins = rows.shape[2:4]
-    starts, blocks = row_runs(width, cells, align_corners, photo.device)
+    starts, blocks, block = row_runs(width, cells, align_corners, photo.device)
     top = 255.0 if photo.dtype == torch.uint8 else 65535.0
-    enhance_kernel[((len(starts) - 1) * blocks, height)](
+    enhance_kernel[height, (len(starts) - 1) * blocks](
         photo, enhanced, light, rows, starts, hidden, width, blocks, float(eps), float(strength), TINY, top,
         0.0 if truncate else 0.5, pedestal * top / 255, cells, bins, len(hidden) - 1, guide.tanh, align_corners, clip,
-        strength == 1, keep_light, BLOCK,
+        strength == 1, keep_light, block, num_warps=warps(block),
     )  # fmt: skip
     return enhanced, light if keep_light else None
+
+
+class FusedLoss(torch.autograd.Function):
+    """fused_cpu.FusedLoss on the device, without waiting for it. The structure term, not DeepUPE's, is plain torch."""
+
+    @staticmethod
+    def forward(ctx, light, photo, target, eps, clamp, luma, weights):
+        photo, light, target = (value.detach().contiguous() for value in (photo, light, target))
+        n, _, height, width = photo.shape
+        grad = torch.empty_like(light)
+        block = BLOCKS[1]
+        runs = triton.cdiv(width, block)
+        sums = torch.empty(n * height, runs, 3, device=light.device)
+        pixels = n * height * width
+        counts = 3 * pixels, pixels, 3 * n * height * (width - 1), 3 * n * (height - 1) * width
+        factors = [w / max(count, 1) for w, count in zip((*weights[:3], weights[2]), counts, strict=True)]
+        loss_kernel[n * height, runs](
+            photo, light, target, grad, sums, height, width, eps, TINY, *factors, clamp, luma, block
+        )
+        squared, angle, smooth = sums.sum(dim=(0, 1), dtype=torch.float64).unbind()
+        terms = [squared / counts[0], angle / counts[1], smooth / (weights[2] or 1)]
+        terms.append(torch.zeros_like(smooth))
+        if weights[3]:
+            with torch.enable_grad():
+                shade = light.requires_grad_()
+                structure = structure_loss(reflectance(photo, shade, eps, clamp=clamp), target)
+                grad.add_(torch.autograd.grad(structure, shade)[0], alpha=weights[3])
+            terms[3] = structure.detach().double()
+        terms = torch.stack(terms)
+        total = sum(weight * term for weight, term in zip(weights, terms, strict=True)).to(light.dtype)
+        ctx.save_for_backward(grad)
+        ctx.mark_non_differentiable(terms)
+        return total, terms
+
+    @staticmethod
+    def backward(ctx, total_grad, _):
+        (grad,) = ctx.saved_tensors
+        return grad * total_grad, None, None, None, None, None, None

@@ -1,6 +1,8 @@
 """The Triton kernels against the plain torch path, on a GPU where there is one, else in Triton's interpreter."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ import triton.language as tl  # noqa: E402 - after the environment is set
 
 import fused_cuda  # noqa: E402
 from fast import enhance_photo  # noqa: E402
+from loss import PRESETS, total_loss  # noqa: E402
+from model import reflectance  # noqa: E402
 from photos import make_lowres, to_tensor  # noqa: E402
 from tests.test_fused import ARCHS, lively, photo_of  # noqa: E402
 
@@ -94,3 +98,39 @@ def test_gradients_repeat_exactly():
         light = fused_cuda.illuminate(fullres, grid, network.guide.fold(fullres), True, False)
         grads.append(torch.autograd.grad(light.square().sum(), grid)[0])
     assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize('preset', list(PRESETS))
+@pytest.mark.parametrize('clamp', [True, False])
+@pytest.mark.parametrize(
+    ('size', 'weights'), [((3, 150), {}), ((1, 5), {}), ((5, 1), {'color': 0.0}), ((8, 12), {'structure': 0.7})]
+)
+def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, size, weights):
+    generator = torch.Generator().manual_seed(4)
+    photo, light, target = (torch.rand(2, 3, *size, generator=generator).to(DEVICE) for _ in range(3))
+    photo[0, :, 0], target[0, :, 0] = 0, 0
+    light[1, :, 0] = -1e-4  # S + eps is 0
+    plain, ours = light.clone().requires_grad_(), light.clone().requires_grad_()
+    enhanced = reflectance(photo, plain, 1e-4, clamp=clamp)
+    values = total_loss(photo, plain, enhanced, target, preset, weights)
+    (3 * values.pop('total')).backward()
+    all_weights = tuple({**PRESETS[preset], **weights}.values())
+    total, terms = fused_cuda.FusedLoss.apply(ours, photo, target, 1e-4, clamp, preset == 'deepupe', all_weights)
+    (3 * total).backward()
+    computed = [term if weight else torch.zeros_like(term) for term, weight in zip(terms, all_weights, strict=True)]
+    torch.testing.assert_close(torch.stack(computed).float(), torch.stack(list(values.values())), rtol=1e-4, atol=1e-6)
+    assert (ours.grad - plain.grad).abs().max() <= 1e-4 * plain.grad.abs().max()
+
+
+@pytest.mark.skipif(
+    tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3), reason='its compiler is called otherwise'
+)
+@pytest.mark.parametrize('kernel', ['light_kernel', 'light_back_kernel', 'enhance_kernel', 'loss_kernel'])
+def test_kernel_compiles_for_a_gpu(kernel):
+    environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'compile_kernels.py')
+    done = subprocess.run(
+        [sys.executable, script, kernel, kernel], env=environment, check=False, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [kernel] * 2
