@@ -920,4 +920,4 @@ class FusedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, total_grad, _):
         (grad,) = ctx.saved_tensors
-        return grad * total_grad, None, None, None, None, None, None
+        return grad if total_grad == 1 else grad * total_grad, None, None, None, None, None, None

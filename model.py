@@ -162,12 +162,13 @@ class PointwiseGuide(nn.Module):
         conv, norm = self.hidden.conv, self.hidden.norm
         weight = conv.weight[:, :, 0, 0]  # (width, 3)
         if norm.training:
-            pixels = fullres.transpose(0, 1).flatten(1)  # (3, N * H * W)
-            center = mean_of_ranks(pixels.mean(dim=1))
-            covariance = mean_of_ranks(pixels @ pixels.T / pixels.shape[1]) - center[:, None] * center
+            pixels = fullres.flatten(2)  # (N, 3, H * W)
+            center = mean_of_ranks(pixels.mean(dim=(0, 2)))
+            square = (pixels @ pixels.transpose(1, 2)).mean(dim=0) / pixels.shape[2]
+            covariance = mean_of_ranks(square) - center[:, None] * center
             mean = weight @ center + conv.bias
             var = ((weight @ covariance) * weight).sum(dim=1)
-            update_statistics(norm, mean, var, pixels.shape[1] * world_size())
+            update_statistics(norm, mean, var, fullres[:, 0].numel() * world_size())
         else:
             mean, var = norm.running_mean, norm.running_var
         scale = norm.weight * (var + norm.eps).rsqrt()
