@@ -1,8 +1,8 @@
 """Augmentation of a training pair: what is done is drawn on the host, the pixels are made by OpenCV or on a device.
 
-A `Recipe` is a few numbers; everything random is in it. `render` makes the arrays with OpenCV, `render_on` makes the
-same tensors with torch on the device that the levels lie on, so that a GPU need not wait for the host. Both are tested
-against each other.
+A `Recipe` is a few numbers; everything random is in it. `render` makes a pair's arrays with OpenCV, `render_on`
+a batch of the same with torch on the device that the levels lie on, so that a GPU need not wait for the host. Both are
+tested against each other.
 
 Sources: hermosayhl/DeepUPE_pytorch (`hdrnet`: crop, flip and rotate, then squeezed to a square); dvlab-research/DeepUPE
 (`deepupe`: random 256 x 256 crops, of which lowres is a copy).
@@ -140,54 +140,101 @@ def upload(image, device):
     return torch.tensor(image.astype(np.int32) if deep else image, device=device), 65535 if deep else 255
 
 
-def render_on(photo, target, recipe, full_size):
-    """`render` by torch, on the device of the levels, in fractions of a level: differs by half a level or so.
+def render_on(pairs, recipes, full_size):
+    """`render` of a batch by torch, on the device of the levels and in fractions of one: differs by half one or so.
+
+    Windows, flips and sizes are one reading of all photos together, whatever their sizes; exposures and turns, which
+    some have, are made photo by photo before.
 
     Args:
-        photo, target: from `upload`.
+        pairs: ((levels, top) of a photo, (levels, top) of its target) of each item, from `upload`.
+        recipes: of each item.
     Returns:
-        three tensors (3, H, W), float32 levels of 255.
+        three tensors (N, 3, H, W), float32 levels of 255.
     """
-    (photo, photo_top), (target, top) = target if recipe.good else photo, target
-    for stops in recipe.stops:
-        table = torch.from_numpy(exposure_table(stops, photo_top).astype(np.int32))
-        photo = table.to(photo.device)[photo.long()]
-    photo, target = (as_levels(*image) for image in ((photo, photo_top), (target, top)))
-    for step in recipe.steps:
-        photo, target = change_on(photo, step), change_on(target, step)
-    lowres = resize(photo, LOW_SIZE, LOW_SIZE)
-    if full_size:
-        photo, target = resize(photo, full_size, full_size), resize(target, full_size, full_size)
-    return lowres, photo, target
+    photos, targets, rests = [], [], []
+    for (photo, target), recipe in zip(pairs, recipes, strict=True):
+        photo = target if recipe.good else photo
+        for stops in recipe.stops:
+            photo = expose_on(*photo, stops)
+        done = max((i + 1 for i, step in enumerate(recipe.steps) if step[0] == 'turn'), default=0)
+        for step in recipe.steps[:done]:
+            photo, target = change_on(*photo, step), change_on(*target, step)
+        photos.append(photo)
+        targets.append(target)
+        rests.append(recipe.steps[done:])
+    places = [trace(steps, *image.shape[:2], full_size) for (image, _), steps in zip(photos, rests, strict=True)]
+    lowres = [trace(steps, *image.shape[:2], LOW_SIZE) for (image, _), steps in zip(photos, rests, strict=True)]
+    return sample(photos, lowres), sample(photos, places), sample(targets, places)
 
 
-def as_levels(image, top):
-    """(H, W, 3) integers to (3, H, W) float32 in [0, 255]."""
-    return image.permute(2, 0, 1).float().mul_(255 / top)
+def expose_on(image, top, stops):
+    table = torch.from_numpy(exposure_table(stops, top)).to(image.device, image.dtype)
+    return table[image.long()], top
 
 
-def change_on(image, step):
-    """`change` of a tensor (3, H, W)."""
+def change_on(image, top, step):
+    """`change` of the levels of an image."""
     kind, *values = step
     if kind == 'window':
         y, x, height, width = values
-        return image[:, y : y + height, x : x + width]
+        return image[y : y + height, x : x + width], top
     if kind == 'flip':
-        return image.flip(-1)
-    if kind == 'resize':
-        return resize(image, *values)
-    height, width = image.shape[1:]
+        return image.flip(1), top
+    height, width = image.shape[:2]
     turn = cv2.invertAffineTransform(cv2.getRotationMatrix2D((width / 2, height / 2), values[0], 1))
     y = torch.arange(height, dtype=torch.float32, device=image.device)[:, None]
     x = torch.arange(width, dtype=torch.float32, device=image.device)
     sides = zip(turn.tolist(), (width, height), strict=True)
     coords = [((a * x + b * y + c) * 2 + 1) / size - 1 for (a, b, c), size in sides]
     coords = torch.stack(coords, dim=-1)[None]  # (1, H, W, 2)
-    return F.grid_sample(image[None], coords, mode='bilinear', padding_mode='zeros', align_corners=False)[0]
+    planes = image.permute(2, 0, 1)[None].float()
+    turned = F.grid_sample(planes, coords, mode='bilinear', padding_mode='zeros', align_corners=False)
+    return turned[0].permute(1, 2, 0).round().to(image.dtype), top
 
 
-def resize(image, height, width):
-    """A tensor (3, H, W) as cv2.resize does it: bilinear, without smoothing first."""
-    if image.shape[1:] == (height, width):
-        return image
-    return F.interpolate(image[None], (height, width), mode='bilinear', align_corners=False)[0]
+def trace(steps, height, width, size):
+    """Where an image of height x width is read for a square of `size`, or 0 for its own size, after steps but turns.
+
+    Returns:
+        (rows, columns) in pixels, as cv2.resize places them: pixel centres at whole numbers.
+    """
+    shapes = [(height, width)]
+    for kind, *values in steps:
+        shapes.append(tuple(values[-2:]) if kind in ('window', 'resize') else shapes[-1])
+    y, x = (stretch(np.arange(size or side), size or side, side) for side in shapes[-1])
+    for (kind, *values), (height, width) in zip(reversed(steps), reversed(shapes[:-1]), strict=True):
+        if kind == 'window':
+            y, x = y + values[0], x + values[1]
+        elif kind == 'flip':
+            x = width - 1 - x
+        else:
+            y, x = stretch(y, values[0], height), stretch(x, values[1], width)
+    return y, x
+
+
+def stretch(place, size, other):
+    """Places among `size` pixels as places among the `other` that they were made of."""
+    return np.clip((place + 0.5) * other / size - 0.5, 0, other - 1)
+
+
+def sample(images, places):
+    """Images (H, W, 3) of levels, each of its own size, read bilinearly at (rows, columns): (N, 3, h, w) float32."""
+    device = images[0][0].device
+    pixels = torch.cat([image.reshape(-1, 3) for image, _ in images])
+    heights, widths = np.array([image.shape[:2] for image, _ in images]).T
+    starts = np.cumsum(heights * widths) - heights * widths
+    # one number of each image, beside its row of places
+    start, width, last_y, last_x = torch.from_numpy(np.stack([starts, widths, heights - 1, widths - 1])[..., None]).to(
+        device
+    )
+    y, x = (torch.from_numpy(np.float32([place[axis] for place in places])).to(device) for axis in (0, 1))
+    above, left = y.long(), x.long()
+    rows = [start + row * width for row in (above, torch.minimum(above + 1, last_y))]
+    columns = [left, torch.minimum(left + 1, last_x)]
+    lines = []
+    for row in rows:
+        near, far = (pixels[row[:, :, None] + column[:, None, :]].float() for column in columns)
+        lines.append(near.lerp_(far, x.frac()[:, None, :, None]))
+    scale = torch.tensor([255 / top for _, top in images], device=device).view(-1, 1, 1, 1)
+    return lines[0].lerp_(lines[1], y.frac()[:, :, None, None]).mul_(scale).permute(0, 3, 1, 2)

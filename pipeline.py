@@ -469,19 +469,17 @@ class Loader:
         """This rank's positions of batch k, and their photos stacked, (N, 3, H, W) with levels in [0, 255]."""
         positions = range(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
         if self.on_device:
-            return positions, [torch.stack(photos) for photos in zip(*map(self.make, positions), strict=True)]
+            pairs = [self.keep(position) for position in positions]
+            recipes = [
+                self.dataset.draw(position, pair[0][0].shape) for position, pair in zip(positions, pairs, strict=True)
+            ]
+            return positions, augment.render_on(pairs, recipes, self.dataset.side)
         stacked = []
         for photos in zip(*(self.dataset[position] for position in positions), strict=True):
             if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level
                 photos = [photo / np.float32(1 if photo.dtype == np.uint8 else 257) for photo in photos]
             stacked.append(torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2))
         return positions, stacked
-
-    def make(self, position):
-        """dataset[position] on the device: tensors (3, H, W) with levels in [0, 255]."""
-        photo, target = self.keep(position)
-        recipe = self.dataset.draw(position, photo[0].shape)
-        return augment.render_on(photo, target, recipe, self.dataset.side)
 
     def keep(self, position):
         """The pair of a position as levels on the device, see augment.upload, which keeps it while there is room."""

@@ -49,35 +49,62 @@ def test_a_recipe_treats_both_photos_alike():
         np.testing.assert_array_equal(first, second)
 
 
+def render_both(photo, target, recipe, size):
+    """Arrays of `render`, and of `render_on` as arrays."""
+    pair = [augment.upload(image, 'cpu') for image in (photo, target)]
+    ours = [image[0].permute(1, 2, 0).numpy() for image in augment.render_on([pair], [recipe], size)]
+    return augment.render(photo, target, recipe, size), ours
+
+
 @pytest.mark.parametrize(
-    ('step', 'tolerance'),
+    ('steps', 'tolerance'),
     [
-        (('window', 5, 7, 40, 50), 0),
-        (('flip',), 0),
-        (('resize', 90, 70), 0.8),  # OpenCV rounds to levels, and its weights
-        (('turn', 13), 0.8),  # and turns by 32nds of a pixel
+        ((('window', 5, 7, 40, 50),), 0),
+        ((('flip',),), 0),
+        ((('window', 5, 7, 40, 50), ('flip',), ('window', 3, 4, 20, 30)), 0),
+        ((('flip',), ('resize', 90, 70)), 0.8),  # OpenCV rounds to levels, and its weights
+        ((('resize', 300, 400), ('window', 20, 31, 256, 256)), 0.8),
+        ((('turn', 13),), 1),  # and turns by 32nds of a pixel
+        ((('flip',), ('turn', -9), ('window', 12, 15, 30, 40)), 1),
     ],
 )
-def test_both_ways_of_a_step_agree(step, tolerance):
-    photo = smooth()
-    expected = augment.change(photo, step)
-    ours = augment.change_on(augment.as_levels(*augment.upload(photo, 'cpu')), step).permute(1, 2, 0).numpy()
-    assert ours.shape == expected.shape
-    difference = np.abs(ours - expected.astype(float))
-    if step[0] == 'turn':  # at the corners' edge a 32nd of a pixel is many levels
-        difference = difference[12:-12, 12:-12]
-        assert (ours[0, 0] == 0).all()
-    assert difference.max() <= tolerance
+def test_both_ways_of_steps_agree(steps, tolerance):
+    (_, *expected), (_, *ours) = render_both(smooth(), 255 - smooth(), Recipe(False, (), steps), 0)
+    for image, other in zip(ours, expected, strict=True):
+        assert image.shape == other.shape
+        difference = np.abs(image - other.astype(float))
+        if steps[0][0] == 'turn':  # at the corners' edge a 32nd of a pixel is many levels
+            difference = difference[12:-12, 12:-12]
+            assert (image[0, 0] == 0).all()
+        assert difference.max() <= tolerance
+
+
+@pytest.mark.parametrize('size', [32, 64, 200])
+def test_both_ways_squeeze_to_a_square(size):
+    recipe = Recipe(False, (), (('window', 5, 7, 41, 53), ('flip',)))
+    for image, other in zip(*render_both(smooth(), 255 - smooth(), recipe, size), strict=True):
+        assert image.shape == other.shape
+        assert np.abs(image.astype(float) - other).max() <= 0.8
+
+
+def test_a_batch_holds_photos_of_any_size():
+    """Each item is what it is alone."""
+    rng = np.random.default_rng(0)
+    shapes = [(60, 80), (80, 60), (33, 47)]
+    pairs = [[augment.upload(rng.integers(0, 255, (*s, 3), np.uint8), 'cpu') for _ in range(2)] for s in shapes]
+    recipes = [Recipe(i == 1, (1.0,) * i, tuple(augment.draw_steps(*s, rng))) for i, s in enumerate(shapes)]
+    together = augment.render_on(pairs, recipes, 50)
+    for i in range(3):
+        alone = augment.render_on(pairs[i : i + 1], recipes[i : i + 1], 50)
+        for batch, item in zip(together, alone, strict=True):
+            assert torch.equal(batch[i], item[0])
 
 
 def test_the_good_photo_and_the_darkened_one_on_a_device():
-    photo, target = smooth(), 255 - smooth()
-    on_device = [augment.upload(image, 'cpu') for image in (photo, target)]
     for recipe in (Recipe(True, (), ()), Recipe(True, (1.2,), ()), Recipe(False, (-0.5, 0.3), ())):
-        expected = augment.render(photo, target, recipe, 0)[1:]
-        ours = augment.render_on(*on_device, recipe, 0)[1:]
+        (_, *expected), (_, *ours) = render_both(smooth(), 255 - smooth(), recipe, 0)
         for image, other in zip(ours, expected, strict=True):
-            assert torch.equal(image, torch.from_numpy(other).permute(2, 0, 1).float())
+            np.testing.assert_array_equal(image, other)
 
 
 def test_darkening_is_in_linear_light():
