@@ -137,7 +137,15 @@ def change(image, step):
 def upload(image, device):
     """An (H, W, 3) uint8 or uint16 array as integer levels (H, W, 3) on a device, and their top level."""
     deep = image.dtype == np.uint16  # torch has few operations on uint16
-    return torch.tensor(image.astype(np.int32) if deep else image, device=device), 65535 if deep else 255
+    return send(image.astype(np.int32) if deep else image, device), 65535 if deep else 255
+
+
+def send(array, device):
+    """A copy of an array as a tensor on a device; on CUDA nothing waits, as it would for memory that is not pinned."""
+    tensor = torch.from_numpy(np.array(array))
+    if torch.device(device).type == 'cuda':
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def render_on(pairs, recipes, full_size):
@@ -169,8 +177,8 @@ def render_on(pairs, recipes, full_size):
 
 
 def expose_on(image, top, stops):
-    table = torch.from_numpy(exposure_table(stops, top)).to(image.device, image.dtype)
-    return table[image.long()], top
+    table = send(exposure_table(stops, top), image.device)
+    return table[image.long()].to(image.dtype), top
 
 
 def change_on(image, top, step):
@@ -225,10 +233,9 @@ def sample(images, places):
     heights, widths = np.array([image.shape[:2] for image, _ in images]).T
     starts = np.cumsum(heights * widths) - heights * widths
     # one number of each image, beside its row of places
-    start, width, last_y, last_x = torch.from_numpy(np.stack([starts, widths, heights - 1, widths - 1])[..., None]).to(
-        device
-    )
-    y, x = (torch.from_numpy(np.float32([place[axis] for place in places])).to(device) for axis in (0, 1))
+    numbers = np.stack([starts, widths, heights - 1, widths - 1])[..., None]
+    start, width, last_y, last_x = send(numbers, device)
+    y, x = (send(np.float32([place[axis] for place in places]), device) for axis in (0, 1))
     above, left = y.long(), x.long()
     rows = [start + row * width for row in (above, torch.minimum(above + 1, last_y))]
     columns = [left, torch.minimum(left + 1, last_x)]
@@ -236,5 +243,5 @@ def sample(images, places):
     for row in rows:
         near, far = (pixels[row[:, :, None] + column[:, None, :]].float() for column in columns)
         lines.append(near.lerp_(far, x.frac()[:, None, :, None]))
-    scale = torch.tensor([255 / top for _, top in images], device=device).view(-1, 1, 1, 1)
+    scale = send(np.float32([255 / top for _, top in images]), device).view(-1, 1, 1, 1)
     return lines[0].lerp_(lines[1], y.frac()[:, :, None, None]).mul_(scale).permute(0, 3, 1, 2)

@@ -189,7 +189,7 @@ def train_epoch(run, epoch, opt):
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(run.network.parameters(), opt.grad_clip)
         check_finite(last, loader.dataset, run.exp_dir)  # the step before: nothing waits for the device
-        last = epoch, step, positions, losses['total'].detach()
+        last = epoch, step, positions, utils.fetch(losses['total'])
         scaler.step(optimizer)
         scaler.update()
         if opt.ema:
@@ -269,9 +269,12 @@ def update_average(average, network, decay, step):
 
 def check_finite(last, dataset, exp_dir):
     """Stop a run whose loss is not a number, naming the photos of the batch."""
-    if last is None or torch.isfinite(last[3]):
+    if last is None:
         return
-    epoch, step, positions, loss = last
+    epoch, step, positions, fetched = last
+    loss = fetched()
+    if loss.isfinite():
+        return
     names = ', '.join(dataset.pairs[dataset.order[position]][0] for position in positions)
     raise ValueError(
         f'training: expected a finite loss, got {loss.item()} in epoch {epoch}, step {step}; '

@@ -114,6 +114,26 @@ def keep_memory():
             libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
 
 
+def fetch(tensor):
+    """Start to copy a tensor to the host; returns a function that waits for that alone and gives the copy.
+
+    On CUDA `.item()` would wait for all that is queued on the device, what came after the tensor included.
+    """
+    tensor = tensor.detach()
+    if tensor.device.type != 'cuda':
+        return lambda: tensor
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+
+    def wait():
+        done.synchronize()
+        return copy
+
+    return wait
+
+
 def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
