@@ -12,9 +12,14 @@ S of training batches in train_phase/ and of the same validation photos every ep
 The defaults are the predecessor's, but validation scores the untouched photos at their own size, each once.
 """
 
+import os
+
+# torch's threads spin while they wait, unless told before its import; beside any other busy process that costs them far
+# more time than it saves
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
 import copy
 import importlib.util
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
