@@ -48,6 +48,7 @@ opt = SimpleNamespace(
     illumination='',  # free (hdrnet's own) or clipped to [I, 1] (deepupe's own)
     guide='',  # pointwise (hdrnet's own) or curves (deepupe's own)
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
+    start_from='',  # a checkpoint to train further, whose network options then replace those above
     # data
     dataset_dir='data/fivek',  # input/ and expertC_gt/, low/ and high/, or input/ and target/, paired by stem
     dataset_ratio=0.9,  # share of dataset_dir's pairs to train on; the rest validates
@@ -114,10 +115,9 @@ def main(opt):
     if opt.deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)
+    network = make_network(opt).to(device)
     check(opt)
     exp_dir = os.path.join(opt.checkpoints_dir, opt.exp_name)
-    shape = opt.arch, opt.luma_bins, opt.spatial_bin
-    network = build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal).to(device)
     train_lists, valid_pairs = choose_pairs(opt)
     checkpoint = read_resumable(opt, exp_dir)
 
@@ -321,6 +321,16 @@ def scale_of(photo):
 
 
 # ------------------------------------------------------------------------------------------------ before and after
+
+
+def make_network(opt):
+    """A network with random weights, or with those of opt.start_from, whose network options then replace opt's."""
+    if opt.start_from:
+        network, checkpoint = utils.load_network(opt.start_from)
+        vars(opt).update(utils.network_options(checkpoint))
+        return network
+    shape = opt.arch, opt.luma_bins, opt.spatial_bin
+    return build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal)
 
 
 def check(opt):

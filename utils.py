@@ -267,7 +267,7 @@ def load_network(path, device='cpu'):
     checkpoint = read_checkpoint(path)
     weights = checkpoint['model']
     try:
-        network = network_for(checkpoint)
+        network = build_network(**network_options(checkpoint))
         network.load_state_dict({name: value.float() for name, value in weights.items()})
     except (RuntimeError, AttributeError, KeyError, TypeError) as error:
         detail = str(error).splitlines()[1 if '\n' in str(error) else 0].strip()
@@ -275,14 +275,13 @@ def load_network(path, device='cpu'):
     return network.eval().to(device), checkpoint
 
 
-def network_for(checkpoint):
-    """The untrained network that a checkpoint's options describe; grid sizes not in them are read off the weights."""
+def network_options(checkpoint):
+    """What model.build_network built a checkpoint's network with; a grid size not in it is read off the weights."""
     options = checkpoint.get('opt', {})
     luma_bins = options.get('luma_bins') or checkpoint['model']['predict.conv.weight'].shape[0] // 12
-    variant = [options.get(name, '') for name in ('slicing', 'illumination', 'guide')]
-    return build_network(
-        checkpoint['arch'], luma_bins, options.get('spatial_bin', 0), *variant, options.get('pedestal', 0.0)
-    )
+    variant = {name: options.get(name, '') for name in ('slicing', 'illumination', 'guide')}
+    sizes = {'luma_bins': luma_bins, 'spatial_bin': options.get('spatial_bin', 0)}
+    return {'arch': checkpoint['arch'], **sizes, **variant, 'pedestal': options.get('pedestal', 0.0)}
 
 
 def convert_predecessor(weights):

@@ -50,6 +50,19 @@ def test_learning_rate_steps_are_the_predecessors():
     assert train.lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
 
 
+def test_a_run_goes_on_from_another_ones_weights_and_network(make_pairs, tmp_path):
+    pairs = make_pairs(4)
+    variant = {'spatial_bin': 16, 'luma_bins': 4, 'pedestal': 0.5, 'illumination': 'clipped', 'slicing': 'centers'}
+    run_training(tmp_path, 'first', dataset_dir=pairs, total_epochs=1, **variant)
+    first = utils.read_checkpoint(str(tmp_path / 'first' / 'best.pth'))
+    start = str(tmp_path / 'first' / 'best.pth')
+    second = run_training(tmp_path, 'second', dataset_dir=pairs, total_epochs=1, start_from=start, lr=1e-9)
+    assert {name: second['opt'][name] for name in variant} == variant
+    for name, value in first['model'].items():
+        if 'running' not in name and 'tracked' not in name:
+            torch.testing.assert_close(second['model'][name], value, atol=1e-7, rtol=0)
+
+
 @pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
 def test_resumed_run_equals_one_that_never_stopped(make_pairs, tmp_path, capsys, arch):
     common = {'dataset_dir': make_pairs(6), 'arch': arch, 'ema': 0.9}
