@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ triton = pytest.importorskip('triton')
 
 import triton.language as tl  # noqa: E402 - after the environment is set
 
+import fast  # noqa: E402
 import fused_cuda  # noqa: E402
 from fast import enhance_photo  # noqa: E402
 from loss import PRESETS, total_loss  # noqa: E402
@@ -120,6 +122,20 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, size, weigh
     computed = [term if weight else torch.zeros_like(term) for term, weight in zip(terms, all_weights, strict=True)]
     torch.testing.assert_close(torch.stack(computed).float(), torch.stack(list(values.values())), rtol=1e-4, atol=1e-6)
     assert (ours.grad - plain.grad).abs().max() <= 1e-4 * plain.grad.abs().max()
+
+
+def test_trial_takes_the_kernels_and_refuses_wrong_ones():
+    device, state = torch.device(DEVICE), torch.get_rng_state()
+    fast.try_kernels(fused_cuda, device)
+    assert torch.equal(torch.get_rng_state(), state)
+    dark = SimpleNamespace(**vars(fused_cuda))
+    dark.illuminate = lambda *values: fused_cuda.illuminate(*values) * 0.99
+    with pytest.raises(RuntimeError, match='training differs'):
+        fast.try_kernels(dark, device)
+    dark = SimpleNamespace(**vars(fused_cuda))
+    dark.enhance = lambda *values, **rule: fused_cuda.enhance(*values, **{**rule, 'strength': 0.9})
+    with pytest.raises(RuntimeError, match='photo differs'):
+        fast.try_kernels(dark, device)
 
 
 @pytest.mark.skipif(
