@@ -21,6 +21,7 @@ import triton.language as tl
 from loss import LOG_EPS, LUMA, structure_loss
 from model import TINY, reflectance
 
+# Triton launches on the thread's current device, which is the first one unless told: hence device_of.
 # Programs are (rows, runs of a row): CUDA takes 2^31 on the first axis only. A thread has several pixels, for all of
 # which it loads the grid's coefficients once; a program of one warp sums without shared memory.
 BLOCKS = 32, 256  # pixels of a program: the power of two that holds an interval between cell centres, within these
@@ -420,7 +421,8 @@ class LightOfRows(torch.autograd.Function):
         starts, blocks, block = row_runs(width, cells, align_corners, photo.device)
         ctx.shape = (height, width, blocks, cells, bins, len(hidden) - 1, tanh, align_corners, clip, block)
         ctx.launch = (n * height, (len(starts) - 1) * blocks)
-        light_kernel[ctx.launch](photo, light, rows, starts, hidden, *ctx.shape, num_warps=warps(block))
+        with torch.cuda.device_of(photo):
+            light_kernel[ctx.launch](photo, light, rows, starts, hidden, *ctx.shape, num_warps=warps(block))
         ctx.save_for_backward(photo, light, rows, starts, hidden)
         return light
 
@@ -432,10 +434,11 @@ class LightOfRows(torch.autograd.Function):
         sums = torch.zeros(lines, runs, bins, 24, dtype=rows.dtype, device=rows.device)
         hidden_sums = torch.empty(lines, runs, *hidden.shape, dtype=rows.dtype, device=rows.device)
         hidden_sums[:, :, -1] = 0
-        light_back_kernel[ctx.launch](
-            photo, light, up.contiguous(), rows, starts, hidden, sums, hidden_sums, *ctx.shape,
-            num_warps=warps(ctx.shape[-1]),
-        )  # fmt: skip
+        with torch.cuda.device_of(photo):
+            light_back_kernel[ctx.launch](
+                photo, light, up.contiguous(), rows, starts, hidden, sums, hidden_sums, *ctx.shape,
+                num_warps=warps(ctx.shape[-1]),
+            )  # fmt: skip
         sums = sums.view(lines, runs // blocks, blocks, bins, 3, 2, 4).sum(dim=2)
         right = sums[..., 1, :].flatten(-2)  # (lines, intervals, bins, 12)
         left = sums[..., 0, :].flatten(-2) - right
@@ -469,11 +472,12 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, stren
     cells, bins = rows.shape[2:4]
     starts, blocks, block = row_runs(width, cells, align_corners, photo.device)
     top = 255.0 if photo.dtype == torch.uint8 else 65535.0
-    enhance_kernel[height, (len(starts) - 1) * blocks](
-        photo, enhanced, light, rows, starts, hidden, width, blocks, float(eps), float(strength), TINY, top,
-        0.0 if truncate else 0.5, pedestal * top / 255, cells, bins, len(hidden) - 1, guide.tanh, align_corners, clip,
-        strength == 1, keep_light, block, num_warps=warps(block),
-    )  # fmt: skip
+    with torch.cuda.device_of(photo):
+        enhance_kernel[height, (len(starts) - 1) * blocks](
+            photo, enhanced, light, rows, starts, hidden, width, blocks, float(eps), float(strength), TINY, top,
+            0.0 if truncate else 0.5, pedestal * top / 255, cells, bins, len(hidden) - 1, guide.tanh, align_corners,
+            clip, strength == 1, keep_light, block, num_warps=warps(block),
+        )  # fmt: skip
     return enhanced, light if keep_light else None
 
 
@@ -491,9 +495,10 @@ class FusedLoss(torch.autograd.Function):
         pixels = n * height * width
         counts = 3 * pixels, pixels, 3 * n * height * (width - 1), 3 * n * (height - 1) * width
         factors = [w / max(count, 1) for w, count in zip((*weights[:3], weights[2]), counts, strict=True)]
-        loss_kernel[n * height, runs](
-            photo, light, target, grad, sums, height, width, eps, TINY, *factors, clamp, luma, block
-        )
+        with torch.cuda.device_of(photo):
+            loss_kernel[n * height, runs](
+                photo, light, target, grad, sums, height, width, eps, TINY, *factors, clamp, luma, block
+            )
         squared, angle, smooth = sums.sum(dim=(0, 1), dtype=torch.float64).unbind()
         terms = [squared / counts[0], angle / counts[1], smooth / (weights[2] or 1)]
         terms.append(torch.zeros_like(smooth))

@@ -87,15 +87,18 @@ def set_seed(seed):
 
 
 def pick_device(device):
-    """torch.device of an option: '' takes CUDA when there is one, else the CPU.
+    """torch.device of an option, made the current one: '' takes CUDA if there is one; cuda is each rank's own GPU.
 
     Raises:
         ValueError: not a device of this machine.
     """
     try:
-        own = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if torch.cuda.is_available() else 'cpu'
-        chosen = torch.device(device or own)
+        chosen = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        if chosen == torch.device('cuda'):  # this rank's
+            chosen = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
         torch.empty(0, device=chosen)
+        if chosen.type == 'cuda':
+            torch.cuda.set_device(chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'device: expected cpu or a CUDA device of this machine, got {device!r}') from error
     return chosen
@@ -125,7 +128,7 @@ def fetch(tensor):
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     copy.copy_(tensor, non_blocking=True)
     done = torch.cuda.Event()
-    done.record()
+    done.record(torch.cuda.current_stream(tensor.device))
 
     def wait():
         done.synchronize()
