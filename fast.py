@@ -53,14 +53,11 @@ def try_kernels(kernels, device):
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network, lowres = (
-            build_network('hdrnet').eval(),
-            torch.rand(2, 3, LOW_SIZE, LOW_SIZE),
-        )  # eval: ranks do not meet
-        fullres = torch.randint(256, (2, 3, 2, 100)) / 255
-    rule, eps = (network.align_corners, network.clip), network.eps
+        network = build_network('hdrnet').eval()  # in training ranks would wait for one another
+        lowres, fullres = torch.rand(2, 3, LOW_SIZE, LOW_SIZE), torch.randint(256, (2, 3, 2, 100)) / 255
+    align_corners, clip, eps = network.align_corners, network.clip, network.eps
     grid, target = network.predict_grid(lowres).detach().requires_grad_(), fullres.sqrt()
-    light = apply_affine(slice_grid(grid, network.guide(fullres), network.align_corners), fullres)
+    light = apply_affine(slice_grid(grid, network.guide(fullres), align_corners), fullres)
     enhanced = reflectance(fullres, light, eps)
     loss = total_loss(fullres, light, enhanced, target)['total']
     plain = light, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
@@ -69,14 +66,14 @@ def try_kernels(kernels, device):
     grid, fullres, target = (value.detach().to(device) for value in (grid, fullres, target))
     grid.requires_grad_()
     guide = network.guide.fold(fullres)
-    light = kernels.illuminate(fullres, grid, guide, *rule)
+    light = kernels.illuminate(fullres, grid, guide, align_corners, clip)
     loss, _ = kernels.FusedLoss.apply(light, fullres, target, eps, True, False, tuple(PRESETS['hdrnet'].values()))
     ours = light, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
     for value, expected in zip(ours, plain, strict=True):
         if (value.cpu() - expected).abs().max() > 1e-3 * expected.abs().max():
             raise RuntimeError('its training differs from the plain path')
     levels = fullres[0].mul(255).round().byte().permute(1, 2, 0).contiguous()
-    photo, _ = kernels.enhance(levels, grid[0].detach(), guide, align_corners=rule[0], clip=rule[1], eps=eps)
+    photo, _ = kernels.enhance(levels, grid[0].detach(), guide, align_corners=align_corners, clip=clip, eps=eps)
     difference = photo.cpu().numpy().astype(int) - to_photo(enhanced[0].detach())
     if (abs(difference) > 1).mean() > 0.01:  # where S is next to 0, R jumps
         raise RuntimeError('its photo differs from the plain path')

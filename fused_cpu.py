@@ -24,8 +24,8 @@ from numba import njit
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic, overload
 
-from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_windows
-from model import TINY
+from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_elements, count_windows
+from model import TINY, cell_intervals
 from photos import level_range
 from utils import cores
 
@@ -232,12 +232,7 @@ def runs_of_row(width, cells, align_corners, block, kind):
         block, lie between the centres of cell and cell + 1; empty ones at the end of a block that has fewer.
         part (width) of dtype `kind`: weight of cell + 1 at each pixel.
     """
-    if align_corners:
-        scale, offset = (cells - 1) / max(width - 1, 1), 0.0
-    else:
-        scale, offset = cells / width, 0.5 * cells / width - 0.5
-    inner = [math.ceil((cell - offset) / scale) for cell in range(1, cells - 1)] if scale else []
-    edges = np.array([0, *(min(edge, width) for edge in inner), width])  # of the intervals between cell centres
+    edges, scale, offset = cell_intervals(width, cells, align_corners)
     blocks, part = [], np.empty(width, kind)
     for start in range(0, width, block):
         stop, runs = min(start + block, width), []
@@ -877,13 +872,7 @@ class FusedLoss(torch.autograd.Function):
         rule = kind(eps), clamp
         down, across = count_windows(height, width) if weights[3] else (0, 0)
         windows = np.empty((n, 3, 3, down, across), grad.dtype)
-        counts = (
-            3 * n * height * width,
-            n * height * width,
-            3 * n * height * (width - 1),
-            3 * n * (height - 1) * width,
-            3 * n * down * across,
-        )
+        counts = (*count_elements(n, height, width), 3 * n * down * across)
         chosen = (weights[0], weights[1], weights[2], weights[2], weights[3])
         factors = np.array([w / max(c, 1) for w, c in zip(chosen, counts, strict=True)], grad.dtype)
 

@@ -12,14 +12,13 @@ Tested with Triton's interpreter on the CPU (TRITON_INTERPRET=1), which proves t
 
 import functools
 import itertools
-import math
 
 import torch
 import triton
 import triton.language as tl
 
-from loss import LOG_EPS, LUMA, structure_loss
-from model import TINY, reflectance
+from loss import LOG_EPS, LUMA, count_elements, structure_loss
+from model import TINY, cell_intervals, reflectance
 
 # Triton launches on the thread's current device, which is the first one unless told: hence device_of.
 # Programs are (rows, runs of a row): CUDA takes 2^31 on the first axis only. A thread has several pixels, for all of
@@ -31,6 +30,16 @@ LIFT = tl.constexpr(LOG_EPS)
 
 
 # ----------------------------------------------------------------------------------------------------- kernels
+
+
+@triton.jit
+def pixels_of(image, at, plane, mask):
+    """Three channels of an image (N, 3, H, W)."""
+    return (
+        tl.load(image + at, mask, 0.0),
+        tl.load(image + at + plane, mask, 0.0),
+        tl.load(image + at + 2 * plane, mask, 0.0),
+    )
 
 
 @triton.jit
@@ -114,9 +123,7 @@ def light_kernel(photo, light, rows, starts, hidden, height, width, blocks, cell
     cell, x, mask, part = run_of(starts, tl.program_id(1), blocks, width, cells, align, block)
     plane = height * width
     at = (line // height) * 3 * plane + (line % height) * width + x
-    red = tl.load(photo + at, mask, 0.0)
-    green = tl.load(photo + at + plane, mask, 0.0)
-    blue = tl.load(photo + at + 2 * plane, mask, 0.0)
+    red, green, blue = pixels_of(photo, at, plane, mask)
     depth = depth_of(guide_of(red, green, blue, hidden, units, tanh), bins, align)
     low, high = bins_of(depth, mask, bins)
     light_r, light_g, light_b = sliced(rows, line, cell, red, green, blue, part, depth, low, high, cells, bins)
@@ -165,9 +172,7 @@ def light_back_kernel(photo, light, up, rows, starts, hidden, sums, hidden_sums,
     cell, x, mask, part = run_of(starts, run, blocks, width, cells, align, block)
     plane = height * width
     at = (line // height) * 3 * plane + (line % height) * width + x
-    red = tl.load(photo + at, mask, 0.0)
-    green = tl.load(photo + at + plane, mask, 0.0)
-    blue = tl.load(photo + at + 2 * plane, mask, 0.0)
+    red, green, blue = pixels_of(photo, at, plane, mask)
     guide = guide_of(red, green, blue, hidden, units, tanh)
     depth = depth_of(guide, bins, align)
     low, high = bins_of(depth, mask, bins)
@@ -253,15 +258,6 @@ def enhance_kernel(photo, enhanced, light, rows, starts, hidden, width, blocks, 
         enhanced + at + 2,
         divided(blue, light_b, eps, strength, tiny, top, half, pedestal, full).to(tl.int32).to(kind),
         mask,
-    )
-
-
-@triton.jit
-def pixels_of(image, at, plane, mask):
-    return (
-        tl.load(image + at, mask, 0.0),
-        tl.load(image + at + plane, mask, 0.0),
-        tl.load(image + at + 2 * plane, mask, 0.0),
     )
 
 
@@ -388,12 +384,7 @@ def row_runs(width, cells, align_corners, device):
         starts: first pixel of each interval between cell centres, and the row's end. blocks: programs of an interval.
         block: pixels of a program.
     """
-    if align_corners:
-        scale, offset = (cells - 1) / max(width - 1, 1), 0.0
-    else:
-        scale, offset = cells / width, 0.5 * cells / width - 0.5
-    inner = [min(width, math.ceil((cell - offset) / scale)) for cell in range(1, cells - 1)] if scale else []
-    starts = [0, *inner, width]
+    starts, _, _ = cell_intervals(width, cells, align_corners)
     longest = max(b - a for a, b in itertools.pairwise(starts))
     block = min(max(triton.next_power_of_2(longest), BLOCKS[0]), BLOCKS[1])
     with torch.inference_mode(False):  # the cache also serves training
@@ -492,8 +483,7 @@ class FusedLoss(torch.autograd.Function):
         block = BLOCKS[1]
         runs = triton.cdiv(width, block)
         sums = torch.empty(n * height, runs, 3, device=light.device)
-        pixels = n * height * width
-        counts = 3 * pixels, pixels, 3 * n * height * (width - 1), 3 * n * (height - 1) * width
+        counts = count_elements(n, height, width)
         factors = [w / max(count, 1) for w, count in zip((*weights[:3], weights[2]), counts, strict=True)]
         with torch.cuda.device_of(photo):
             loss_kernel[n * height, runs](

@@ -107,6 +107,16 @@ def count_windows(height, width):
     return (height - WINDOW) // STRIDE + 1, (width - WINDOW) // STRIDE + 1
 
 
+def count_elements(photos, height, width):
+    """What the means of reconstruction, color, and smoothness along x and along y are over, for the kernels."""
+    return (
+        3 * photos * height * width,
+        photos * height * width,
+        3 * photos * height * (width - 1),
+        3 * photos * (height - 1) * width,
+    )
+
+
 def pool(images):
     """Mean of each window, (N, C, rows of windows, columns of windows)."""
     return F.avg_pool2d(images, WINDOW, STRIDE)

@@ -112,11 +112,9 @@ def main(opt):
     utils.keep_memory()
     cv2.setNumThreads(1)  # the loader's threads are the parallel ones
     utils.set_seed(opt.seed)
-    if opt.deterministic and device.type == 'cuda' and not opt.fused:
-        raise ValueError(
-            'deterministic: expected the fused kernels on CUDA, grid_sample has no deterministic gradient there'
-        )
     if opt.deterministic:
+        if device.type == 'cuda' and not opt.fused:
+            raise ValueError('deterministic: expected fused on CUDA, where grid_sample has no deterministic gradient')
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)
     network = make_network(opt).to(device)

@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel for an NVIDIA GPU, which needs none: run by test_fused_cuda.py in a process of its own.
+"""Compiles a Triton kernel for an NVIDIA GPU, which needs none: run by test_fused_cuda.py in a process of its own.
 
 The interpreter that the other tests run in proves the arithmetic, not that the compiler takes the code.
 """
@@ -35,7 +35,7 @@ def compile_kernel(kernel, constants, capability=90):
 
 
 if __name__ == '__main__':
-    kernels = [getattr(fused_cuda, name) for name in sys.argv[1:]]
-    for kernel, network in zip(kernels, NETWORKS * len(kernels), strict=False):
-        done = compile_kernel(kernel, {**network, 'full': network['tanh'], 'keep': network['clip'], 'block': 64})
-        print(kernel.__name__, len(done.asm['cubin']))
+    compiled = getattr(fused_cuda, sys.argv[1])
+    for network in NETWORKS:
+        done = compile_kernel(compiled, {**network, 'full': network['tanh'], 'keep': network['clip'], 'block': 64})
+        print(compiled.__name__, len(done.asm['cubin']))
