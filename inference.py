@@ -23,11 +23,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import formats
-import nvjpeg
-import photos
 import utils
-from fast import enhance_photo
+from kernels import enhance_photo
+from photos import formats, nvjpeg
+from photos.levels import to_8bit, to_photo
+from photos.picture import is_photo, read_photo, read_picture, write_photo, write_picture
+from runs.checkpoint import load_network
+from system.files import describe, remove_stale_parts
+from system.process import cores, keep_memory
+from system.ranks import ranks
 
 opt = SimpleNamespace(
     images_dir='sample_imgs',  # a folder of photos, one photo, or a pattern in quotes, such as 'a/**/*.jpg'
@@ -59,26 +63,26 @@ def main(opt):
         raise ValueError(f'denoise: expected 0 or more, got {opt.denoise}')
     if opt.max_megapixels <= 0:
         raise ValueError(f'max_megapixels: expected above 0, got {opt.max_megapixels}')
-    utils.keep_memory()
-    rank, world = utils.ranks()
+    keep_memory()
+    rank, world = ranks()
     root, paths, ignored = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
     results = name_results(root, paths, opt.result_dir, opt.format)
     device = utils.pick_device(opt.device)
     if opt.nvjpeg and device.type != 'cuda':
         raise ValueError(f'nvjpeg: expected a CUDA device, got {device}')
     gpu = device if opt.nvjpeg and nvjpeg.load_codec(device) else None
-    network, _ = utils.load_network(opt.checkpoints_file, device)
+    network, _ = load_network(opt.checkpoints_file, device)
     os.makedirs(opt.result_dir, exist_ok=True)
-    photos.remove_stale_parts(results)
+    remove_stale_parts(results)
 
     mine = list(zip(paths, results, strict=True))[rank::world]
     todo = [pair for pair in mine if opt.overwrite or not os.path.lexists(pair[1])]
     originals = {os.path.realpath(path) for path in paths}
     failed, lost = 0, {}
     # one thread per core, each with one photo: reading, enhancing and writing overlap, memory does not grow
-    with ThreadPoolExecutor(min(utils.cores(), len(todo)) or 1) as pool:
+    with ThreadPoolExecutor(min(cores(), len(todo)) or 1) as pool:
         try:
-            alone = len(todo) < utils.cores()
+            alone = len(todo) < cores()
             outcomes = pool.map(lambda pair: enhance_file(network, *pair, opt, originals, alone, gpu), todo)
             for path, reason, notes in tqdm(outcomes, 'enhance', len(todo), disable=None, leave=False):
                 if reason:
@@ -117,7 +121,7 @@ def find_photos(images_dir, recursive, result_dir):
         root = images_dir
         walk = os.walk(root) if recursive else [next(os.walk(root))]
         found = [os.path.join(folder, name) for folder, folders, names in walk
-                 for name in names + [name for name in folders if photos.is_photo(name)]
+                 for name in names + [name for name in folders if is_photo(name)]
                  if not hidden(os.path.relpath(folder, root))]  # fmt: skip
     elif glob.has_magic(images_dir):
         fixed = images_dir[: len(images_dir) - len(images_dir.lstrip('/'))]
@@ -133,7 +137,7 @@ def find_photos(images_dir, recursive, result_dir):
         raise ValueError(f'result_dir: expected another folder than that of the photos, got {result_dir}')
     if not os.path.realpath(root).startswith(results + os.sep):
         found = [path for path in found if not os.path.realpath(path).startswith(results + os.sep)]
-    paths = sorted(path for path in found if photos.is_photo(os.path.basename(path)))
+    paths = sorted(path for path in found if is_photo(os.path.basename(path)))
     if not paths:
         hint = '' if recursive else '; --recursive looks into the folders below'
         raise FileNotFoundError(f'{images_dir}: no photos (looked for {" ".join(formats.READABLE)}{hint})')
@@ -183,7 +187,7 @@ def enhance_file(network, path, result, opt, originals, alone, gpu=None):
     try:
         if os.path.realpath(result) in originals:
             raise ValueError(f'{path}: its result would replace the original {result}')
-        picture = photos.read_picture(path, opt.max_megapixels, gpu)
+        picture = read_picture(path, opt.max_megapixels, gpu)
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo
         with nvjpeg.exclusive(gpu) if gpu else contextlib.nullcontext():
@@ -191,19 +195,19 @@ def enhance_file(network, path, result, opt, originals, alone, gpu=None):
                 network, photo, opt.strength, keep, opt.fused, reuse=True, alone=alone, denoise=opt.denoise
             )
         if keep:
-            light = photos.to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
+            light = to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
         os.makedirs(os.path.dirname(result) or '.', exist_ok=True)
         if opt.save_illumination:
             name = os.path.splitext(os.path.relpath(result, opt.result_dir))[0]
             beside = os.path.join(opt.result_dir, LIGHTS, f'{name}.png')
             os.makedirs(os.path.dirname(beside), exist_ok=True)
-            photos.write_photo(beside, light)
+            write_photo(beside, light)
         if opt.save_extra:
             enhanced = np.concatenate([picture.photo, enhanced, light], axis=1)
             picture.alpha, picture.grey = None, False
-        return path, '', photos.write_picture(result, picture, enhanced, True, opt.jpeg_444, gpu)
+        return path, '', write_picture(result, picture, enhanced, True, opt.jpeg_444, gpu)
     except (OSError, ValueError) as error:
-        return path, one_line(utils.describe(error), path), []
+        return path, one_line(describe(error), path), []
     except (MemoryError, RuntimeError, cv2.error) as error:  # too large for this machine or its GPU
         return path, one_line(str(error), path), []
 
@@ -220,7 +224,7 @@ def save_contact_sheet(path, pairs, cell=240, limit=200):
         if len(cells) == limit:
             break
         try:
-            before, after = (photos.to_8bit(photos.read_photo(name)) for name in (original, result))
+            before, after = (to_8bit(read_photo(name)) for name in (original, result))
         except (OSError, ValueError):  # reported already, or a file of the user's under a result's name
             continue
         height = max(min(round(cell * before.shape[0] / before.shape[1]), 2 * cell), 1)
@@ -237,7 +241,7 @@ def save_contact_sheet(path, pairs, cell=240, limit=200):
             sheet[: len(picture), i * (2 * cell + 8) : i * (2 * cell + 8) + 2 * cell] = picture
         rows.append(sheet)
     if rows:
-        photos.write_photo(path, np.concatenate(rows))
+        write_photo(path, np.concatenate(rows))
 
 
 if __name__ == '__main__':

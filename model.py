@@ -9,7 +9,7 @@ Two architectures are built from the same blocks, `hdrnet` (hermosayhl/DeepUPE_p
 Sources: Wang et al., "Underexposed Photo Enhancement Using Deep Illumination Estimation", CVPR 2019; Gharbi et al.,
 "Deep Bilateral Learning for Real-Time Image Enhancement", SIGGRAPH 2017 (HDRNet).
 
-Departures from both: photos are RGB everywhere (the predecessor reads BGR; `utils.load_network` permutes its weights);
+Departures from both: photos are RGB everywhere (the predecessor reads BGR; `load_network` permutes its weights);
 the guide is in [0, 1] for both; the slice names its grid_sample flags, so every torch version gives the same picture
 at the photo's borders; division by zero on black pixels gives black, not NaN. `pedestal`, off by default, is ours.
 """
@@ -21,66 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LOW_SIZE = 256  # side of lowres in pixels; the fully connected layers fix it
+from photos.levels import LOW_SIZE
+from system.ranks import BatchNorm, mean_of_ranks, update_statistics, world_size
+
 TINY = 1e-6  # smallest |illumination + eps| that a photo is divided by: below one level of 16 bit
 
 
 # ---------------------------------------------------------------------------------------------------- blocks
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm of (N, C, H, W) or (N, C) whose training statistics are those of all ranks' batches together.
-
-    torch's SyncBatchNorm needs CUDA; this one is the same arithmetic wherever torch.distributed runs.
-    """
-
-    def _check_input_dim(self, features):
-        pass  # both shapes
-
-    def forward(self, features):
-        if not self.training or world_size() == 1:
-            return super().forward(features)
-        flat = features.transpose(0, 1).flatten(1)  # (C, N * H * W)
-        count = flat.shape[1] * world_size()
-        mean = mean_of_ranks(flat.mean(dim=1))
-        var = mean_of_ranks((flat - mean[:, None]).square().mean(dim=1))
-        update_statistics(self, mean, var, count)
-        shape = (1, -1) + (1,) * (features.ndim - 2)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return features * scale.view(shape) + (self.bias - mean * scale).view(shape)
-
-
-def world_size():
-    """Number of ranks in the process group, 1 without one."""
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def mean_of_ranks(values):
-    """Mean over the process group of equally large shares, differentiable; the values themselves in one process."""
-    return values if world_size() == 1 else MeanOfRanks.apply(values)
-
-
-class MeanOfRanks(torch.autograd.Function):
-    """all_reduce to the mean in both directions: each rank's loss depends on every rank's values."""
-
-    @staticmethod
-    def forward(ctx, values):
-        values = values.detach().clone()
-        torch.distributed.all_reduce(values)
-        return values / world_size()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return MeanOfRanks.forward(ctx, grad)
-
-
-@torch.no_grad()
-def update_statistics(norm, mean, var, count):
-    """A BatchNorm's running statistics after a batch of `count` values with that mean and biased variance."""
-    norm.num_batches_tracked += 1
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
 
 
 class Conv(nn.Module):

@@ -6,11 +6,6 @@ from (seed, epoch, position), so the same photos come out whatever the number of
 uninterrupted one would.
 """
 
-import csv
-import hashlib
-import os
-import pickle
-import re
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,275 +14,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import augment
-import utils
-from formats import READABLE
 from model import LOW_SIZE
-from photos import is_photo, read_photo
-
-HASH_COLUMNS = ('input_sha256', 'target_sha256')
-LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
+from pairs import augment
+from photos.picture import read_photo
+from system.files import describe, raise_all
+from system.process import available_memory, cores
 
 # ------------------------------------------------------------------------------------------------- find pairs
 
 
-def find_pairs(dataset_dir):
-    """Pairs of a folder with input/ and expertC_gt/ (or low/ and high/, or input/ and target/), matched by stem.
-
-    Returns:
-        list of (input path, target path), sorted by stem.
-    Raises:
-        FileNotFoundError: none of the layouts is there. ValueError: photos without partner, all of them named.
-    """
-    for input_name, target_name in LAYOUTS:
-        folders = os.path.join(dataset_dir, input_name), os.path.join(dataset_dir, target_name)
-        if all(os.path.isdir(folder) for folder in folders):
-            break
-    else:
-        wanted = ', or '.join('/ and '.join(layout) + '/' for layout in LAYOUTS)
-        raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}')
-    problems = []
-    inputs, targets = (photos_by_stem(folder, problems) for folder in folders)
-    problems += [f'{path}: no partner in {folders[1]}' for stem, path in inputs.items() if stem not in targets]
-    problems += [f'{path}: no partner in {folders[0]}' for stem, path in targets.items() if stem not in inputs]
-    utils.raise_all(problems, dataset_dir)
-    if not inputs:
-        raise ValueError(f'{dataset_dir}: no photos in {input_name}/ (looked for {" ".join(READABLE)})')
-    return [(inputs[stem], targets[stem]) for stem in sorted(inputs)]
-
-
-def photos_by_stem(folder, problems):
-    """{stem: path} of a folder's photos; a stem that two files share goes to problems."""
-    found = {}
-    for name in sorted(filter(is_photo, os.listdir(folder))):
-        stem, path = os.path.splitext(name)[0], os.path.join(folder, name)
-        if stem in found:
-            problems.append(f'{path}: same stem as {found[stem]}')
-        found[stem] = path
-    return found
-
-
-def read_pairs(path):
-    """Pairs of a CSV file with the columns input,target; its paths are relative to its folder.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: columns or cells are missing, or there is no row.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            rows = csv.DictReader(file)
-            if not {'input', 'target'} <= set(rows.fieldnames or []):
-                raise ValueError(f'{path}: expected the columns input,target, got {rows.fieldnames}')
-            cells = [(row['input'], row['target']) for row in rows]
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: expected a CSV file in UTF-8') from error
-    if not cells:
-        raise ValueError(f'{path}: no pairs')
-    problems = [f'{path}: row {i} lacks input or target' for i, cell in enumerate(cells, 2) if not all(cell)]
-    utils.raise_all(problems, path)
-    return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells]
-
-
-def write_pairs(path, pairs):
-    """Write pairs as such a CSV file, relative to its folder where that is possible, with the SHA-256 of the files.
-
-    The hashes let test.py find test photos among the training photos where the training photos are not at hand.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    hashes = hash_files({name for pair in pairs for name in pair})
-
-    columns = ('input', 'target', *HASH_COLUMNS)
-    cells = [[*(relative(name, folder) for name in pair), *(hashes[name] for name in pair)] for pair in pairs]
-    utils.save_csv(path, [dict(zip(columns, row, strict=True)) for row in cells], columns)
-
-
-def hash_files(paths):
-    """{path: first 16 hexadecimal digits of the file's SHA-256, '' where it cannot be read}."""
-
-    def digest(path):
-        try:
-            with open(path, 'rb') as file:
-                return hashlib.sha256(file.read()).hexdigest()[:16]
-        except OSError:
-            return ''
-
-    paths = list(paths)
-    with ThreadPoolExecutor(utils.cores()) as pool:
-        return dict(zip(paths, pool.map(digest, paths), strict=True))
-
-
-def relative(path, folder):
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:  # another drive on Windows
-        return os.path.abspath(path)
-
-
-def mix_pairs(pairs_files, weights=''):
-    """Several CSV lists, 'a.csv,b.csv', with as many weights, '1,0.5' ('' is 1 each).
-
-    Returns:
-        list of (pairs, weight); an epoch draws each pair of a list `weight` times on average.
-    Raises:
-        ValueError: as many weights as lists are expected, all positive.
-    """
-    names = [name.strip() for name in pairs_files.split(',') if name.strip()]
-    try:
-        numbers = [float(w) for w in weights.split(',')] if weights else [1.0] * len(names)
-    except ValueError as error:
-        raise ValueError(f'train_weights: expected numbers with commas between, got {weights!r}') from error
-    if len(numbers) != len(names) or min(numbers, default=1) <= 0:
-        raise ValueError(f'train_weights: expected {len(names)} positive numbers, one for each list, got {weights!r}')
-    return [(read_pairs(name), number) for name, number in zip(names, numbers, strict=True)]
-
-
-def split_pairs(pairs, ratio, seed):
-    """Shuffle pairs with a seed and split them: (first ratio of them, the rest), both non-empty."""
-    if not 0 < ratio < 1:
-        raise ValueError(f'dataset_ratio: expected between 0 and 1, got {ratio}')
-    if len(pairs) < 2:
-        raise ValueError(f'dataset_ratio: expected two pairs or more to split, got {len(pairs)}')
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    count = min(max(int(len(pairs) * ratio), 1), len(pairs) - 1)
-    return [pairs[i] for i in order[:count]], [pairs[i] for i in order[count:]]
-
-
-def choose_split(pairs, split, ratio, seed):
-    """The part of a dataset's pairs to test on.
-
-    Args:
-        split: 'all'; 'paper', FiveK's ids a4501 to a5000 (DeepUPE's test set); 'ratio', what train.py validates on with
-            the same dataset_ratio and seed.
-    Raises:
-        ValueError: unknown split, or no pair of the paper's ids.
-    """
-    if split == 'all':
-        return pairs
-    if split == 'ratio':
-        return split_pairs(pairs, ratio, seed)[1]
-    if split != 'paper':
-        raise ValueError(f'split: expected all, paper or ratio, got {split!r}')
-    chosen = [pair for pair in pairs if 4501 <= fivek_id(pair[0]) <= 5000]
-    if not chosen:
-        raise ValueError('split: expected file names that begin with a4501 to a5000 (FiveK), found none')
-    return chosen
-
-
-def fivek_id(path):
-    """The number in a FiveK file name such as a4501-DSC_0001.jpg, or 0."""
-    found = re.match(r'a(\d{4})(?!\d)', os.path.basename(path))
-    return int(found[1]) if found else 0
-
-
 # ------------------------------------------------------------------------- the predecessor's split, overlaps
-
-
-class InertType(type):
-    """Type of Inert: calling it gives Inert itself, which a pickle may want to use as a class or as an object."""
-
-    def __call__(cls, *args, **kwargs):
-        return cls
-
-    def __setitem__(cls, key, value):
-        pass
-
-
-class Inert(metaclass=InertType):
-    """Stands for whatever an untrusted pickle names or builds: it takes everything and does nothing."""
-
-    def __new__(cls, *args, **kwargs):
-        return cls
-
-    @staticmethod
-    def ignore(*values):
-        """Take anything."""
-
-    __setstate__ = append = extend = add = ignore
-
-
-class InertUnpickler(pickle.Unpickler):
-    """Reads plain values out of a pickle; imports nothing and runs nothing that the pickle names."""
-
-    def find_class(self, module, name):
-        return Inert
-
-    def persistent_load(self, pid):
-        return Inert
-
-
-def read_options_pickle(path, dataset_dir):
-    """Training and validation pairs of the predecessor's options.pkl, found by file name in the user's dataset_dir.
-
-    The file is a dill pickle that holds code; its lists are read and nothing in it is imported or run.
-
-    Returns:
-        (train pairs, valid pairs) of (input path, target path).
-    Raises:
-        OSError: it cannot be opened. ValueError: not such a pickle, or photos that dataset_dir lacks, named.
-    """
-    try:
-        with open(path, 'rb') as file:
-            content = InertUnpickler(file).load()
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f'{path}: not a readable pickle ({type(error).__name__})') from error
-    names = ('train_images_list', 'valid_images_list')
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), (list, tuple)) for name in names):
-        raise ValueError(f'{path}: expected a pickled dict with {" and ".join(names)}')
-    at_hand = {os.path.basename(pair[0]): pair for pair in find_pairs(dataset_dir)}
-    problems, splits = [], []
-    for name in names:
-        splits.append([])
-        for pair in content[name]:
-            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(p, str) for p in pair)):
-                raise ValueError(f'{path}: expected pairs of paths in {name}')
-            photo = re.split(r'[/\\]', pair[0])[-1]  # it may come from Windows
-            if photo in at_hand:
-                splits[-1].append(at_hand[photo])
-            elif name == 'valid_images_list':
-                problems.append(f'{photo}: in {name}, not in {dataset_dir}')
-    utils.raise_all(problems, path)
-    if not splits[1]:
-        raise ValueError(f'{path}: valid_images_list is empty')
-    return tuple(splits)
-
-
-def hash_pairs(pairs):
-    """One hash of the content of all pairs, whatever their order, names and folders."""
-    hashes = hash_files({path for pair in pairs for path in pair})
-    lines = sorted(' '.join(hashes[path] for path in pair) for pair in pairs)
-    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
-
-
-def pair_hashes(path, pairs):
-    """(input hashes, target hashes) of a list: its own columns where the CSV has them, else of the files at hand."""
-    rows = []
-    if path and os.path.isfile(path) and path.endswith('.csv'):
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            rows = list(csv.DictReader(file))
-    if rows and all(row.get(name) for row in rows for name in HASH_COLUMNS):
-        return tuple({row[name] for row in rows} for name in HASH_COLUMNS)
-    hashes = hash_files({name for pair in pairs for name in pair})
-    return tuple({hashes[pair[side]] for pair in pairs} - {''} for side in (0, 1))
-
-
-def find_overlap(test_pairs, train_pairs, train_hashes, hashes):
-    """How many test pairs a training list shares, by content and by name.
-
-    Args:
-        train_hashes: (inputs, targets) from pair_hashes.
-        hashes: {path: hash} of the test files.
-    Returns:
-        dict of counts: 'same_input', 'same_target' (the same scene), 'same_name' (of inputs, whatever the content).
-    """
-    names = {os.path.basename(pair[0]) for pair in train_pairs}
-    return {
-        'same_input': sum(hashes[pair[0]] in train_hashes[0] for pair in test_pairs),
-        'same_target': sum(hashes[pair[1]] in train_hashes[1] for pair in test_pairs),
-        'same_name': sum(os.path.basename(pair[0]) in names for pair in test_pairs),
-    }
 
 
 # ------------------------------------------------------------------------------------------------- read pairs
@@ -326,14 +62,14 @@ def load_pairs(pairs, cache='ram', folder=None):
         try:
             return read_pair(pair)
         except (OSError, ValueError) as error:
-            problems.append(utils.describe(error))
+            problems.append(describe(error))
             return None
 
     if cache == 'auto':
         first = [load(pair) for pair in pairs[:8]]
         size = sum(photo.nbytes for photos in first if photos for photo in photos)
-        cache = 'file' if size / max(len(first), 1) * len(pairs) > utils.available_memory() / 2 else 'ram'
-    with ThreadPoolExecutor(utils.cores()) as pool, tempfile.TemporaryFile(dir=folder) as file:
+        cache = 'file' if size / max(len(first), 1) * len(pairs) > available_memory() / 2 else 'ram'
+    with ThreadPoolExecutor(cores()) as pool, tempfile.TemporaryFile(dir=folder) as file:
         places = []
         for photos in tqdm(pool.map(load, pairs), 'read pairs', len(pairs), disable=None, leave=False):
             if cache == 'file' and photos:
@@ -342,7 +78,7 @@ def load_pairs(pairs, cache='ram', folder=None):
                 )
             loaded.append(photos if cache == 'ram' else None)
         file.flush()
-        utils.raise_all(sorted(set(problems)), 'pairs')
+        raise_all(sorted(set(problems)), 'pairs')
         if places:
             content = np.memmap(file, np.uint8, 'r')
             return [tuple(content[at : at + size].view(dtype).reshape(shape) for at, size, dtype, shape in place)
@@ -442,7 +178,7 @@ class Loader:
             raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
         if self.batch_size % world:
             raise ValueError(f'train_batch_size: expected a multiple of the {world} ranks, got {self.batch_size}')
-        self.num_workers = num_workers if num_workers >= 0 else min(utils.cores(), 8)
+        self.num_workers = num_workers if num_workers >= 0 else min(cores(), 8)
         self.dataset, self.device = dataset, torch.device(device)
         self.rank, self.world, self.waited = rank, world, 0.0
         self.pedestal = pedestal

@@ -25,13 +25,19 @@ import skimage
 import torch
 from tqdm import tqdm
 
-import evaluation
 import pipeline
 import utils
-from fast import enhance_photo
-from metrics import METRICS, OPTIONAL, optional_metric
-from photos import list_photos, read_photo
-from pictures import save_extremes
+from kernels import enhance_photo
+from pairs.lists import choose_split, find_overlap, find_pairs, hash_files, hash_pairs, pair_hashes, read_pairs
+from pairs.predecessor import read_options_pickle
+from photos.picture import list_photos, read_photo
+from runs.checkpoint import load_network
+from scoring.metrics import METRICS, OPTIONAL, optional_metric
+from scoring.protocol import RESAMPLES, Protocol, baselines, compare, extremes, markdown_table, stem, summarize
+from scoring.sheets import save_extremes
+from system.files import describe, raise_all, save_csv, save_json, save_text
+from system.process import cores, keep_memory
+from system.ranks import gather, join_ranks
 
 opt = SimpleNamespace(
     # what is scored, beside the unprocessed input
@@ -64,9 +70,9 @@ INPUT = 'unprocessed input'
 
 
 def main(opt):
-    utils.keep_memory()
-    rank, world = utils.join_ranks()
-    protocol = evaluation.Protocol(opt.resize, opt.crop_border, opt.gt_mean)
+    keep_memory()
+    rank, world = join_ranks()
+    protocol = Protocol(opt.resize, opt.crop_border, opt.gt_mean)
     protocol.check()
     if opt.denoise < 0:
         raise ValueError(f'denoise: expected 0 or more, got {opt.denoise}')
@@ -77,7 +83,7 @@ def main(opt):
         name, pairs = f'{name}_targets_as_input', [(target, target) for target in sorted({t for _, t in pairs})]
     result_dir = opt.result_dir or os.path.join(os.path.dirname(checkpoints[0]) if checkpoints else '.', f'test_{name}')
     methods, about = choose_methods(opt, checkpoints, protocol, pairs)
-    hashes = pipeline.hash_files({path for pair in pairs for path in pair})
+    hashes = hash_files({path for pair in pairs for path in pair})
     for method in about:
         about[method].update(check_overlap(method, about[method].get('checkpoint'), pairs, hashes, quiet=rank > 0))
 
@@ -86,12 +92,12 @@ def main(opt):
         try:
             return position, score_pair(pairs[position], methods, protocol, functions)
         except (OSError, ValueError, MemoryError) as error:
-            return position, utils.describe(error)
+            return position, describe(error)
 
     mine = range(rank, len(pairs), world)
-    with ThreadPoolExecutor(utils.cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         bar = tqdm(pool.map(score, mine), name, len(mine), disable=None if rank == 0 else True, leave=False)
-        scored = sorted(utils.gather(list(bar)), key=lambda item: item[0])
+        scored = sorted(gather(list(bar)), key=lambda item: item[0])
     if rank > 0:
         return 0
     problems = [result for _, result in scored if isinstance(result, str)]
@@ -102,7 +108,7 @@ def main(opt):
         for method, values in result.items()
     ]
     if not opt.skip_bad or not rows:
-        utils.raise_all(problems, f'{name}, no mean from the other {len(pairs) - len(problems)} of {len(pairs)} pairs')
+        raise_all(problems, f'{name}, no mean from the other {len(pairs) - len(problems)} of {len(pairs)} pairs')
 
     # report
     columns = {
@@ -110,14 +116,14 @@ def main(opt):
         for method in methods
     }
     means = {
-        method: {metric: evaluation.summarize(values) for metric, values in column.items() if functions[metric]}
+        method: {metric: summarize(values) for metric, values in column.items() if functions[metric]}
         for method, column in columns.items()
     }
-    table = evaluation.markdown_table(means, functions)
+    table = markdown_table(means, functions)
     summary = {
         'pairs': name,
         'photos': len(pairs) - len(problems),
-        'split_sha256': pipeline.hash_pairs(pairs),
+        'split_sha256': hash_pairs(pairs),
         'protocol': str(protocol),
         'skipped': problems,
         'blank_metrics': blanks,
@@ -127,8 +133,8 @@ def main(opt):
         'versions': versions(),
     }
     os.makedirs(result_dir, exist_ok=True)
-    utils.save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, ('input', 'target', 'method', *functions))
-    utils.save_json(os.path.join(result_dir, 'summary.json'), summary)
+    save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, ('input', 'target', 'method', *functions))
+    save_json(os.path.join(result_dir, 'summary.json'), summary)
     header = f'{name}: {summary["photos"]} photos, {protocol}, split {summary["split_sha256"]}'
     if problems:
         header += f'\nSKIPPED {len(problems)} of {len(pairs)} pairs (--skip_bad): {"; ".join(problems)}'
@@ -140,10 +146,10 @@ def main(opt):
         '',
         table,
         '',
-        f'± is half the 95 % bootstrap interval ({evaluation.RESAMPLES:,} resamples)',
+        f'± is half the 95 % bootstrap interval ({RESAMPLES:,} resamples)',
         *notes,
     ]
-    utils.save_text(os.path.join(result_dir, 'table.md'), '\n'.join(lines) + '\n')
+    save_text(os.path.join(result_dir, 'table.md'), '\n'.join(lines) + '\n')
     shown = next((method for method in methods if method != INPUT), INPUT)
     save_pictures(os.path.join(result_dir, 'extremes.jpg'), rows, shown, methods[shown], protocol)
     print('\n'.join(lines))
@@ -174,11 +180,11 @@ def choose_pairs(opt, checkpoints):
     if opt.pairs_file.endswith('.pkl'):
         if not opt.dataset_dir:
             raise ValueError(f'dataset_dir: expected the folder that holds the photos of {opt.pairs_file}, got none')
-        return utils.set_name(opt.pairs_file), pipeline.read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
+        return utils.set_name(opt.pairs_file), read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
     if opt.pairs_file and opt.dataset_dir:
         raise ValueError('pairs_file, dataset_dir: expected one of them, got both')
     if opt.dataset_dir:
-        pairs = pipeline.choose_split(pipeline.find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)
+        pairs = choose_split(find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)
         name = os.path.basename(os.path.abspath(opt.dataset_dir))
         return name + ('' if opt.split == 'all' else f'_{opt.split}'), pairs
     if not opt.pairs_file and not checkpoints:
@@ -187,7 +193,7 @@ def choose_pairs(opt, checkpoints):
     if not os.path.isfile(pairs_file):
         hint = '' if opt.pairs_file else ' (no --pairs_file or --dataset_dir given)'
         raise FileNotFoundError(f'{pairs_file}: expected a CSV list of pairs, found no such file{hint}')
-    return utils.set_name(pairs_file), pipeline.read_pairs(pairs_file)
+    return utils.set_name(pairs_file), read_pairs(pairs_file)
 
 
 def choose_methods(opt, checkpoints, protocol, pairs):
@@ -195,7 +201,7 @@ def choose_methods(opt, checkpoints, protocol, pairs):
     methods, about = {INPUT: lambda photo, path: photo}, {INPUT: {}}
     device = utils.pick_device(opt.device)
     for path in checkpoints:
-        network, checkpoint = utils.load_network(path, device)
+        network, checkpoint = load_network(path, device)
         rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
         if rounding not in ('nearest', 'down'):
             raise ValueError(f'rounding: expected nearest or down, got {rounding!r}')
@@ -209,26 +215,26 @@ def choose_methods(opt, checkpoints, protocol, pairs):
             )[0]
 
         methods[label] = enhance
-        sha256 = pipeline.hash_files([path])[path]
+        sha256 = hash_files([path])[path]
         about[label] = {'checkpoint': path, 'sha256': sha256, 'rounding': rounding, 'strength': opt.strength}
         about[label] |= {'denoise': opt.denoise}
     for folder in filter(None, (part.strip() for part in opt.results_dir.split(','))):
         results, label = {}, os.path.basename(os.path.abspath(folder))
         label = folder if label in methods else label
         for path in list_photos(folder):
-            if evaluation.stem(path) in results:
-                raise ValueError(f'{path}: same stem as {results[evaluation.stem(path)]}')
-            results[evaluation.stem(path)] = path
+            if stem(path) in results:
+                raise ValueError(f'{path}: same stem as {results[stem(path)]}')
+            results[stem(path)] = path
 
         def read_result(photo, path, results=results, folder=folder):
-            if evaluation.stem(path) not in results:
+            if stem(path) not in results:
                 raise ValueError(f'{path}: no result in {folder}')
-            result = read_photo(results[evaluation.stem(path)])
+            result = read_photo(results[stem(path)])
             return result if result.shape == photo.shape else protocol.prepare(result)
 
         methods[label], about[label] = read_result, {'results_dir': folder}
     read = (tuple(protocol.prepare(photo) for photo in pipeline.read_pair(pair)) for pair in pairs)
-    for label, function in evaluation.baselines(opt.baselines, read).items():
+    for label, function in baselines(opt.baselines, read).items():
         methods[label], about[label] = lambda photo, path, function=function: function(photo), {}
     return methods, about
 
@@ -238,9 +244,9 @@ def check_overlap(method, checkpoint, pairs, hashes, quiet):
     train_csv = os.path.join(os.path.dirname(checkpoint), 'train_pairs.csv') if checkpoint else ''
     if not os.path.isfile(train_csv):
         return {'overlap': 'unknown: no train_pairs.csv beside the checkpoint'} if checkpoint else {}
-    train_pairs = pipeline.read_pairs(train_csv)
-    train_hashes = pipeline.pair_hashes(train_csv, train_pairs)
-    overlap = pipeline.find_overlap(pairs, train_pairs, train_hashes, hashes)
+    train_pairs = read_pairs(train_csv)
+    train_hashes = pair_hashes(train_csv, train_pairs)
+    overlap = find_overlap(pairs, train_pairs, train_hashes, hashes)
     if not all(train_hashes):
         overlap['content'] = 'unknown: neither hashes in train_pairs.csv nor its files at hand'
     if any(overlap[kind] for kind in ('same_input', 'same_target', 'same_name')) and not quiet:
@@ -284,7 +290,7 @@ def compare_methods(columns, functions):
     first, *others = [method for method in columns if method != INPUT] or [INPUT]
     return [
         {'method': other, 'to': first, **{
-            metric: evaluation.compare(columns[other][metric], columns[first][metric])
+            metric: compare(columns[other][metric], columns[first][metric])
             for metric in ('psnr', 'ssim') if functions.get(metric)
         }}
         for other in others
@@ -307,7 +313,7 @@ def save_pictures(path, rows, method, function, protocol, count=5):
     """The method's best, median and worst photos by PSNR: input, result, target, with their numbers."""
     rows = [row for row in rows if row['method'] == method]
     shown = []
-    for rank, positions in evaluation.extremes([row['psnr'] for row in rows], count).items():
+    for rank, positions in extremes([row['psnr'] for row in rows], count).items():
         for row in (rows[i] for i in positions):
             photo, target = map(protocol.prepare, pipeline.read_pair((row['input'], row['target'])))
             caption = f'{rank}: {os.path.basename(row["input"])}  PSNR {row["psnr"]:.2f}'

@@ -32,12 +32,17 @@ from tqdm import tqdm
 
 import pipeline
 import utils
-from fast import enhance_photo, estimate_illumination, training_loss
+from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
-from metrics import psnr, ssim
 from model import build_network, reflectance
-from photos import write_photo
-from pictures import draw_curves, save_sheet
+from pairs.lists import find_pairs, hash_pairs, mix_pairs, split_pairs, write_pairs
+from photos.picture import write_photo
+from runs.checkpoint import load_network, network_options, read_checkpoint, save_checkpoint
+from scoring.metrics import psnr, ssim
+from scoring.sheets import draw_curves, save_sheet
+from system.files import append_csv, read_csv, save_csv, save_json
+from system.process import cores, keep_memory
+from system.ranks import gather, join_ranks
 
 opt = SimpleNamespace(
     # network
@@ -107,9 +112,9 @@ FREE = (  # options that may change when a run is resumed
 
 
 def main(opt):
-    rank, world = utils.join_ranks()
+    rank, world = join_ranks()
     device = utils.pick_device(opt.device)
-    utils.keep_memory()
+    keep_memory()
     cv2.setNumThreads(1)  # the loader's threads are the parallel ones
     utils.set_seed(opt.seed)
     if opt.deterministic:
@@ -136,7 +141,7 @@ def main(opt):
     )  # fmt: skip
     valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
     loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world, pedestal=opt.pedestal)
-    data_hash = pipeline.hash_pairs(dataset.pairs)
+    data_hash = hash_pairs(dataset.pairs)
     if checkpoint and checkpoint['data_hash'] != data_hash:
         raise ValueError(f'resume: expected the training photos that the run began with, {opt.resume} had others')
 
@@ -212,7 +217,7 @@ def train_epoch(run, epoch, opt):
             for name, images in (('input', fullres), ('reflect', enhanced), ('illumination', illumination)):
                 save_sheet(f'{sheet}_{name}.png', images)
     check_finite(last, loader.dataset, run.exp_dir)
-    means = np.mean(utils.gather([(sums / len(loader)).tolist()]), axis=0)
+    means = np.mean(gather([(sums / len(loader)).tolist()]), axis=0)
     taken = time.perf_counter() - start
     return {
         'epoch': epoch,
@@ -308,13 +313,13 @@ def validate(network, pairs, fused=True, exp_dir='', epoch=0):
                      for image in (photo / scale_of(photo), enhanced / scale_of(enhanced), light)]  # fmt: skip
         return (psnr(enhanced, target), ssim(enhanced, target)), small
 
-    with ThreadPoolExecutor(utils.cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         results = list(tqdm(pool.map(score, enumerate(pairs)), 'validate', len(pairs), disable=None, leave=False))
     for i, name in enumerate(('input', 'reflect', 'illumination') if exp_dir else ()):
         images = np.stack([small[i] for _, small in results[:16]]).astype(np.float32)
         path = os.path.join(exp_dir, 'valid_phase', f'ep_{epoch}_{name}.png' if i else 'input.png')
         save_sheet(path, torch.from_numpy(images).permute(0, 3, 1, 2))
-    scores = utils.gather([values for values, _ in results])
+    scores = gather([values for values, _ in results])
     return tuple(float(np.mean(column)) for column in zip(*scores, strict=True))
 
 
@@ -328,8 +333,8 @@ def scale_of(photo):
 def make_network(opt):
     """A network with random weights, or with those of opt.start_from, whose network options then replace opt's."""
     if opt.start_from:
-        network, checkpoint = utils.load_network(opt.start_from)
-        vars(opt).update(utils.network_options(checkpoint))
+        network, checkpoint = load_network(opt.start_from)
+        vars(opt).update(network_options(checkpoint))
         return network
     shape = opt.arch, opt.luma_bins, opt.spatial_bin
     return build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal)
@@ -363,11 +368,11 @@ def choose_pairs(opt):
     if opt.train_pairs:
         if not opt.valid_pairs:
             raise ValueError('valid_pairs: expected a CSV list beside train_pairs, got none')
-        train_lists = pipeline.mix_pairs(opt.train_pairs, opt.train_weights)
-        valid_pairs = [pair for pairs, _ in pipeline.mix_pairs(opt.valid_pairs) for pair in pairs]
+        train_lists = mix_pairs(opt.train_pairs, opt.train_weights)
+        valid_pairs = [pair for pairs, _ in mix_pairs(opt.valid_pairs) for pair in pairs]
     else:
-        found = pipeline.find_pairs(opt.dataset_dir)
-        train_pairs, valid_pairs = pipeline.split_pairs(found, opt.dataset_ratio, opt.seed)
+        found = find_pairs(opt.dataset_dir)
+        train_pairs, valid_pairs = split_pairs(found, opt.dataset_ratio, opt.seed)
         train_lists = [(train_pairs, 1.0)]
     if opt.overfit or opt.limit:
         train_lists = [([pair for pairs, _ in train_lists for pair in pairs][: opt.overfit or opt.limit], 1.0)]
@@ -388,7 +393,7 @@ def read_resumable(opt, exp_dir):
         if os.path.exists(own):
             raise ValueError(f'{exp_dir}: holds a run already; take another --exp_name, or --resume auto')
         return None
-    checkpoint = utils.read_checkpoint(opt.resume)
+    checkpoint = read_checkpoint(opt.resume)
     if 'optimizer' not in checkpoint:
         raise ValueError(f'{opt.resume}: expected a last.pth to resume from, got weights alone')
     before = checkpoint['opt']
@@ -405,11 +410,11 @@ def prepare_folder(exp_dir, opt, train_pairs, valid_pairs, epoch):
     """Write what describes the run, and cut rows after `epoch` from the log: a run killed while saving repeats them."""
     for name in ('train_phase', 'valid_phase'):
         os.makedirs(os.path.join(exp_dir, name), exist_ok=True)
-    utils.save_json(os.path.join(exp_dir, 'options.json'), plain_options(opt))
-    pipeline.write_pairs(os.path.join(exp_dir, 'train_pairs.csv'), train_pairs)
-    pipeline.write_pairs(os.path.join(exp_dir, 'valid_pairs.csv'), valid_pairs)
+    save_json(os.path.join(exp_dir, 'options.json'), plain_options(opt))
+    write_pairs(os.path.join(exp_dir, 'train_pairs.csv'), train_pairs)
+    write_pairs(os.path.join(exp_dir, 'valid_pairs.csv'), valid_pairs)
     log = os.path.join(exp_dir, 'log.csv')
-    utils.save_csv(log, [row for row in utils.read_csv(log) if int(row['epoch']) <= epoch], COLUMNS)
+    save_csv(log, [row for row in read_csv(log) if int(row['epoch']) <= epoch], COLUMNS)
 
 
 def plain_options(opt):
@@ -421,7 +426,7 @@ def save(run, row, best, opt, data_hash):
 
     Each file is whole or not there, and last.pth comes last: what a kill interrupts is repeated bit by bit on resuming.
     """
-    utils.append_csv(os.path.join(run.exp_dir, 'log.csv'), row, COLUMNS)
+    append_csv(os.path.join(run.exp_dir, 'log.csv'), row, COLUMNS)
     weights = {
         'arch': opt.arch,
         'model': run.average.state_dict(),
@@ -431,9 +436,9 @@ def save(run, row, best, opt, data_hash):
         'opt': plain_options(opt),
     }
     if 'psnr' in row:
-        utils.save_checkpoint(os.path.join(run.exp_dir, f'epoch_{row["epoch"]}_psnr_{row["psnr"]:.3f}.pth'), weights)
+        save_checkpoint(os.path.join(run.exp_dir, f'epoch_{row["epoch"]}_psnr_{row["psnr"]:.3f}.pth'), weights)
         if row['psnr'] > best:
-            utils.save_checkpoint(os.path.join(run.exp_dir, 'best.pth'), weights)
+            save_checkpoint(os.path.join(run.exp_dir, 'best.pth'), weights)
     resumable = {
         'network': run.network.state_dict(),
         'optimizer': run.optimizer.state_dict(),
@@ -442,7 +447,7 @@ def save(run, row, best, opt, data_hash):
         'best': max(best, row.get('psnr', best)),
         'data_hash': data_hash,
     }
-    utils.save_checkpoint(os.path.join(run.exp_dir, 'last.pth'), {**weights, **resumable})
+    save_checkpoint(os.path.join(run.exp_dir, 'last.pth'), {**weights, **resumable})
 
 
 def open_board(exp_dir, opt, rank, epoch):
@@ -457,7 +462,7 @@ def open_board(exp_dir, opt, rank, epoch):
 def show(board, exp_dir, row):
     """Print an epoch's row, redraw curves.png, feed TensorBoard."""
     print('  '.join(f'{name} {value:.3f}' if name == 'psnr' else f'{name} {value:.4g}' for name, value in row.items()))
-    rows = utils.read_csv(os.path.join(exp_dir, 'log.csv'))
+    rows = read_csv(os.path.join(exp_dir, 'log.csv'))
     charts = [
         draw_curves({'': [{int(r['epoch']): float(r[name]) for r in rows if r[name]}]}, title)
         for name, title in (('total', 'training loss'), ('psnr', 'validation PSNR in dB'))

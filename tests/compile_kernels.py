@@ -1,4 +1,4 @@
-"""Compiles a Triton kernel for an NVIDIA GPU, which needs none: run by test_fused_cuda.py in a process of its own.
+"""Compiles a Triton kernel for an NVIDIA GPU, which needs none: run by test_kernels_cuda.py in a process of its own.
 
 The interpreter that the other tests run in proves the arithmetic, not that the compiler takes the code.
 """
@@ -11,7 +11,7 @@ from triton.compiler import ASTSource, compile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import fused_cuda
+from kernels import cuda
 
 NETWORKS = (  # hdrnet's and deepupe's
     {'cells': 8, 'bins': 8, 'units': 16, 'tanh': True, 'align': True, 'clip': False, 'luma': False, 'clamp': True},
@@ -27,7 +27,7 @@ def compile_kernel(kernel, constants, capability=90):
     constants = {name: constants[name] for name in kernel.arg_names if name in constants}
     types = dict.fromkeys(kernel.arg_names, '*fp32') | {'starts': '*i32'}
     types |= dict.fromkeys(COUNTS, 'i32') | dict.fromkeys(FACTORS, 'fp32') | dict.fromkeys(constants, 'constexpr')
-    if kernel is fused_cuda.enhance_kernel:
+    if kernel is cuda.enhance_kernel:
         types |= dict.fromkeys(LEVELS, '*u8')
     types = {name: types[name] for name in kernel.arg_names}
     values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
@@ -35,7 +35,7 @@ def compile_kernel(kernel, constants, capability=90):
 
 
 if __name__ == '__main__':
-    compiled = getattr(fused_cuda, sys.argv[1])
+    compiled = getattr(cuda, sys.argv[1])
     for network in NETWORKS:
         done = compile_kernel(compiled, {**network, 'full': network['tanh'], 'keep': network['clip'], 'block': 64})
         print(compiled.__name__, len(done.asm['cubin']))

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-import augment
-from augment import Recipe
+from pairs import augment
+from pairs.augment import Recipe
 
 
 def smooth(height=60, width=80):

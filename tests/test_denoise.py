@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import denoise
-from denoise import remove_noise
+from kernels import denoise
+from kernels.denoise import remove_noise
 
 
 def noisy(height=40, width=64, dtype=np.uint8):

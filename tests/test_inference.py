@@ -18,11 +18,11 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
-import formats
 import inference
-import photos
-import utils
 from model import build_network
+from photos import formats
+from photos.picture import read_photo, write_photo
+from runs.checkpoint import save_checkpoint
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -40,7 +40,7 @@ def checkpoint(tmp_path):
         network.predict.conv.bias.zero_()
         network.predict.conv.bias.view(3, 4, -1)[:, 3] = 0.5
     path = str(tmp_path / 'half.pth')
-    utils.save_checkpoint(path, {'arch': 'hdrnet', 'model': network.state_dict(), 'opt': {}})
+    save_checkpoint(path, {'arch': 'hdrnet', 'model': network.state_dict(), 'opt': {}})
     return path
 
 
@@ -291,7 +291,7 @@ def test_camera_raw_is_developed_or_says_what_to_install(checkpoint, folder, tmp
 
 def write(path, value=60):
     path.parent.mkdir(parents=True, exist_ok=True)
-    photos.write_photo(str(path), np.full((9, 12, 3), value, np.uint8))
+    write_photo(str(path), np.full((9, 12, 3), value, np.uint8))
 
 
 def tree(folder):
@@ -335,7 +335,7 @@ def test_photos_that_would_share_a_name_both_survive(checkpoint, folder, tmp_pat
         write(folder / name, value)
     assert run(checkpoint, folder, tmp_path / 'out', format='jpg') == 0
     assert len(tree(tmp_path / 'out')) == 5
-    means = sorted(photos.read_photo(str(tmp_path / 'out' / name)).mean() for name in tree(tmp_path / 'out'))
+    means = sorted(read_photo(str(tmp_path / 'out' / name)).mean() for name in tree(tmp_path / 'out'))
     np.testing.assert_allclose(means, np.array([20, 30, 30, 60, 90]) * GAIN, atol=2)
 
 
@@ -344,7 +344,7 @@ def test_results_never_become_inputs_nor_replace_originals(checkpoint, folder, t
     assert run(checkpoint, folder, folder / 'out', recursive=True) == 0
     assert run(checkpoint, folder, folder / 'out', recursive=True, overwrite=True) == 0
     assert tree(folder) == ['a.png', 'out/a.png']
-    assert photos.read_photo(str(folder / 'out' / 'a.png')).max() == 120
+    assert read_photo(str(folder / 'out' / 'a.png')).max() == 120
     with pytest.raises(ValueError, match='expected another folder'):
         run(checkpoint, folder, folder)
     with pytest.raises(ValueError, match='expected another folder'):
@@ -365,16 +365,16 @@ def test_results_stay_unless_overwritten(checkpoint, folder, tmp_path, capsys):
     assert (tmp_path / 'out' / 'a.png').read_bytes() == b'mine'
     assert '1 there already' in capsys.readouterr().out
     assert run(checkpoint, folder, tmp_path / 'out', overwrite=True, strength=0.0) == 0
-    assert photos.read_photo(str(tmp_path / 'out' / 'a.png'))[0, 0].tolist() == [60, 60, 60]
+    assert read_photo(str(tmp_path / 'out' / 'a.png'))[0, 0].tolist() == [60, 60, 60]
 
 
 def test_denoise_is_off_until_asked_for(checkpoint, folder, tmp_path):
     photo = np.random.default_rng(0).normal(60, 4, (40, 40, 3)).round().astype(np.uint8)
-    photos.write_photo(str(folder / 'a.png'), photo)
+    write_photo(str(folder / 'a.png'), photo)
     spreads = []
     for name, options in (('plain', {}), ('clean', {'denoise': 2.0})):
         assert run(checkpoint, folder, tmp_path / name, **options) == 0
-        spreads.append(photos.read_photo(str(tmp_path / name / 'a.png')).std())
+        spreads.append(read_photo(str(tmp_path / name / 'a.png')).std())
     assert spreads[0] == pytest.approx(photo.std() * GAIN, rel=0.01)
     assert spreads[1] < 0.5 * spreads[0]
 
@@ -383,14 +383,14 @@ def test_extras(checkpoint, folder, tmp_path):
     for i in range(3):
         write(folder / 'sub' / f'{i}.png', 40 + i)
     assert run(checkpoint, folder, tmp_path / 'out', recursive=True, save_illumination=True, contact_sheet=True) == 0
-    light = photos.read_photo(str(tmp_path / 'out' / 'illumination' / 'sub' / '1.png'))
+    light = read_photo(str(tmp_path / 'out' / 'illumination' / 'sub' / '1.png'))
     assert (light == 128).all()
-    sheet = photos.read_photo(str(tmp_path / 'out' / 'contact_sheet.jpg'))
+    sheet = read_photo(str(tmp_path / 'out' / 'contact_sheet.jpg'))
     assert sheet.shape[1] == 4 * 240 + 8
     assert abs(int(sheet[60, 100, 0]) - 40) <= 2
     assert abs(int(sheet[60, 300, 0]) - 80) <= 2
     assert run(checkpoint, folder, tmp_path / 'side', recursive=True, save_extra=True) == 0
-    extra = photos.read_photo(str(tmp_path / 'side' / 'sub' / '0.png'))
+    extra = read_photo(str(tmp_path / 'side' / 'sub' / '0.png'))
     assert extra[0, ::12, 0].tolist() == [40, 80, 128]
 
 
@@ -458,10 +458,10 @@ def test_every_bad_file_is_named_with_its_reason_and_the_rest_goes_on(checkpoint
 def test_odd_sizes(checkpoint, folder, tmp_path, size):
     photo = np.full((*size, 3), 50, np.uint8)
     for name in ('a.png', 'a.jpg'):
-        photos.write_photo(str(folder / name), photo)
+        write_photo(str(folder / name), photo)
     assert run(checkpoint, folder, tmp_path / 'out') == 0
-    assert (photos.read_photo(str(tmp_path / 'out' / 'a.png')) == 100).all()
-    assert photos.read_photo(str(tmp_path / 'out' / 'a.jpg')).shape == photo.shape
+    assert (read_photo(str(tmp_path / 'out' / 'a.png')) == 100).all()
+    assert read_photo(str(tmp_path / 'out' / 'a.jpg')).shape == photo.shape
 
 
 def test_unwritable_folder_and_vanished_photo_are_named(checkpoint, folder, tmp_path, capsys, monkeypatch):
@@ -502,7 +502,7 @@ def test_bad_options_are_refused(checkpoint, folder, tmp_path, values, message):
 FUZZ = """
 import sys
 import numpy as np
-import photos
+from photos.picture import read_photo, read_picture, write_photo, write_picture
 rng, folder = np.random.default_rng(int(sys.argv[1])), sys.argv[2]
 read = 0
 for name in sys.argv[3:]:
@@ -524,8 +524,8 @@ for name in sys.argv[3:]:
         path = f'{folder}/mutant{name[name.rindex("."):]}'
         mutant.tofile(path)
         try:
-            picture = photos.read_picture(path, 1)
-            photos.write_picture(f'{folder}/result{name[name.rindex("."):]}', picture, picture.photo)
+            picture = read_picture(path, 1)
+            write_picture(f'{folder}/result{name[name.rindex("."):]}', picture, picture.photo)
             read += 1
         except (ValueError, OSError) as error:
             assert name[name.rindex('.'):] in str(error), error
@@ -573,7 +573,7 @@ def test_runs_killed_at_random_moments_lose_nothing(checkpoint, folder, tmp_path
         whole = [name for name in tree(tmp_path / 'out') if name.endswith('.png')]
         partly += 0 < len(whole) < 30
         for name in whole:
-            assert photos.read_photo(str(tmp_path / 'out' / name)).shape == (700, 900, 3)
+            assert read_photo(str(tmp_path / 'out' / name)).shape == (700, 900, 3)
     assert partly > 0
     assert subprocess.run(command(checkpoint, folder, tmp_path / 'out'), check=False).returncode == 0
     assert tree(tmp_path / 'out') == sorted(before)  # nothing half-written is left either

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from fast import training_loss
+from kernels import training_loss
 from loss import (
     PRESETS,
     color_loss,

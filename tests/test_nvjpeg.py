@@ -14,11 +14,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-import formats
 import inference
-import nvjpeg
-import photos
 from model import build_network
+from photos import formats, nvjpeg
+from photos.picture import read_photo, read_picture, write_picture
 
 CPU = torch.device('cpu')
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
@@ -81,10 +80,10 @@ def test_photo_goes_through_the_codec_with_all_that_its_file_holds(install, tmp_
     install(make())
     path = str(tmp_path / 'a.jpg')
     save_jpeg(path)
-    ours, theirs = photos.read_picture(path, gpu=CPU), photos.read_picture(path)
+    ours, theirs = read_picture(path, gpu=CPU), read_picture(path)
     assert ours.photo.shape == (121, 90, 3)  # upright
     assert cv2.absdiff(ours.photo, theirs.photo).mean() < 1
-    photos.write_picture(str(tmp_path / 'b.jpg'), ours, ours.photo, gpu=CPU)
+    write_picture(str(tmp_path / 'b.jpg'), ours, ours.photo, gpu=CPU)
     with Image.open(tmp_path / 'b.jpg') as image:
         assert (image.getexif()[274], image.getexif()[271], image.info['icc_profile']) == (1, 'Maker', ICC)
         assert image.info['xmp'] == b'<x:xmpmeta/>'
@@ -100,14 +99,14 @@ def test_codec_is_asked_for_plain_three_channel_jpeg_only(install, tmp_path):
     grey, cmyk = Image.fromarray(scene()).convert('L'), Image.fromarray(scene()).convert('CMYK')
     for name, image in {'grey.jpg': grey, 'cmyk.jpg': cmyk, 'a.png': Image.fromarray(scene())}.items():
         image.save(tmp_path / name)
-        picture = photos.read_picture(str(tmp_path / name), gpu=CPU)
-        photos.write_picture(str(tmp_path / f'{name}.png'), picture, picture.photo, gpu=CPU)
+        picture = read_picture(str(tmp_path / name), gpu=CPU)
+        write_picture(str(tmp_path / f'{name}.png'), picture, picture.photo, gpu=CPU)
     Image.fromarray(scene()).save(tmp_path / 'rgb.jpg', keep_rgb=True)
-    photos.read_picture(str(tmp_path / 'rgb.jpg'), gpu=CPU)
+    read_picture(str(tmp_path / 'rgb.jpg'), gpu=CPU)
     assert asked == []
     save_jpeg(tmp_path / 'p.jpg', progressive=True)
-    picture = photos.read_picture(str(tmp_path / 'p.jpg'), gpu=CPU)
-    photos.write_picture(str(tmp_path / 'q.jpg'), picture, picture.photo, gpu=CPU)
+    picture = read_picture(str(tmp_path / 'p.jpg'), gpu=CPU)
+    write_picture(str(tmp_path / 'q.jpg'), picture, picture.photo, gpu=CPU)
     assert asked == ['decode']  # what was progressive stays so
     assert Image.open(tmp_path / 'q.jpg').info['progressive']
 
@@ -129,10 +128,10 @@ def test_codec_that_fails_its_trial_is_not_used(install, tmp_path, capsys, codec
     install(codec)
     path = str(tmp_path / 'a.jpg')
     save_jpeg(path)
-    picture = photos.read_picture(path, gpu=CPU)
-    photos.write_picture(str(tmp_path / 'b.jpg'), picture, picture.photo, gpu=CPU)
-    assert np.array_equal(picture.photo, photos.read_photo(path))
-    assert cv2.absdiff(photos.read_photo(str(tmp_path / 'b.jpg')), picture.photo).mean() < 2
+    picture = read_picture(path, gpu=CPU)
+    write_picture(str(tmp_path / 'b.jpg'), picture, picture.photo, gpu=CPU)
+    assert np.array_equal(picture.photo, read_photo(path))
+    assert cv2.absdiff(read_photo(str(tmp_path / 'b.jpg')), picture.photo).mean() < 2
     notes = capsys.readouterr().err
     assert notes.count('nvJPEG is not usable') == 1
     assert reason in notes

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import pipeline
+from pairs import lists
 
 
-@pytest.mark.parametrize('layout', pipeline.LAYOUTS)
+@pytest.mark.parametrize('layout', lists.LAYOUTS)
 def test_pairs_match_by_stem_whatever_the_extension(make_pairs, layout):
-    pairs = pipeline.find_pairs(make_pairs(3, names=layout, extensions=('.PNG', '.jpg')))
+    pairs = lists.find_pairs(make_pairs(3, names=layout, extensions=('.PNG', '.jpg')))
     assert [tuple(os.path.basename(path) for path in pair) for pair in pairs] == [
         (f'p{i}.PNG', f'p{i}.jpg') for i in range(3)
     ]
@@ -22,23 +23,23 @@ def test_every_missing_partner_is_named(make_pairs):
     os.remove(f'{folder}/input/p0.png')
     os.remove(f'{folder}/target/p2.png')
     with pytest.raises(ValueError, match=r'(?s)2 bad.*input/p2.png: no partner.*target/p0.png: no partner'):
-        pipeline.find_pairs(folder)
+        lists.find_pairs(folder)
 
 
 def test_unknown_layout_names_what_was_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match='expected a folder with input/ and expertC_gt/, or low/ and high/'):
-        pipeline.find_pairs(str(tmp_path))
+        lists.find_pairs(str(tmp_path))
 
 
 def test_csv_paths_are_relative_to_its_folder(make_pairs, tmp_path):
-    pairs = pipeline.find_pairs(make_pairs(3))
-    pipeline.write_pairs(str(tmp_path / 'list.csv'), pairs)
+    pairs = lists.find_pairs(make_pairs(3))
+    lists.write_pairs(str(tmp_path / 'list.csv'), pairs)
     header, first = (tmp_path / 'list.csv').read_text().splitlines()[:2]
     assert header == 'input,target,input_sha256,target_sha256'
     assert first.startswith('data/input/p0.png,data/target/p0.png,')
     with open(pairs[0][0], 'rb') as file:
         assert first.split(',')[2] == hashlib.sha256(file.read()).hexdigest()[:16]
-    assert [tuple(map(os.path.realpath, p)) for p in pipeline.read_pairs(str(tmp_path / 'list.csv'))] == [
+    assert [tuple(map(os.path.realpath, p)) for p in lists.read_pairs(str(tmp_path / 'list.csv'))] == [
         tuple(map(os.path.realpath, p)) for p in pairs
     ]
 
@@ -51,7 +52,7 @@ def test_bad_csv_is_refused(tmp_path, text, message):
     path = tmp_path / 'list.csv'
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        pipeline.read_pairs(str(path))
+        lists.read_pairs(str(path))
 
 
 def test_all_bad_pairs_are_named_at_once(make_pairs):
@@ -72,15 +73,15 @@ def test_all_bad_pairs_are_named_at_once(make_pairs):
 
 def test_split_is_seeded_and_complete():
     pairs = [(f'i{i}', f't{i}') for i in range(20)]
-    train, valid = pipeline.split_pairs(pairs, 0.9, seed=1)
+    train, valid = lists.split_pairs(pairs, 0.9, seed=1)
     assert (len(train), len(valid)) == (18, 2)
     assert sorted(train + valid) == sorted(pairs)
-    assert pipeline.split_pairs(pairs, 0.9, seed=1) == (train, valid)
-    assert pipeline.split_pairs(pairs, 0.9, seed=2) != (train, valid)
+    assert lists.split_pairs(pairs, 0.9, seed=1) == (train, valid)
+    assert lists.split_pairs(pairs, 0.9, seed=2) != (train, valid)
 
 
 def test_weights_say_how_often_a_list_is_drawn(make_pairs):
-    pairs = pipeline.find_pairs(make_pairs(4))
+    pairs = lists.find_pairs(make_pairs(4))
     dataset = pipeline.PairDataset([(pairs, 2.0), (pairs, 0.5)])
     counts = np.bincount(dataset.order, minlength=8)
     assert counts[:4].tolist() == [2, 2, 2, 2]
@@ -89,16 +90,16 @@ def test_weights_say_how_often_a_list_is_drawn(make_pairs):
 
 def test_mix_refuses_weights_that_do_not_fit(make_pairs, tmp_path):
     path = str(tmp_path / 'a.csv')
-    pipeline.write_pairs(path, pipeline.find_pairs(make_pairs(2)))
-    assert [weight for _, weight in pipeline.mix_pairs(f'{path},{path}', '1,0.5')] == [1.0, 0.5]
+    lists.write_pairs(path, lists.find_pairs(make_pairs(2)))
+    assert [weight for _, weight in lists.mix_pairs(f'{path},{path}', '1,0.5')] == [1.0, 0.5]
     for weights in ('1,2,3', '0,1', 'x,1'):
         with pytest.raises(ValueError, match='train_weights: expected'):
-            pipeline.mix_pairs(f'{path},{path}', weights)
+            lists.mix_pairs(f'{path},{path}', weights)
 
 
 @pytest.mark.parametrize(('arch', 'size'), [('hdrnet', 64), ('deepupe', 256)])
 def test_batches_are_float_rgb_of_the_methods_sizes(make_pairs, arch, size):
-    dataset = pipeline.PairDataset([(pipeline.find_pairs(make_pairs(2)), 1.0)], arch, full_size=64)
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(2)), 1.0)], arch, full_size=64)
     (positions, (lowres, fullres, target)) = next(iter(pipeline.Loader(dataset, 2)))
     assert list(positions) == [0, 1]
     assert lowres.shape == (2, 3, 256, 256)
@@ -110,7 +111,7 @@ def test_batches_are_float_rgb_of_the_methods_sizes(make_pairs, arch, size):
 
 
 def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
-    pairs = pipeline.find_pairs(make_pairs(7))
+    pairs = lists.find_pairs(make_pairs(7))
     batches = []
     for workers, cache in ((0, 'ram'), (2, 'none'), (3, 'file')):
         dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, cache=cache)
@@ -125,7 +126,7 @@ def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
 @pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
 def test_batches_made_on_a_device_are_the_same(make_pairs, arch):
     """Within a level: OpenCV rounds to levels after each step, and turns by 32nds of a pixel."""
-    pairs = pipeline.find_pairs(make_pairs(6))
+    pairs = lists.find_pairs(make_pairs(6))
     dataset = pipeline.PairDataset([(pairs, 1.0)], arch, full_size=64, keep_good=0.2, simulate=0.4, jitter=0.3)
     host, device = (pipeline.Loader(dataset, 3, on_device=on_device) for on_device in (False, True))
     device.room = 4 * 2 * 40 * 48 * 3  # bytes of four pairs
@@ -142,7 +143,7 @@ def test_batches_made_on_a_device_are_the_same(make_pairs, arch):
 
 
 def test_ranks_share_every_batch(make_pairs):
-    dataset = pipeline.PairDataset([(pipeline.find_pairs(make_pairs(8)), 1.0)], full_size=32)
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(8)), 1.0)], full_size=32)
     whole = list(pipeline.Loader(dataset, 4))
     shares = [list(pipeline.Loader(dataset, 4, rank=rank, world=2)) for rank in (0, 1)]
     for batch, *parts in zip(whole, *shares, strict=True):
@@ -153,7 +154,7 @@ def test_ranks_share_every_batch(make_pairs):
 
 
 def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
-    pairs = pipeline.find_pairs(make_pairs(2))
+    pairs = lists.find_pairs(make_pairs(2))
     deep = np.full((40, 48, 3), 30001, np.uint16)
     for path in pairs[0]:
         cv2.imwrite(path, deep)
@@ -164,14 +165,14 @@ def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
 
 
 def test_pedestal_lies_below_black_and_above_white(make_pairs):
-    dataset = pipeline.PairDataset([(pipeline.find_pairs(make_pairs(2)), 1.0)], full_size=32, augment=False)
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(2)), 1.0)], full_size=32, augment=False)
     (_, plain), (_, raised) = (next(iter(pipeline.Loader(dataset, 2, pedestal=p))) for p in (0.0, 0.5))
     for image, other in zip(plain, raised, strict=True):
         torch.testing.assert_close(other, (image * 255 + 0.5) / 256)
 
 
 def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
-    pairs = pipeline.find_pairs(make_pairs(6))
+    pairs = lists.find_pairs(make_pairs(6))
     first, again = (pipeline.PairDataset([(pairs, 1.0)], full_size=32) for _ in range(2))
     again.set_epoch(2)
     assert not all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
@@ -180,7 +181,7 @@ def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
 
 
 def test_keep_good_pairs_targets_with_themselves(make_pairs):
-    pairs = pipeline.find_pairs(make_pairs(8))
+    pairs = lists.find_pairs(make_pairs(8))
     for share, expected in ((0.0, [0]), (0.5, range(1, 8)), (1.0, [8])):
         dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, keep_good=share)
         assert sum(np.array_equal(photo, target) for _, photo, target in map(dataset.__getitem__, range(8))) in expected
@@ -192,9 +193,7 @@ def test_one_pair_is_too_few_to_train():
 
 
 def test_simulated_photos_are_darker_than_their_target(make_pairs):
-    dataset = pipeline.PairDataset(
-        [(pipeline.find_pairs(make_pairs(4)), 1.0)], full_size=32, simulate=1.0, augment=False
-    )
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(4)), 1.0)], full_size=32, simulate=1.0, augment=False)
     for position in range(4):
         _, photo, target = dataset[position]
         assert photo.mean() < 0.9 * target.mean()

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-import ablate
-import photos
-import pipeline
-import utils
-from fast import enhance_photo
+from kernels import enhance_photo
 from model import build_network, reflectance
+from pairs import lists
+from photos import levels
+from photos.picture import read_photo, write_photo
+from runs.checkpoint import load_network, read_checkpoint, save_checkpoint
+from system import files
+from tools import ablate
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -39,7 +41,7 @@ def checkpoint(tmp_path):
         network.predict.conv.bias.zero_()
         network.predict.conv.bias.view(3, 4, -1)[:, 3] = 0.5
     path = str(tmp_path / 'half.pth')
-    utils.save_checkpoint(path, {'arch': 'hdrnet', 'model': network.state_dict(), 'opt': {}})
+    save_checkpoint(path, {'arch': 'hdrnet', 'model': network.state_dict(), 'opt': {}})
     return path
 
 
@@ -62,7 +64,7 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
     assert len(os.listdir(runs / 'tiny' / 'valid_phase')) == 5
     assert 'curves.png' in files
     assert json.loads((runs / 'tiny' / 'options.json').read_text())['arch'] == arch
-    assert len(pipeline.read_pairs(str(runs / 'tiny' / 'train_pairs.csv'))) == 3
+    assert len(lists.read_pairs(str(runs / 'tiny' / 'train_pairs.csv'))) == 3
 
     best = runs / 'tiny' / 'best.pth'
     status, out, err = script('test.py', '--checkpoints_file', best)
@@ -71,7 +73,7 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
     with open(runs / 'tiny' / 'test_tiny_valid_pairs' / 'per_photo.csv', newline='') as file:
         rows = [row for row in csv.DictReader(file) if row['method'] == 'tiny_best']
     assert len(rows) == 1
-    assert float(rows[0]['psnr']) == pytest.approx(float(utils.read_checkpoint(str(best))['psnr']), abs=1e-9)
+    assert float(rows[0]['psnr']) == pytest.approx(float(read_checkpoint(str(best))['psnr']), abs=1e-9)
 
     status, out, err = script(
         'inference.py', '--images_dir', f'{folder}/input', '--result_dir', tmp_path / 'out', '--checkpoints_file', best
@@ -81,11 +83,11 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
 
 
 def test_save_extra_puts_input_r_and_s_side_by_side(tmp_path, checkpoint):
-    photos.write_photo(str(tmp_path / 'a.png'), np.full((4, 5, 3), 60, np.uint8))
+    write_photo(str(tmp_path / 'a.png'), np.full((4, 5, 3), 60, np.uint8))
     out = tmp_path / 'out'
     script('inference.py', '--images_dir', tmp_path / 'a.png', '--result_dir', out, '--checkpoints_file', checkpoint,
            '--save_extra')  # fmt: skip
-    extra = photos.read_photo(str(out / 'a.png'))
+    extra = read_photo(str(out / 'a.png'))
     assert extra.shape == (4, 15, 3)
     assert extra[0, ::5, 0].tolist() == [60, 120, 128]
 
@@ -125,9 +127,9 @@ def as_published(photo):
 
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_predecessors_weights_give_its_published_pictures(shared, name):
-    network, _ = utils.load_network(f'{shared}/reference/predecessor_fivek.pth')
-    photo = photos.read_photo(f'{shared}/reference/sample_imgs/{name}.jpg')
-    published = photos.read_photo(f'{shared}/reference/sample_results/{name}.jpg')
+    network, _ = load_network(f'{shared}/reference/predecessor_fivek.pth')
+    photo = read_photo(f'{shared}/reference/sample_imgs/{name}.jpg')
+    published = read_photo(f'{shared}/reference/sample_results/{name}.jpg')
     width = photo.shape[1]
     for fused in (False, True):
         enhanced, light = enhance_photo(network, photo, keep_illumination=True, fused=fused, truncate=True)
@@ -146,22 +148,22 @@ def test_inference_gives_the_published_r(shared, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     for name in PUBLISHED:
-        ours = as_published(photos.read_photo(str(tmp_path / 'out' / f'{name}.png')))
-        published = photos.read_photo(f'{shared}/reference/sample_results/{name}.jpg')
+        ours = as_published(read_photo(str(tmp_path / 'out' / f'{name}.png')))
+        published = read_photo(f'{shared}/reference/sample_results/{name}.jpg')
         width = ours.shape[1] // 3
         assert db(ours[:, width : 2 * width], published[:, width : 2 * width]) >= 41
 
 
 def test_tiny_predecessor_state_gives_the_plain_formula(tmp_path, checkpoint):
     """The published-picture equality without the photos: R = I / (S + 1e-4), truncated, from weights made here."""
-    network, _ = utils.load_network(checkpoint)
+    network, _ = load_network(checkpoint)
     photo = np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3)
     enhanced, light = enhance_photo(network, photo, keep_illumination=True, truncate=True)
     np.testing.assert_allclose(light, 0.5, atol=1e-6)
     exact = np.minimum(photo / 255 / 0.5001, 1) * 255
     assert np.abs(enhanced - np.floor(exact)).max() == 0
-    tensor = reflectance(photos.to_tensor(photo), torch.full((1, 3, 10, 8), 0.5))
-    np.testing.assert_array_equal(photos.to_photo(tensor, truncate=True), enhanced)
+    tensor = reflectance(levels.to_tensor(photo), torch.full((1, 3, 10, 8), 0.5))
+    np.testing.assert_array_equal(levels.to_photo(tensor, truncate=True), enhanced)
 
 
 def test_ablation_compares_runs_with_the_base_and_does_not_repeat_them(make_pairs, tmp_path, monkeypatch):
@@ -171,7 +173,7 @@ def test_ablation_compares_runs_with_the_base_and_does_not_repeat_them(make_pair
     table = (tmp_path / 'runs' / 'table.md').read_text()
     shown = re.search(r'\| grid 8 x 8 x 4 \| ([\d.]+) \(', table)[1]
     psnr = [
-        [float(utils.read_csv(tmp_path / 'runs' / f'{name}_{seed}' / 'log.csv')[-1]['psnr']) for seed in (1, 2)]
+        [float(files.read_csv(tmp_path / 'runs' / f'{name}_{seed}' / 'log.csv')[-1]['psnr']) for seed in (1, 2)]
         for name in ('base', 'grid_8_x_8_x_4')
     ]
     assert float(shown) == pytest.approx(np.mean(psnr[1]), abs=0.005)

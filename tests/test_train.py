@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline
 import train
-import utils
+from pairs import lists
+from runs.checkpoint import read_checkpoint
+from system import files
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -27,7 +28,7 @@ def options(runs, name, **values):
 
 def run_training(runs, name, **values):
     assert train.main(type(train.opt)(**{**vars(train.opt), **options(runs, name, **values)})) == 0
-    return utils.read_checkpoint(str(runs / name / 'last.pth'))
+    return read_checkpoint(str(runs / name / 'last.pth'))
 
 
 def command(runs, name, launcher=(sys.executable,), **values):
@@ -54,7 +55,7 @@ def test_a_run_goes_on_from_another_ones_weights_and_network(make_pairs, tmp_pat
     pairs = make_pairs(4)
     variant = {'spatial_bin': 16, 'luma_bins': 4, 'pedestal': 0.5, 'illumination': 'clipped', 'slicing': 'centers'}
     run_training(tmp_path, 'first', dataset_dir=pairs, total_epochs=1, **variant)
-    first = utils.read_checkpoint(str(tmp_path / 'first' / 'best.pth'))
+    first = read_checkpoint(str(tmp_path / 'first' / 'best.pth'))
     start = str(tmp_path / 'first' / 'best.pth')
     second = run_training(tmp_path, 'second', dataset_dir=pairs, total_epochs=1, start_from=start, lr=1e-9)
     assert {name: second['opt'][name] for name in variant} == variant
@@ -71,7 +72,7 @@ def test_resumed_run_equals_one_that_never_stopped(make_pairs, tmp_path, capsys,
     parts = run_training(tmp_path, 'parts', total_epochs=3, num_workers=3, cache='file', resume='auto', **common)
     assert 'after epoch 2, best PSNR' in capsys.readouterr().out
     assert equal(whole, parts)
-    assert [row['epoch'] for row in utils.read_csv(tmp_path / 'parts' / 'log.csv')] == ['1', '2', '3']
+    assert [row['epoch'] for row in files.read_csv(tmp_path / 'parts' / 'log.csv')] == ['1', '2', '3']
 
 
 def test_run_killed_at_random_moments_ends_with_the_same_weights(make_pairs, tmp_path):
@@ -95,8 +96,8 @@ def test_run_killed_at_random_moments_ends_with_the_same_weights(make_pairs, tmp
         assert process.returncode == -signal.SIGKILL, err
     assert process.returncode == 0, out
     assert kills > 0
-    assert equal(whole, utils.read_checkpoint(str(tmp_path / 'killed' / 'last.pth')))
-    log = [utils.read_csv(tmp_path / name / 'log.csv') for name in ('whole', 'killed')]
+    assert equal(whole, read_checkpoint(str(tmp_path / 'killed' / 'last.pth')))
+    log = [files.read_csv(tmp_path / name / 'log.csv') for name in ('whole', 'killed')]
     assert [(row['epoch'], row['total'], row['psnr']) for row in log[0]] == [
         (row['epoch'], row['total'], row['psnr']) for row in log[1]
     ]
@@ -111,7 +112,7 @@ def test_two_ranks_train_as_one(make_pairs, tmp_path, arch, fused):
     done = subprocess.run(command(tmp_path, 'two', two_ranks(), **common), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('epoch 3  ') == 1
-    one, two = (utils.read_csv(tmp_path / name / 'log.csv') for name in ('one', 'two'))
+    one, two = (files.read_csv(tmp_path / name / 'log.csv') for name in ('one', 'two'))
     for first, second in zip(one, two, strict=True):
         for name in ('total', 'reconstruction', 'color', 'smoothness', 'psnr'):
             assert float(first[name]) == pytest.approx(float(second[name]), rel=2e-3), (first['epoch'], name)
@@ -131,7 +132,7 @@ def test_resuming_refuses_other_options_and_other_photos(make_pairs, tmp_path):
     with pytest.raises(ValueError, match=r'lr is 0.5, was 0.01; ema is 0.9, was 0.0'):
         run_training(tmp_path, 'run', lr=0.5, ema=0.9, **again)
     before = (tmp_path / 'run' / 'last.pth').read_bytes()
-    path = pipeline.read_pairs(str(tmp_path / 'run' / 'train_pairs.csv'))[0][0]
+    path = lists.read_pairs(str(tmp_path / 'run' / 'train_pairs.csv'))[0][0]
     cv2.imwrite(path, np.zeros((40, 48, 3), np.uint8))
     with pytest.raises(ValueError, match='expected the training photos that the run began with'):
         run_training(tmp_path, 'run', **again)
@@ -169,7 +170,7 @@ def test_overfit_and_limit_take_so_many_pairs(make_pairs, tmp_path):
     counts = {}
     for name in ('limit', 'overfit'):
         counts[name] = [
-            len(pipeline.read_pairs(str(tmp_path / name / f'{part}_pairs.csv'))) for part in ('train', 'valid')
+            len(lists.read_pairs(str(tmp_path / name / f'{part}_pairs.csv'))) for part in ('train', 'valid')
         ]
     assert counts == {'limit': [3, 2], 'overfit': [2, 2]}
 

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-import photos
-import pictures
 import utils
 from model import build_network
+from photos import levels
+from photos.picture import read_photo, write_photo
+from runs.checkpoint import load_network, save_checkpoint
+from scoring import sheets
+from system import files
 
 
 def test_overrides_take_the_type_of_the_default():
@@ -27,15 +30,15 @@ def test_overrides_take_the_type_of_the_default():
 def test_photo_comes_back_as_it_was_written(tmp_path, extension, dtype):
     photo = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (5, 7, 3), dtype=dtype, endpoint=True)
     path = str(tmp_path / f'p{extension}')
-    photos.write_photo(path, photo)
-    np.testing.assert_array_equal(photos.read_photo(path), photo)
+    write_photo(path, photo)
+    np.testing.assert_array_equal(read_photo(path), photo)
     assert [p.name for p in tmp_path.iterdir()] == [f'p{extension}']
 
 
 def test_photos_are_rgb(tmp_path):
     path = str(tmp_path / 'red.png')
     cv2.imwrite(path, np.full((4, 4, 3), (0, 0, 255), np.uint8))  # OpenCV: BGR
-    assert photos.read_photo(path)[0, 0].tolist() == [255, 0, 0]
+    assert read_photo(path)[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize('data', [b'', b'no photo', b'\xff\xd8\xff\xe0garbage'])
@@ -43,21 +46,21 @@ def test_unreadable_photo_is_named(tmp_path, data):
     path = tmp_path / 'bad.jpg'
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r'bad.jpg: expected a photo'):
-        photos.read_photo(str(path))
+        read_photo(str(path))
 
 
 def test_tensor_and_photo_are_inverse():
     for dtype in (np.uint8, np.uint16):
         photo = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (5, 7, 3), dtype=dtype, endpoint=True)
-        tensor = photos.to_tensor(photo)
+        tensor = levels.to_tensor(photo)
         assert tensor.shape == (1, 3, 5, 7)
-        np.testing.assert_array_equal(photos.to_photo(tensor, dtype), photo)
+        np.testing.assert_array_equal(levels.to_photo(tensor, dtype), photo)
 
 
 def test_to_photo_rounds_or_truncates():
     tensor = torch.tensor([0.6, 100.4, 300.0]).view(3, 1, 1) / 255
-    assert photos.to_photo(tensor).tolist() == [[[1, 100, 255]]]
-    assert photos.to_photo(tensor, truncate=True).tolist() == [[[0, 100, 255]]]
+    assert levels.to_photo(tensor).tolist() == [[[1, 100, 255]]]
+    assert levels.to_photo(tensor, truncate=True).tolist() == [[[0, 100, 255]]]
 
 
 class Bomb:
@@ -84,14 +87,14 @@ def test_bad_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch, kind):
     else:
         path.write_bytes(b'hello' if kind == 'text' else b'')
     with pytest.raises(ValueError, match=r'bad.pth: ') as error:
-        utils.load_network(str(path))
+        load_network(str(path))
     assert '\n' not in str(error.value)
     assert not (tmp_path / 'bomb_went_off').exists()
 
 
 def test_missing_checkpoint_is_named():
     with pytest.raises(FileNotFoundError, match=r'none.pth: expected a checkpoint'):
-        utils.load_network('none.pth')
+        load_network('none.pth')
 
 
 @pytest.mark.parametrize('grid', [(8, 0), (4, 16)])
@@ -100,8 +103,8 @@ def test_checkpoint_comes_back_as_the_same_network(tmp_path, grid):
     network = build_network('deepupe', luma_bins, spatial_bin).eval()
     path = str(tmp_path / 'ours.pth')
     options = {'luma_bins': luma_bins, 'spatial_bin': spatial_bin}
-    utils.save_checkpoint(path, {'arch': 'deepupe', 'model': network.state_dict(), 'opt': options})
-    loaded, _ = utils.load_network(path)
+    save_checkpoint(path, {'arch': 'deepupe', 'model': network.state_dict(), 'opt': options})
+    loaded, _ = load_network(path)
     images = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 8, 8)
     assert torch.equal(loaded(*images), network(*images))
     assert not loaded.training
@@ -131,7 +134,7 @@ def test_predecessors_weights_see_bgr(tmp_path):
     torch.manual_seed(0)
     network = build_network('hdrnet').eval()
     torch.save(predecessor_state(network), tmp_path / 'theirs.pth')
-    ours, checkpoint = utils.load_network(str(tmp_path / 'theirs.pth'))
+    ours, checkpoint = load_network(str(tmp_path / 'theirs.pth'))
     lowres, fullres = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 9, 11)
     with torch.no_grad():
         theirs = network(lowres.flip(1), fullres.flip(1)).flip(1)
@@ -141,15 +144,15 @@ def test_predecessors_weights_see_bgr(tmp_path):
 
 def test_log_keeps_its_columns_when_a_row_lacks_some(tmp_path):
     path = str(tmp_path / 'log.csv')
-    utils.append_csv(path, {'epoch': 1, 'lr': 0.1}, ('epoch', 'psnr', 'lr'))
-    utils.append_csv(path, {'epoch': 2, 'psnr': 20, 'lr': 0.1}, ('epoch', 'psnr', 'lr'))
+    files.append_csv(path, {'epoch': 1, 'lr': 0.1}, ('epoch', 'psnr', 'lr'))
+    files.append_csv(path, {'epoch': 2, 'psnr': 20, 'lr': 0.1}, ('epoch', 'psnr', 'lr'))
     with open(path, newline='') as file:
         assert [row['psnr'] for row in csv.DictReader(file)] == ['', '20']
 
 
 def test_sheet_holds_sixteen_pictures(tmp_path):
     path = str(tmp_path / 'sheet.png')
-    pictures.save_sheet(path, torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 3, 20, 40), cell=10)
+    sheets.save_sheet(path, torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 3, 20, 40), cell=10)
     sheet = cv2.imread(path)
     assert sheet.shape == (20, 40, 3)
     assert sheet[::5, ::10, 0].flatten().tolist() == [round(i / 15 * 255) for i in range(16)]

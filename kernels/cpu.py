@@ -26,8 +26,8 @@ from numba.extending import intrinsic, overload
 
 from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_elements, count_windows
 from model import TINY, cell_intervals
-from photos import level_range
-from utils import cores
+from photos.levels import level_range
+from system.process import cores
 
 RUN = 256  # pixels that share a range of luma bins
 LANES = 16  # of the widest vectors; runs are made up to whole ones where a row goes on

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin
 
-import nvjpeg
+from photos import nvjpeg
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we say in one line what is wrong with a file
 
@@ -61,7 +61,7 @@ SAMPLING = {
 
 def read_header(data):
     """Header of a file's bytes, without decoding its pixels; what Pillow cannot make out keeps its default."""
-    Image.MAX_IMAGE_PIXELS = None  # photos.read_picture has a limit of its own
+    Image.MAX_IMAGE_PIXELS = None  # read_picture has a limit of its own
     header = Header()
     # whatever a damaged header makes Pillow raise: OpenCV has the last word on the pixels
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:

@@ -1,6 +1,6 @@
 """The network's full-resolution work by the fastest path that the device has; the scripts call this and nothing below.
 
-On the CPU it is fused_cpu.py (Numba), on CUDA fused_cuda.py (Triton). Where those do not run, and with fused=False, it
+On the CPU it is cpu.py (Numba), on CUDA cuda.py (Triton). Where those do not run, and with fused=False, it
 is the plain torch path of model.py and loss.py, which is the definition and which the kernels are tested against.
 """
 
@@ -11,10 +11,10 @@ import threading
 import numpy as np
 import torch
 
-from denoise import remove_noise
+from kernels.denoise import remove_noise
 from loss import PRESETS, total_loss
 from model import LOW_SIZE, apply_affine, build_network, reflectance, slice_grid
-from photos import make_lowres, to_photo, to_tensor
+from photos.levels import make_lowres, to_photo, to_tensor
 
 LOCK = threading.Lock()  # one trial of the kernels, however many threads ask for them at once
 
@@ -23,24 +23,24 @@ LOCK = threading.Lock()  # one trial of the kernels, however many threads ask fo
 def cpu_kernels():
     """The Numba module, or None (said once) where Numba does not import."""
     try:
-        import fused_cpu
+        from kernels import cpu
     except ImportError as error:
         print(f'note: plain torch path, about 40 times slower: Numba is not usable ({error})', file=sys.stderr)
         return None
-    return fused_cpu
+    return cpu
 
 
 @functools.lru_cache(maxsize=1)
 def cuda_kernels(device):
     """The Triton module, or None (said once) where it does not compile or differs from the plain path on a trial."""
     try:
-        import fused_cuda
+        from kernels import cuda
 
-        try_kernels(fused_cuda, device)
+        try_kernels(cuda, device)
     except Exception as error:  # whatever a compiler or driver may raise: the plain path always works
         print(f'note: plain torch path: the Triton kernels are not usable ({error})', file=sys.stderr)
         return None
-    return fused_cuda
+    return cuda
 
 
 @torch.inference_mode(False)
@@ -122,7 +122,7 @@ def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=T
     """One photo through the network, on the network's device.
 
     Args:
-        network: from `model.build_network` or `utils.load_network`, in eval mode.
+        network: from `model.build_network` or `load_network`, in eval mode.
         photo: (H, W, 3) RGB, uint8 or uint16.
         strength: in [0, 1]; 0 returns the photo, 1 the model's result.
         reuse: write the result over `photo` where the path can, which saves the memory of a second photo.

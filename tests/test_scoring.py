@@ -16,13 +16,12 @@ import pytest
 import skimage.color
 import skimage.metrics
 
-import evaluation
-import metrics
-import photos
-import pipeline
 import test as evaluate  # the script
-import utils
 from model import build_network
+from pairs import lists, predecessor
+from photos.picture import read_photo, write_photo
+from runs.checkpoint import save_checkpoint
+from scoring import metrics, protocol
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -117,18 +116,18 @@ def test_unknown_metric_is_refused():
 
 def test_protocol_resizes_and_crops():
     photo = np.zeros((30, 60, 3), np.uint8)
-    assert evaluation.Protocol('long20').prepare(photo).shape == (10, 20, 3)
-    assert evaluation.Protocol('16x8').prepare(photo).shape == (8, 16, 3)
+    assert protocol.Protocol('long20').prepare(photo).shape == (10, 20, 3)
+    assert protocol.Protocol('16x8').prepare(photo).shape == (8, 16, 3)
     photo, target = random_pair()
     photo[0], target[0] = 0, 255  # a wrong border row
     functions = {'psnr': metrics.psnr}
-    whole, cropped = (evaluation.Protocol(crop_border=n).score(photo, target, functions)['psnr'] for n in (0, 1))
+    whole, cropped = (protocol.Protocol(crop_border=n).score(photo, target, functions)['psnr'] for n in (0, 1))
     assert cropped > whole
     with pytest.raises(ValueError, match='nothing left'):
-        evaluation.Protocol(crop_border=12).score(photo, target, functions)
+        protocol.Protocol(crop_border=12).score(photo, target, functions)
     for bad in ('512', 'long', '0x5', '5x5x5'):
         with pytest.raises(ValueError, match='resize: expected'):
-            evaluation.Protocol(bad).check()
+            protocol.Protocol(bad).check()
 
 
 def test_gt_mean_undoes_a_wrong_brightness_and_says_so():
@@ -136,32 +135,32 @@ def test_gt_mean_undoes_a_wrong_brightness_and_says_so():
     target = np.clip(target, 20, 120)
     dark = (target * 0.5).astype(np.uint8)
     functions = {'psnr': metrics.psnr}
-    plain, matched = (evaluation.Protocol(gt_mean=on).score(dark, target, functions)['psnr'] for on in (False, True))
+    plain, matched = (protocol.Protocol(gt_mean=on).score(dark, target, functions)['psnr'] for on in (False, True))
     assert plain < 20
     assert matched > 45
-    assert 'GT-MEAN' in str(evaluation.Protocol(gt_mean=True))
-    assert 'GT-MEAN' not in str(evaluation.Protocol())
+    assert 'GT-MEAN' in str(protocol.Protocol(gt_mean=True))
+    assert 'GT-MEAN' not in str(protocol.Protocol())
 
 
 def test_best_gamma_is_found_among_all():
     _, target = random_pair()
-    dark = evaluation.gamma_levels(2.5)[target]
-    found = evaluation.best_gamma([(dark, target)])
-    scores = [metrics.psnr(evaluation.gamma_levels(gamma)[dark], target) for gamma in evaluation.GAMMAS]
-    assert found == evaluation.GAMMAS[int(np.argmax(scores))]
+    dark = protocol.gamma_levels(2.5)[target]
+    found = protocol.best_gamma([(dark, target)])
+    scores = [metrics.psnr(protocol.gamma_levels(gamma)[dark], target) for gamma in protocol.GAMMAS]
+    assert found == protocol.GAMMAS[int(np.argmax(scores))]
     assert found == pytest.approx(0.4, abs=0.02)
 
 
 def test_baselines_are_scikit_images():
     photo, _ = random_pair()
-    functions = evaluation.baselines('gamma,clahe,rescale', [])
+    functions = protocol.baselines('gamma,clahe,rescale', [])
     assert list(functions) == ['gamma 0.4', 'CLAHE', 'rescale']
     np.testing.assert_allclose(functions['gamma 0.4'](photo), 255 * (photo / 255) ** 0.4, atol=1)
     stretched = functions['rescale'](photo)
     assert (stretched.min(), stretched.max()) == (0, 255)
     assert all(function(photo).dtype == np.uint8 for function in functions.values())
     with pytest.raises(ValueError, match=r"baselines: expected .* got 'magic'"):
-        evaluation.baselines('magic', [])
+        protocol.baselines('magic', [])
 
 
 # --------------------------------------------------------------------------------------------------- statistics
@@ -169,19 +168,19 @@ def test_baselines_are_scikit_images():
 
 def test_bootstrap_interval_is_the_normal_one_for_many_values():
     values = np.random.default_rng(1).normal(20, 2, 400)
-    summary = evaluation.summarize(values)
+    summary = protocol.summarize(values)
     assert summary['mean'] == values.mean()
     assert summary['median'] == np.median(values)
     assert summary['std'] == pytest.approx(values.std(ddof=1))
     half = 1.96 * values.std(ddof=1) / 20
     np.testing.assert_allclose(summary['ci95'], [values.mean() - half, values.mean() + half], atol=0.03)
-    assert evaluation.summarize([1.0, float('inf')])['ci95'] is None
+    assert protocol.summarize([1.0, float('inf')])['ci95'] is None
 
 
 def test_paired_difference_is_narrower_than_its_parts():
     rng = np.random.default_rng(0)
     base = rng.normal(20, 5, 50)
-    paired = evaluation.compare(base + 0.5 + rng.normal(0, 0.1, 50), base)
+    paired = protocol.compare(base + 0.5 + rng.normal(0, 0.1, 50), base)
     assert paired['mean'] == pytest.approx(0.5, abs=0.05)
     assert paired['ci95'][0] > 0.4
     assert paired['won'] == 1
@@ -190,7 +189,7 @@ def test_paired_difference_is_narrower_than_its_parts():
 @pytest.mark.parametrize('count', [1, 2, 7, 15, 40])
 def test_extremes_never_show_a_photo_twice(count):
     values = np.random.default_rng(0).permutation(count)
-    chosen = evaluation.extremes(values)
+    chosen = protocol.extremes(values)
     positions = [i for part in chosen.values() for i in part]
     assert len(positions) == len(set(positions)) == min(count, 15)
     assert values[chosen['best'][0]] == count - 1
@@ -202,17 +201,17 @@ def test_extremes_never_show_a_photo_twice(count):
 
 def test_papers_split_is_the_last_500_ids():
     pairs = [(f'input/a{i:04d}-IMG.jpg', '') for i in (1, 4500, 4501, 5000)] + [('input/a45010.jpg', '')]
-    assert [pair[0][6:11] for pair in pipeline.choose_split(pairs, 'paper', 0.9, 1)] == ['a4501', 'a5000']
-    assert pipeline.choose_split(pairs, 'ratio', 0.6, 1) == pipeline.split_pairs(pairs, 0.6, 1)[1]
+    assert [pair[0][6:11] for pair in lists.choose_split(pairs, 'paper', 0.9, 1)] == ['a4501', 'a5000']
+    assert lists.choose_split(pairs, 'ratio', 0.6, 1) == lists.split_pairs(pairs, 0.6, 1)[1]
     with pytest.raises(ValueError, match='a4501 to a5000'):
-        pipeline.choose_split(pairs[:2], 'paper', 0.9, 1)
+        lists.choose_split(pairs[:2], 'paper', 0.9, 1)
 
 
 def test_predecessors_options_are_read_and_nothing_in_them_runs(make_pairs, tmp_path):
     folder = make_pairs(4)
     (tmp_path / 'options.pkl').write_bytes(zlib.decompress(base64.b85decode(DILL)))
     before = set(sys.modules)
-    train, valid = pipeline.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
+    train, valid = predecessor.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
     assert [os.path.basename(pair[0]) for pair in train] == ['p0.png', 'p1.png', 'p2.png']
     assert valid == [(f'{folder}/input/p3.png', f'{folder}/target/p3.png')]
     assert set(sys.modules) == before
@@ -220,7 +219,7 @@ def test_predecessors_options_are_read_and_nothing_in_them_runs(make_pairs, tmp_
     os.remove(f'{folder}/input/p3.png')
     os.remove(f'{folder}/target/p3.png')
     with pytest.raises(ValueError, match=r'p3.png: in valid_images_list, not in'):
-        pipeline.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
+        predecessor.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
 
 
 @pytest.mark.parametrize('content', [b'', b'cos\nsystem\n(S"touch ran"\ntR.', pickle.dumps([1, 2]), b'\x80\x04garbage'])
@@ -228,7 +227,7 @@ def test_other_pickles_are_refused(make_pairs, tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'options.pkl').write_bytes(content)
     with pytest.raises(ValueError, match=r'options.pkl: (not a readable|expected a) pickle'):
-        pipeline.read_options_pickle('options.pkl', make_pairs(2))
+        predecessor.read_options_pickle('options.pkl', make_pairs(2))
     assert not (tmp_path / 'ran').exists()
 
 
@@ -241,8 +240,8 @@ def checkpoint(make_pairs, tmp_path):
     folder = tmp_path / 'run'
     folder.mkdir()
     state = build_network('hdrnet').state_dict()
-    utils.save_checkpoint(str(folder / 'best.pth'), {'arch': 'hdrnet', 'model': state, 'opt': {}})
-    pipeline.write_pairs(str(folder / 'train_pairs.csv'), pipeline.find_pairs(make_pairs(4))[:2])
+    save_checkpoint(str(folder / 'best.pth'), {'arch': 'hdrnet', 'model': state, 'opt': {}})
+    lists.write_pairs(str(folder / 'train_pairs.csv'), lists.find_pairs(make_pairs(4))[:2])
     return str(folder / 'best.pth')
 
 
@@ -281,8 +280,8 @@ def test_denoising_is_marked(checkpoint, make_pairs, tmp_path):
 
 
 def test_targets_as_input_are_scored_once_each(checkpoint, make_pairs, tmp_path):
-    pairs = pipeline.find_pairs(make_pairs(4))
-    pipeline.write_pairs(str(tmp_path / 'pairs.csv'), [*pairs, (pairs[0][0], pairs[1][1])])
+    pairs = lists.find_pairs(make_pairs(4))
+    lists.write_pairs(str(tmp_path / 'pairs.csv'), [*pairs, (pairs[0][0], pairs[1][1])])
     values = {'pairs_file': str(tmp_path / 'pairs.csv'), 'result_dir': str(tmp_path / 'out'), 'strength': 0.0}
     assert run_test(checkpoints_file=checkpoint, targets_as_input=True, **values) == 0
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
@@ -305,12 +304,12 @@ def test_overlap_is_found_by_content_under_another_name(checkpoint, make_pairs, 
 @pytest.mark.parametrize('kind', ['size', 'missing', 'unreadable', 'deep', 'no result'])
 def test_no_mean_with_a_bad_pair_unless_skipped(checkpoint, make_pairs, tmp_path, capsys, kind):
     folder = make_pairs(4)
-    pairs = pipeline.find_pairs(folder)
-    pipeline.write_pairs(str(tmp_path / 'list.csv'), pairs)
+    pairs = lists.find_pairs(folder)
+    lists.write_pairs(str(tmp_path / 'list.csv'), pairs)
     results = shutil.copytree(f'{folder}/target', tmp_path / 'results')
     target = pairs[2][1]
     if kind == 'size':
-        photos.write_photo(target, np.zeros((9, 9, 3), np.uint8))
+        write_photo(target, np.zeros((9, 9, 3), np.uint8))
     elif kind == 'missing':
         os.remove(target)
     elif kind == 'unreadable':
@@ -318,7 +317,7 @@ def test_no_mean_with_a_bad_pair_unless_skipped(checkpoint, make_pairs, tmp_path
             file.write(b'none')
     elif kind == 'deep':
         for path in pairs[2]:
-            photos.write_photo(path, photos.read_photo(path).astype(np.uint16) * 257)
+            write_photo(path, read_photo(path).astype(np.uint16) * 257)
     else:
         os.remove(results / 'p2.png')
     values = {'checkpoints_file': checkpoint, 'pairs_file': str(tmp_path / 'list.csv'), 'results_dir': str(results)}

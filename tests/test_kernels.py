@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import fast
-import fused_cpu
-from fast import enhance_photo, estimate_illumination, training_loss
+import kernels
+from kernels import cpu, enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
 from model import FoldedGuide, build_network
 
@@ -106,10 +105,10 @@ def test_pedestal_is_as_high_in_sixteen_bit():
 def test_without_numba_the_plain_path_runs(monkeypatch):
     network, photo = lively('hdrnet').eval(), photo_of(20, 30)
     plain, _ = enhance_photo(network, photo, fused=False)
-    fast.cpu_kernels.cache_clear()
-    monkeypatch.setitem(sys.modules, 'fused_cpu', None)  # makes its import fail
+    kernels.cpu_kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, 'kernels.cpu', None)  # makes its import fail
     fallen_back, _ = enhance_photo(network, photo)
-    fast.cpu_kernels.cache_clear()
+    kernels.cpu_kernels.cache_clear()
     np.testing.assert_array_equal(fallen_back, plain)
 
 
@@ -158,7 +157,7 @@ def test_slice_apply_gradcheck(tanh, align_corners, clip):
     )
 
     def slice_apply(*tensors):
-        return fused_cpu.SliceApply.apply(*tensors, tanh, align_corners, clip)
+        return cpu.SliceApply.apply(*tensors, tanh, align_corners, clip)
 
     assert torch.autograd.gradcheck(slice_apply, (photo, grid, *guide[:4]))
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from model import LOW_SIZE
-from photos import make_lowres
+from photos.levels import make_lowres
 
 
 class Recipe(NamedTuple):

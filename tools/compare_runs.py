@@ -1,6 +1,6 @@
 """Draw training runs beside each other: validation PSNR by epoch, and the first epoch's pictures.
 
-    python compare_runs.py --runs checkpoints/with_1,checkpoints/without_1 --result_dir docs
+    python -m tools.compare_runs --runs checkpoints/with_1,checkpoints/without_1 --result_dir docs
 
 Runs whose names differ only in a number at the end (seeds) share a colour. Writes curves.png, and first_epoch.jpg with
 the illumination and reflectance that the first run of each name gave the photos of images_dir after epoch 1.
@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 
 import utils
-from fast import enhance_photo
-from photos import list_photos, read_photo, write_photo
-from pictures import draw_curves
+from kernels import enhance_photo
+from photos.picture import list_photos, read_photo, write_photo
+from runs.checkpoint import load_network
+from scoring.sheets import draw_curves
 
 opt = SimpleNamespace(
     runs='',  # folders of runs, commas between
@@ -57,7 +58,7 @@ def first_epoch(run, images_dir, height=110):
     found = sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_1_psnr_*.pth')))
     if not found:
         raise FileNotFoundError(f'{run}: no epoch_1_psnr_*.pth (valid_interval 1 saves it)')
-    network, _ = utils.load_network(found[0])
+    network, _ = load_network(found[0])
     columns = []
     for path in list_photos(images_dir):
         photo = read_photo(path)

@@ -1,6 +1,6 @@
 """The photo's path on CUDA as Triton kernels: guide, slice, affine, clip, division and rounding in one pass.
 
-The same idea as fused_cpu.py: the grid is interpolated along y beforehand (a small matrix product, which autograd
+The same idea as cpu.py: the grid is interpolated along y beforehand (a small matrix product, which autograd
 differentiates); a program takes a run of one row's pixels between the centres of two grid cells, so that all its pixels
 share the same coefficients, linear in x, and sums over the luma bins that the run touches. The backward pass writes one
 partial sum for each run and leaves their addition to torch: no atomics, and the same result every time.
@@ -451,7 +451,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, stren
 
     Args:
         photo: (H, W, 3) RGB tensor, uint8, or uint16 as int32.
-        grid: (12, D, Gh, Gw). The others as in fused_cpu.enhance.
+        grid: (12, D, Gh, Gw). The others as in cpu.enhance.
     Returns:
         enhanced like photo, and illumination (H, W, 3) float32 or None.
     """
@@ -473,7 +473,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, stren
 
 
 class FusedLoss(torch.autograd.Function):
-    """fused_cpu.FusedLoss on the device, without waiting for it. The structure term, not DeepUPE's, is plain torch."""
+    """cpu.FusedLoss on the device, without waiting for it. The structure term, not DeepUPE's, is plain torch."""
 
     @staticmethod
     def forward(ctx, light, photo, target, eps, clamp, luma, weights):

@@ -1,6 +1,6 @@
 """What matters in this method: short equal training runs that differ from the base in one thing, several seeds each.
 
-    python ablate.py --train_pairs a/train.csv,b/train.csv --valid_pairs a/valid.csv,b/valid.csv
+    python -m tools.ablate --train_pairs a/train.csv,b/train.csv --valid_pairs a/valid.csv,b/valid.csv
 
 Each run is one of train.py in checkpoints/ablation/<variant>_<seed>; a complete one is not run again, a stopped one
 goes on. Prints and writes table.md: validation PSNR and SSIM after the last epoch, mean (lowest to highest) over the
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import utils
+from system.files import read_csv, save_text
 
 opt = SimpleNamespace(
     train_pairs='',  # as for train.py; '' takes dataset_dir
@@ -27,6 +28,7 @@ opt = SimpleNamespace(
     result_dir='checkpoints/ablation',
 )
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BASE = 'base'
 VARIANTS = {  # options of train.py beside the base's
     BASE: '',
@@ -65,7 +67,7 @@ def main(opt):
     # seed by seed, so that a table of all variants is there early
     runs = {(name, seed): train(opt, name, seed) for seed in seeds for name in dict.fromkeys((BASE, *names))}
     table = make_table(runs, names, seeds)
-    utils.save_text(os.path.join(opt.result_dir, 'table.md'), table)
+    save_text(os.path.join(opt.result_dir, 'table.md'), table)
     print(table)
     return 0
 
@@ -79,7 +81,7 @@ def train(opt, name, seed):
     exp_name = f'{"".join(c if c.isalnum() else "_" for c in name)}_{seed}'
     log = os.path.join(opt.result_dir, exp_name, 'log.csv')
     if not finished(log, opt.total_epochs):
-        command = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'train.py')]
+        command = [sys.executable, os.path.join(ROOT, 'train.py')]
         for option in ('train_pairs', 'valid_pairs', 'dataset_dir', 'total_epochs', 'full_size'):
             command += [f'--{option}', str(getattr(opt, option))]
         command += ['--checkpoints_dir', opt.result_dir, '--exp_name', exp_name, '--seed', str(seed)]
@@ -95,7 +97,7 @@ def train(opt, name, seed):
 
 def finished(log, epochs):
     """The last epoch's row of a log.csv, or None."""
-    return next((row for row in utils.read_csv(log) if int(row['epoch']) == epochs and row['psnr']), None)
+    return next((row for row in read_csv(log) if int(row['epoch']) == epochs and row['psnr']), None)
 
 
 def make_table(runs, names, seeds):

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from skimage import exposure
 
-from metrics import LABELS
+from scoring.metrics import LABELS
 
 RESAMPLES = 10_000  # of the bootstrap
 GAMMAS = np.arange(10, 151) / 100  # candidates for the best single gamma

@@ -17,13 +17,12 @@ triton = pytest.importorskip('triton')
 
 import triton.language as tl  # noqa: E402 - after the environment is set
 
-import fast  # noqa: E402
-import fused_cuda  # noqa: E402
-from fast import enhance_photo  # noqa: E402
+import kernels  # noqa: E402
+from kernels import cuda, enhance_photo  # noqa: E402
 from loss import PRESETS, total_loss  # noqa: E402
 from model import reflectance  # noqa: E402
-from photos import make_lowres, to_tensor  # noqa: E402
-from tests.test_fused import ARCHS, lively, photo_of  # noqa: E402
+from photos.levels import make_lowres, to_tensor  # noqa: E402
+from tests.test_kernels import ARCHS, lively, photo_of  # noqa: E402
 
 
 @triton.jit
@@ -59,7 +58,7 @@ def test_training_has_the_plain_paths_values_and_gradients(arch, size):
         upstream = torch.randn(2, 3, *size, generator=generator).to(DEVICE)
         if fused:
             grid, guide = network.predict_grid(lowres), network.guide.fold(fullres)
-            light = fused_cuda.illuminate(fullres, grid, guide, network.align_corners, network.clip)
+            light = cuda.illuminate(fullres, grid, guide, network.align_corners, network.clip)
         else:
             light = network(lowres, fullres)
         (light * upstream).sum().backward()
@@ -81,7 +80,7 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     with torch.inference_mode():
         lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE, pedestal)
         levels = torch.from_numpy(photo if dtype == np.uint8 else photo.astype(np.int32)).to(DEVICE)
-        ours, our_light = fused_cuda.enhance(
+        ours, our_light = cuda.enhance(
             levels, network.predict_grid(lowres)[0], network.guide.fold(lowres), align_corners=network.align_corners,
             clip=network.clip, eps=network.eps, pedestal=pedestal, strength=strength, keep_light=True,
         )  # fmt: skip
@@ -97,7 +96,7 @@ def test_gradients_repeat_exactly():
     grid = torch.rand(1, 12, 8, 8, 8, device=DEVICE, requires_grad=True)
     grads = []
     for _ in range(2):
-        light = fused_cuda.illuminate(fullres, grid, network.guide.fold(fullres), True, False)
+        light = cuda.illuminate(fullres, grid, network.guide.fold(fullres), True, False)
         grads.append(torch.autograd.grad(light.square().sum(), grid)[0])
     assert torch.equal(*grads)
 
@@ -117,7 +116,7 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, size, weigh
     values = total_loss(photo, plain, enhanced, target, preset, weights)
     (3 * values.pop('total')).backward()
     all_weights = tuple({**PRESETS[preset], **weights}.values())
-    total, terms = fused_cuda.FusedLoss.apply(ours, photo, target, 1e-4, clamp, preset == 'deepupe', all_weights)
+    total, terms = cuda.FusedLoss.apply(ours, photo, target, 1e-4, clamp, preset == 'deepupe', all_weights)
     (3 * total).backward()
     computed = [term if weight else torch.zeros_like(term) for term, weight in zip(terms, all_weights, strict=True)]
     torch.testing.assert_close(torch.stack(computed).float(), torch.stack(list(values.values())), rtol=1e-4, atol=1e-6)
@@ -126,16 +125,16 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, size, weigh
 
 def test_trial_takes_the_kernels_and_refuses_wrong_ones():
     device, state = torch.device(DEVICE), torch.get_rng_state()
-    fast.try_kernels(fused_cuda, device)
+    kernels.try_kernels(cuda, device)
     assert torch.equal(torch.get_rng_state(), state)
-    dark = SimpleNamespace(**vars(fused_cuda))
-    dark.illuminate = lambda *values: fused_cuda.illuminate(*values) * 0.99
+    dark = SimpleNamespace(**vars(cuda))
+    dark.illuminate = lambda *values: cuda.illuminate(*values) * 0.99
     with pytest.raises(RuntimeError, match='training differs'):
-        fast.try_kernels(dark, device)
-    dark = SimpleNamespace(**vars(fused_cuda))
-    dark.enhance = lambda *values, **rule: fused_cuda.enhance(*values, **{**rule, 'strength': 0.9})
+        kernels.try_kernels(dark, device)
+    dark = SimpleNamespace(**vars(cuda))
+    dark.enhance = lambda *values, **rule: cuda.enhance(*values, **{**rule, 'strength': 0.9})
     with pytest.raises(RuntimeError, match='photo differs'):
-        fast.try_kernels(dark, device)
+        kernels.try_kernels(dark, device)
 
 
 @pytest.mark.skipif(

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import torch.nn.functional as F
 
-from photos import to_photo, write_photo
+from photos.levels import to_photo
+from photos.picture import write_photo
 
 COLORS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (255, 127, 14))
 WIDTH, HEIGHT, MARGIN = 800, 480, 60

@@ -1,7 +1,7 @@
 """Speed and memory as ratios, both sides measured in turn in one run.
 
-    python benchmark.py                     # everything, about 5 minutes on two cores
-    python benchmark.py --photos 4 --repeats 3
+    python -m tools.benchmark                     # everything, about 5 minutes on two cores
+    python -m tools.benchmark --photos 4 --repeats 3
 
 Prints a table and writes it to benchmark.json with versions and hardware. Plain is the torch path of model.py and
 loss.py on the same device; fused is what the scripts run. Photos are sample_imgs/raccoon.jpg enlarged, with sensor-like
@@ -29,9 +29,12 @@ import torch
 
 import inference
 import utils
-from fast import enhance_photo, estimate_illumination, training_loss
+from kernels import enhance_photo, estimate_illumination, training_loss
 from model import build_network
-from photos import read_photo, write_photo
+from photos.picture import read_photo, write_photo
+from runs.checkpoint import load_network
+from system.files import save_json
+from system.process import cores
 
 opt = SimpleNamespace(
     checkpoints_file='checkpoints/general/best.pth',
@@ -84,13 +87,13 @@ def main(opt):
     for name, megapixels, count in (('folder of 24 MP', 24, 4), ('one 100 MP photo', 100, 1)):
         used = peak(opt, f'inference_{megapixels}_{count}')
         row(f'inference.py, peak memory, {name}', 'GB', used, empty, 'a process that imported torch')
-    utils.save_json(opt.result_json, {'machine': machine(), 'options': vars(opt), 'rows': rows})
+    save_json(opt.result_json, {'machine': machine(), 'options': vars(opt), 'rows': rows})
     return 0
 
 
 def networks(opt):
     """(arch, network) of the checkpoint and of an untrained network of the other architecture."""
-    network, checkpoint = utils.load_network(opt.checkpoints_file)
+    network, checkpoint = load_network(opt.checkpoints_file)
     torch.manual_seed(0)
     other = 'deepupe' if checkpoint['arch'] == 'hdrnet' else 'hdrnet'
     return [(checkpoint['arch'], network), (other, build_network(other).eval())]
@@ -167,7 +170,7 @@ def layout_rows(opt, row):
 
 def cuda_rows(opt, row, device, photo_size=(4000, 6000), frame_size=(2160, 3840)):
     """8-bit photos on the device against a copy of the same bytes, and training steps against the plain path."""
-    import fused_cuda
+    from kernels import cuda
 
     def synchronized(function):
         def run():
@@ -185,7 +188,7 @@ def cuda_rows(opt, row, device, photo_size=(4000, 6000), frame_size=(2160, 3840)
 
             @torch.inference_mode()
             def frame(photo=photo, lowres=lowres, network=network):
-                fused_cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres),
+                cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres),
                                    align_corners=network.align_corners, clip=network.clip, eps=network.eps,
                                    pedestal=network.pedestal)  # fmt: skip
 
@@ -238,14 +241,14 @@ def run_codec(source, result):
 
 def peak(opt, what):
     """Peak memory in GB of a process that makes one measurement."""
-    command = [sys.executable, __file__, '--only', what, '--batch', str(opt.batch), '--checkpoints_file',
+    command = [sys.executable, '-m', 'tools.benchmark', '--only', what, '--batch', str(opt.batch), '--checkpoints_file',
                opt.checkpoints_file]  # fmt: skip
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def make_photos(megapixels, count, folder):
     """JPEGs in folder, made by a process of its own, so that its memory is not counted as ours."""
-    command = [sys.executable, __file__, '--only', f'photos_{megapixels}_{count}', '--folder', folder]
+    command = [sys.executable, '-m', 'tools.benchmark', '--only', f'photos_{megapixels}_{count}', '--folder', folder]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -280,7 +283,7 @@ def machine():
             processor = next((line.split(':')[1].strip() for line in file if line.startswith('model name')), processor)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ''
     versions = {m.__name__: m.__version__ for m in (torch, numba, cv2, np)}
-    return {'processor': processor, 'cores': utils.cores(), 'gpu': gpu, 'python': platform.python_version(), **versions}
+    return {'processor': processor, 'cores': cores(), 'gpu': gpu, 'python': platform.python_version(), **versions}
 
 
 if __name__ == '__main__':

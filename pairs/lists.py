@@ -1,0 +1,207 @@
+"""Lists of training and evaluation pairs: found in folders or CSV files, split, hashed, compared.
+
+A pair is (input path, target path): an underexposed photo and the same photo well exposed, equal in size.
+"""
+
+import csv
+import hashlib
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from photos.formats import READABLE
+from photos.picture import is_photo
+from system.files import raise_all, save_csv
+from system.process import cores
+
+HASH_COLUMNS = ('input_sha256', 'target_sha256')
+
+
+LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
+
+
+def find_pairs(dataset_dir):
+    """Pairs of a folder with input/ and expertC_gt/ (or low/ and high/, or input/ and target/), matched by stem.
+
+    Returns:
+        list of (input path, target path), sorted by stem.
+    Raises:
+        FileNotFoundError: none of the layouts is there. ValueError: photos without partner, all of them named.
+    """
+    for input_name, target_name in LAYOUTS:
+        folders = os.path.join(dataset_dir, input_name), os.path.join(dataset_dir, target_name)
+        if all(os.path.isdir(folder) for folder in folders):
+            break
+    else:
+        wanted = ', or '.join('/ and '.join(layout) + '/' for layout in LAYOUTS)
+        raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}')
+    problems = []
+    inputs, targets = (photos_by_stem(folder, problems) for folder in folders)
+    problems += [f'{path}: no partner in {folders[1]}' for stem, path in inputs.items() if stem not in targets]
+    problems += [f'{path}: no partner in {folders[0]}' for stem, path in targets.items() if stem not in inputs]
+    raise_all(problems, dataset_dir)
+    if not inputs:
+        raise ValueError(f'{dataset_dir}: no photos in {input_name}/ (looked for {" ".join(READABLE)})')
+    return [(inputs[stem], targets[stem]) for stem in sorted(inputs)]
+
+
+def photos_by_stem(folder, problems):
+    """{stem: path} of a folder's photos; a stem that two files share goes to problems."""
+    found = {}
+    for name in sorted(filter(is_photo, os.listdir(folder))):
+        stem, path = os.path.splitext(name)[0], os.path.join(folder, name)
+        if stem in found:
+            problems.append(f'{path}: same stem as {found[stem]}')
+        found[stem] = path
+    return found
+
+
+def read_pairs(path):
+    """Pairs of a CSV file with the columns input,target; its paths are relative to its folder.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: columns or cells are missing, or there is no row.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        with open(path, newline='', encoding='utf-8-sig') as file:
+            rows = csv.DictReader(file)
+            if not {'input', 'target'} <= set(rows.fieldnames or []):
+                raise ValueError(f'{path}: expected the columns input,target, got {rows.fieldnames}')
+            cells = [(row['input'], row['target']) for row in rows]
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}: expected a CSV file in UTF-8') from error
+    if not cells:
+        raise ValueError(f'{path}: no pairs')
+    problems = [f'{path}: row {i} lacks input or target' for i, cell in enumerate(cells, 2) if not all(cell)]
+    raise_all(problems, path)
+    return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells]
+
+
+def write_pairs(path, pairs):
+    """Write pairs as such a CSV file, relative to its folder where that is possible, with the SHA-256 of the files.
+
+    The hashes let test.py find test photos among the training photos where the training photos are not at hand.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    hashes = hash_files({name for pair in pairs for name in pair})
+
+    columns = ('input', 'target', *HASH_COLUMNS)
+    cells = [[*(relative(name, folder) for name in pair), *(hashes[name] for name in pair)] for pair in pairs]
+    save_csv(path, [dict(zip(columns, row, strict=True)) for row in cells], columns)
+
+
+def hash_files(paths):
+    """{path: first 16 hexadecimal digits of the file's SHA-256, '' where it cannot be read}."""
+
+    def digest(path):
+        try:
+            with open(path, 'rb') as file:
+                return hashlib.sha256(file.read()).hexdigest()[:16]
+        except OSError:
+            return ''
+
+    paths = list(paths)
+    with ThreadPoolExecutor(cores()) as pool:
+        return dict(zip(paths, pool.map(digest, paths), strict=True))
+
+
+def relative(path, folder):
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # another drive on Windows
+        return os.path.abspath(path)
+
+
+def mix_pairs(pairs_files, weights=''):
+    """Several CSV lists, 'a.csv,b.csv', with as many weights, '1,0.5' ('' is 1 each).
+
+    Returns:
+        list of (pairs, weight); an epoch draws each pair of a list `weight` times on average.
+    Raises:
+        ValueError: as many weights as lists are expected, all positive.
+    """
+    names = [name.strip() for name in pairs_files.split(',') if name.strip()]
+    try:
+        numbers = [float(w) for w in weights.split(',')] if weights else [1.0] * len(names)
+    except ValueError as error:
+        raise ValueError(f'train_weights: expected numbers with commas between, got {weights!r}') from error
+    if len(numbers) != len(names) or min(numbers, default=1) <= 0:
+        raise ValueError(f'train_weights: expected {len(names)} positive numbers, one for each list, got {weights!r}')
+    return [(read_pairs(name), number) for name, number in zip(names, numbers, strict=True)]
+
+
+def split_pairs(pairs, ratio, seed):
+    """Shuffle pairs with a seed and split them: (first ratio of them, the rest), both non-empty."""
+    if not 0 < ratio < 1:
+        raise ValueError(f'dataset_ratio: expected between 0 and 1, got {ratio}')
+    if len(pairs) < 2:
+        raise ValueError(f'dataset_ratio: expected two pairs or more to split, got {len(pairs)}')
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    count = min(max(int(len(pairs) * ratio), 1), len(pairs) - 1)
+    return [pairs[i] for i in order[:count]], [pairs[i] for i in order[count:]]
+
+
+def choose_split(pairs, split, ratio, seed):
+    """The part of a dataset's pairs to test on.
+
+    Args:
+        split: 'all'; 'paper', FiveK's ids a4501 to a5000 (DeepUPE's test set); 'ratio', what train.py validates on with
+            the same dataset_ratio and seed.
+    Raises:
+        ValueError: unknown split, or no pair of the paper's ids.
+    """
+    if split == 'all':
+        return pairs
+    if split == 'ratio':
+        return split_pairs(pairs, ratio, seed)[1]
+    if split != 'paper':
+        raise ValueError(f'split: expected all, paper or ratio, got {split!r}')
+    chosen = [pair for pair in pairs if 4501 <= fivek_id(pair[0]) <= 5000]
+    if not chosen:
+        raise ValueError('split: expected file names that begin with a4501 to a5000 (FiveK), found none')
+    return chosen
+
+
+def fivek_id(path):
+    """The number in a FiveK file name such as a4501-DSC_0001.jpg, or 0."""
+    found = re.match(r'a(\d{4})(?!\d)', os.path.basename(path))
+    return int(found[1]) if found else 0
+
+
+def hash_pairs(pairs):
+    """One hash of the content of all pairs, whatever their order, names and folders."""
+    hashes = hash_files({path for pair in pairs for path in pair})
+    lines = sorted(' '.join(hashes[path] for path in pair) for pair in pairs)
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def pair_hashes(path, pairs):
+    """(input hashes, target hashes) of a list: its own columns where the CSV has them, else of the files at hand."""
+    rows = []
+    if path and os.path.isfile(path) and path.endswith('.csv'):
+        with open(path, newline='', encoding='utf-8-sig') as file:
+            rows = list(csv.DictReader(file))
+    if rows and all(row.get(name) for row in rows for name in HASH_COLUMNS):
+        return tuple({row[name] for row in rows} for name in HASH_COLUMNS)
+    hashes = hash_files({name for pair in pairs for name in pair})
+    return tuple({hashes[pair[side]] for pair in pairs} - {''} for side in (0, 1))
+
+
+def find_overlap(test_pairs, train_pairs, train_hashes, hashes):
+    """How many test pairs a training list shares, by content and by name.
+
+    Args:
+        train_hashes: (inputs, targets) from pair_hashes.
+        hashes: {path: hash} of the test files.
+    Returns:
+        dict of counts: 'same_input', 'same_target' (the same scene), 'same_name' (of inputs, whatever the content).
+    """
+    names = {os.path.basename(pair[0]) for pair in train_pairs}
+    return {
+        'same_input': sum(hashes[pair[0]] in train_hashes[0] for pair in test_pairs),
+        'same_target': sum(hashes[pair[1]] in train_hashes[1] for pair in test_pairs),
+        'same_name': sum(os.path.basename(pair[0]) in names for pair in test_pairs),
+    }

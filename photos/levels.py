@@ -1,0 +1,45 @@
+"""Photos as arrays of levels and as tensors in [0, 1]; the low-resolution copy."""
+
+import cv2
+import numpy as np
+import torch
+
+LOW_SIZE = 256  # side of lowres in pixels; the fully connected layers fix it
+
+
+def to_8bit(photo):
+    """A uint8 or uint16 photo as uint8, rounded."""
+    return photo if photo.dtype == np.uint8 else (photo / 257).round().astype(np.uint8)
+
+
+def to_tensor(photo, device='cpu', pedestal=0.0):
+    """(H, W, 3) uint8 or uint16 to (1, 3, H, W) float32 in [0, 1].
+
+    Args:
+        pedestal: levels of 255 that lie below black and above white, see model.IlluminationNet.
+    """
+    top, below = level_range(photo.dtype, pedestal)
+    if photo.dtype == np.uint16:
+        photo = photo.astype(np.float32)  # torch has few operations on uint16
+    return torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().add(below).div(top + 2 * below)
+
+
+def to_photo(tensor, dtype=np.uint8, truncate=False, pedestal=0.0):
+    """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3), clipped to the range of dtype, rounded or truncated."""
+    top, below = level_range(dtype, pedestal)
+    levels = tensor.reshape(tensor.shape[-3:]).mul(top + 2 * below).sub(below).clamp(0, top).permute(1, 2, 0)
+    return (levels if truncate else levels.round()).cpu().numpy().astype(dtype)
+
+
+def level_range(dtype, pedestal=0.0):
+    """(top level of uint8 or uint16, a pedestal in its levels)."""
+    top = int(np.iinfo(dtype).max)
+    return top, pedestal * top / 255
+
+
+def make_lowres(photo, mode='bilinear'):
+    """The (256, 256, 3) copy that the coefficient network looks at; mode 'bilinear' or 'nearest'."""
+    if photo.shape[:2] == (LOW_SIZE, LOW_SIZE):
+        return photo
+    interpolation = {'bilinear': cv2.INTER_LINEAR, 'nearest': cv2.INTER_NEAREST}[mode]
+    return cv2.resize(photo, (LOW_SIZE, LOW_SIZE), interpolation=interpolation)

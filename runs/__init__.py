@@ -1,0 +1,1 @@
+"""What a training run leaves behind: checkpoints, its log and its folder."""

@@ -1,0 +1,1 @@
+"""The machine: files written whole, cores and memory, torchrun's ranks. Knows no photos."""

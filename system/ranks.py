@@ -1,0 +1,96 @@
+"""torchrun's ranks: join them, gather their results, BatchNorm over all of them."""
+
+import os
+import sys
+
+import torch
+from torch import nn
+
+
+def leave_rank(status):
+    """sys.exit(status) of a rank without C++ destructors: gloo's abort or wait for ever now and then.
+
+    Its process group joins its threads while it holds the GIL, and one of them may need the GIL to free a tensor.
+    """
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if isinstance(status, str) else status or 0)
+
+
+def ranks():
+    """(rank, world size) that torchrun set, or (0, 1)."""
+    return int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
+
+
+def join_ranks():
+    """Join the process group where torchrun started several processes; returns (rank, world size)."""
+    rank, world = ranks()
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
+    return rank, world
+
+
+def gather(items):
+    """One list of all ranks' lists, in the order of ranks, on each rank; several ranks need a process group."""
+    if ranks()[1] == 1:
+        return items
+    parts = [None] * ranks()[1]
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm of (N, C, H, W) or (N, C) whose training statistics are those of all ranks' batches together.
+
+    torch's SyncBatchNorm needs CUDA; this one is the same arithmetic wherever torch.distributed runs.
+    """
+
+    def _check_input_dim(self, features):
+        pass  # both shapes
+
+    def forward(self, features):
+        if not self.training or world_size() == 1:
+            return super().forward(features)
+        flat = features.transpose(0, 1).flatten(1)  # (C, N * H * W)
+        count = flat.shape[1] * world_size()
+        mean = mean_of_ranks(flat.mean(dim=1))
+        var = mean_of_ranks((flat - mean[:, None]).square().mean(dim=1))
+        update_statistics(self, mean, var, count)
+        shape = (1, -1) + (1,) * (features.ndim - 2)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return features * scale.view(shape) + (self.bias - mean * scale).view(shape)
+
+
+def world_size():
+    """Number of ranks in the process group, 1 without one."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def mean_of_ranks(values):
+    """Mean over the process group of equally large shares, differentiable; the values themselves in one process."""
+    return values if world_size() == 1 else MeanOfRanks.apply(values)
+
+
+class MeanOfRanks(torch.autograd.Function):
+    """all_reduce to the mean in both directions: each rank's loss depends on every rank's values."""
+
+    @staticmethod
+    def forward(ctx, values):
+        values = values.detach().clone()
+        torch.distributed.all_reduce(values)
+        return values / world_size()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return MeanOfRanks.forward(ctx, grad)
+
+
+@torch.no_grad()
+def update_statistics(norm, mean, var, count):
+    """A BatchNorm's running statistics after a batch of `count` values with that mean and biased variance."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * count / (count - 1), norm.momentum)

@@ -1,0 +1,1 @@
+"""Programs for measuring: python -m tools.benchmark, tools.ablate, tools.compare_runs."""
