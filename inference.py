@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 import utils
-from kernels import enhance_photo
+from kernels import Edit, enhance_photo
 from photos import formats, nvjpeg
 from photos.levels import to_8bit, to_photo
 from photos.picture import is_photo, read_photo, read_picture, write_photo, write_picture
@@ -53,7 +53,7 @@ opt = SimpleNamespace(
 )
 
 SHEET = 'contact_sheet.jpg'
-LIGHTS = 'illumination'
+ILLUMINATIONS = 'illumination'
 
 
 def main(opt):
@@ -82,8 +82,8 @@ def main(opt):
     # one thread per core, each with one photo: reading, enhancing and writing overlap, memory does not grow
     with ThreadPoolExecutor(min(cores(), len(todo)) or 1) as pool:
         try:
-            alone = len(todo) < cores()
-            outcomes = pool.map(lambda pair: enhance_file(network, *pair, opt, originals, alone, gpu), todo)
+            all_cores = len(todo) < cores()
+            outcomes = pool.map(lambda pair: enhance_file(network, *pair, opt, originals, all_cores, gpu), todo)
             for path, reason, notes in tqdm(outcomes, 'enhance', len(todo), disable=None, leave=False):
                 if reason:
                     failed += 1
@@ -176,12 +176,12 @@ def name_results(root, paths, result_dir, format=''):
     return names
 
 
-def enhance_file(network, path, result, opt, originals, alone, gpu=None):
+def enhance_file(network, path, result, opt, originals, all_cores, gpu=None):
     """Read, enhance and write one photo; returns (path, '' or the reason why not, what could not be kept).
 
     Args:
         originals: real paths that must not be written to.
-        alone: no other thread has a photo.
+        all_cores: no other thread has a photo.
         gpu: torch.device that decodes and encodes JPEG; None is the CPU.
     """
     try:
@@ -191,19 +191,25 @@ def enhance_file(network, path, result, opt, originals, alone, gpu=None):
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo
         with nvjpeg.exclusive(gpu) if gpu else contextlib.nullcontext():
-            enhanced, light = enhance_photo(
-                network, photo, opt.strength, keep, opt.fused, reuse=True, alone=alone, denoise=opt.denoise
+            enhanced, illumination = enhance_photo(
+                network,
+                photo,
+                Edit(opt.strength, opt.denoise),
+                keep_illumination=keep,
+                fused=opt.fused,
+                in_place=True,
+                all_cores=all_cores,
             )
         if keep:
-            light = to_photo(torch.from_numpy(light).permute(2, 0, 1), photo.dtype)
+            illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
         os.makedirs(os.path.dirname(result) or '.', exist_ok=True)
         if opt.save_illumination:
             name = os.path.splitext(os.path.relpath(result, opt.result_dir))[0]
-            beside = os.path.join(opt.result_dir, LIGHTS, f'{name}.png')
+            beside = os.path.join(opt.result_dir, ILLUMINATIONS, f'{name}.png')
             os.makedirs(os.path.dirname(beside), exist_ok=True)
-            write_photo(beside, light)
+            write_photo(beside, illumination)
         if opt.save_extra:
-            enhanced = np.concatenate([picture.photo, enhanced, light], axis=1)
+            enhanced = np.concatenate([picture.photo, enhanced, illumination], axis=1)
             picture.alpha, picture.grey = None, False
         return path, '', write_picture(result, picture, enhanced, True, opt.jpeg_444, gpu)
     except (OSError, ValueError) as error:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import pipeline
 import utils
-from kernels import enhance_photo
+from kernels import Edit, enhance_photo
 from pairs.lists import choose_split, find_overlap, find_pairs, hash_files, hash_pairs, pair_hashes, read_pairs
 from pairs.predecessor import read_options_pickle
 from photos.picture import list_photos, read_photo
@@ -209,9 +209,9 @@ def choose_methods(opt, checkpoints, protocol, pairs):
         label = path if label in methods else label
         label += f' + denoise {opt.denoise:g}' if opt.denoise else ''
 
-        def enhance(photo, path, network=network, truncate=rounding == 'down'):
+        def enhance(photo, path, network=network, round_down=rounding == 'down'):
             return enhance_photo(
-                network, photo, opt.strength, fused=opt.fused, truncate=truncate, alone=False, denoise=opt.denoise
+                network, photo, Edit(opt.strength, opt.denoise, round_down), fused=opt.fused, all_cores=False
             )[0]
 
         methods[label] = enhance

@@ -306,11 +306,13 @@ def validate(network, pairs, fused=True, exp_dir='', epoch=0):
 
     def score(item):
         position, (photo, target) = item
-        enhanced, light = enhance_photo(network, photo, keep_illumination=position < shown, fused=fused, alone=False)
+        enhanced, illumination = enhance_photo(
+            network, photo, keep_illumination=position < shown, fused=fused, all_cores=False
+        )
         small = []
         if position < shown:
             small = [cv2.resize(image, (192, 144), interpolation=cv2.INTER_AREA)
-                     for image in (photo / scale_of(photo), enhanced / scale_of(enhanced), light)]  # fmt: skip
+                     for image in (photo / scale_of(photo), enhanced / scale_of(enhanced), illumination)]  # fmt: skip
         return (psnr(enhanced, target), ssim(enhanced, target)), small
 
     with ThreadPoolExecutor(cores()) as pool:

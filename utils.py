@@ -1,8 +1,11 @@
-"""What the scripts share: options from the command line, seeds, the device, torchrun, checkpoints."""
+"""What the scripts share: options from the command line and their limits, seeds, the device."""
 
 import argparse
+import inspect
+import math
 import os
 import random
+import re
 import sys
 import traceback
 
@@ -12,24 +15,14 @@ import torch
 from system.files import describe
 from system.ranks import leave_rank
 
-# ---------------------------------------------------------------------------------------------------- options
 
+def run_script(main, opt, limits=None):
+    """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1.
 
-def parse_overrides(opt, argv=None):
-    """Overwrite fields of opt from `--name value`; each default fixes its flag's type.
-
-    Booleans take `--name` and `--no-name`. An unknown option ends the script with argparse's message.
+    Args:
+        limits: of `check_options`, which --help prints too.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    for name, default in vars(opt).items():
-        kind = {'action': argparse.BooleanOptionalAction} if isinstance(default, bool) else {'type': type(default)}
-        parser.add_argument(f'--{name}', default=default, help=f'default {default!r}', **kind)
-    vars(opt).update(vars(parser.parse_args(argv)))
-
-
-def run_script(main, opt):
-    """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1."""
-    parse_overrides(opt)
+    parse_overrides(opt, limits=limits, script=inspect.getsourcefile(main))
     try:
         status = main(opt)
     except (OSError, ValueError) as error:
@@ -41,6 +34,77 @@ def run_script(main, opt):
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         leave_rank(status)
     sys.exit(status)
+
+
+def parse_overrides(opt, argv=None, limits=None, script=''):
+    """Overwrite fields of opt from `--name value`; each default fixes its flag's type.
+
+    Booleans take `--name` and `--no-name`. An unknown option ends the script with argparse's message.
+
+    Args:
+        script: path of the script whose `opt` block explains the options to --help, in its comments.
+    """
+    about, titles, comments = read_comments(script) if script else ('', {}, {})
+    parser = argparse.ArgumentParser(
+        description=about, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    groups = {'': parser}
+    for name, default in vars(opt).items():
+        title = titles.get(name, '')
+        group = groups.setdefault(title, None) or parser.add_argument_group(title)
+        groups[title] = group
+        limit = (limits or {}).get(name)
+        words = [comments.get(name, ''), f'expected {limit}' if limit else '', f'default {default!r}']
+        text = '; '.join(filter(None, words)).replace('%', '%%')
+        flag = {'action': argparse.BooleanOptionalAction} if isinstance(default, bool) else {'type': type(default)}
+        group.add_argument(f'--{name}', default=default, help=text, **flag)
+    vars(opt).update(vars(parser.parse_args(argv)))
+
+
+def read_comments(script):
+    """What a script says of itself and of its options: (docstring, {option: heading}, {option: comment})."""
+    with open(script, encoding='utf-8') as file:
+        text = file.read()
+    about = re.match(r'"""(.*?)"""', text, re.DOTALL)
+    block = re.search(r'^opt = SimpleNamespace\(\n(.*?)^\)', text, re.DOTALL | re.MULTILINE)
+    heading, titles, comments = '', {}, {}
+    for line in block[1].splitlines() if block else ():
+        if found := re.match(r' {4}# (.*)', line):
+            heading = found[1]
+        elif found := re.match(r' {4}(\w+)=.*?(?:,\s+# (.*))?$', line):
+            titles[found[1]], comments[found[1]] = heading, found[2] or ''
+    return about[1] if about else '', titles, comments
+
+
+def check_options(opt, limits):
+    """Refuse the first option that lies outside its limit.
+
+    Args:
+        limits: {option: limit}, a text of alternatives with ', or ' between: 'above 0', '1 or more', '0 to 1',
+            '0 to below 1', '-1', 'one of a, b'. Every number must be finite.
+    Raises:
+        ValueError: such as 'lr: expected above 0, got -1'.
+    """
+    for name, limit in limits.items():
+        value = getattr(opt, name)
+        if not any(is_within(value, alternative) for alternative in limit.split(', or ')):
+            raise ValueError(f'{name}: expected {limit}, got {value!r}')
+
+
+def is_within(value, limit):
+    """Whether an option's value is within one alternative of a limit, see check_options."""
+    if limit.startswith('one of '):
+        return value in [word.strip(" '") for word in limit.removeprefix('one of ').split(',')]
+    if not math.isfinite(value):
+        return False
+    if found := re.fullmatch(r'above (\S+)', limit):
+        return value > float(found[1])
+    if found := re.fullmatch(r'(\S+) or more', limit):
+        return value >= float(found[1])
+    if found := re.fullmatch(r'(\S+) to (below )?(\S+)', limit):
+        low, high = float(found[1]), float(found[3])
+        return low <= value < high if found[2] else low <= value <= high
+    return value == float(limit)
 
 
 def set_name(path):
@@ -92,9 +156,3 @@ def fetch(tensor):
         return copy
 
     return wait
-
-
-# --------------------------------------------------------------------------------------------------- torchrun
-
-
-# ------------------------------------------------------------------------------------------------ checkpoints

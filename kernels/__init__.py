@@ -5,8 +5,10 @@ is the plain torch path of model.py and loss.py, which is the definition and whi
 """
 
 import functools
+import importlib
 import sys
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ LOCK = threading.Lock()  # one trial of the kernels, however many threads ask fo
 def cpu_kernels():
     """The Numba module, or None (said once) where Numba does not import."""
     try:
-        from kernels import cpu
+        cpu = importlib.import_module('kernels.cpu')
     except ImportError as error:
         print(f'note: plain torch path, about 40 times slower: Numba is not usable ({error})', file=sys.stderr)
         return None
@@ -116,50 +118,85 @@ def training_loss(fullres, illumination, target, eps, clamp, preset, weights=Non
     return {'total': total, **{name: term * (weights[name] > 0) for name, term in zip(weights, terms, strict=True)}}
 
 
+class Edit(NamedTuple):
+    """What is asked of an enhanced photo."""
+
+    strength: float = 1.0  # in [0, 1], exponent of S: 0 gives the photo, 1 the network's result
+    denoise: float = 0.0  # share of the noise that the gain brings up to take out, see remove_noise; 0 takes none
+    round_down: bool = False  # cut fractions of a level off, as the predecessor does, instead of rounding
+
+
+FULL = Edit()
+
+
 @torch.inference_mode()
-def enhance_photo(network, photo, strength=1.0, keep_illumination=False, fused=True, reuse=False, truncate=False,
-                  alone=True, denoise=0.0):  # fmt: skip
-    """One photo through the network, on the network's device.
+def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, fused=True, in_place=False, all_cores=True):
+    """One photo through the network, on the network's device: `predict_grid`, then `apply_grid`.
 
     Args:
         network: from `model.build_network` or `load_network`, in eval mode.
         photo: (H, W, 3) RGB, uint8 or uint16.
-        strength: in [0, 1]; 0 returns the photo, 1 the model's result.
-        reuse: write the result over `photo` where the path can, which saves the memory of a second photo.
-        truncate: cut fractions of a level off, as the predecessor does, instead of rounding.
-        alone: take all cores for this photo; False where other threads have photos of their own.
-        denoise: how much of the noise that the gain brings up to take out, see denoise.remove_noise; 0 is none.
+        edit: strength, denoising, rounding.
+        keep_illumination: return S too.
+        fused: False takes the plain torch path.
+        in_place: write the result over `photo` where the path can, which saves the memory of a second photo.
+        all_cores: False where other threads have photos of their own.
     Returns:
         enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
     Raises:
         ValueError: strength outside [0, 1], denoise below 0.
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f'strength: expected between 0 and 1, got {strength}')
-    if denoise < 0:
-        raise ValueError(f'denoise: expected 0 or more, got {denoise}')
-    keep = keep_illumination or denoise > 0
-    enhanced, light = run_network(network, photo, strength, keep, fused, reuse, truncate, alone)
-    if denoise > 0:
-        remove_noise(enhanced, light, denoise, strength)
-    return enhanced, light if keep_illumination else None
+    grid = predict_grid(network, photo, fused)
+    return apply_grid(
+        network, photo, grid, edit, keep_illumination=keep_illumination, fused=fused, in_place=in_place,
+        all_cores=all_cores,
+    )  # fmt: skip
 
 
-def run_network(network, photo, strength, keep_illumination, fused, reuse, truncate, alone):
-    """enhance_photo without its checks and denoising."""
+@torch.inference_mode()
+def predict_grid(network, photo, fused=True):
+    """A photo's bilateral grid (1, 12, D, Gh, Gw), on the network's device.
+
+    Args:
+        photo: (H, W, 3) RGB, uint8 or uint16.
+    """
     device = next(network.parameters()).device
     lowres = to_tensor(make_lowres(photo, network.lowres_mode), device, network.pedestal)
-    if kernels := kernels_for(lowres, fused):
-        grid, guide = network.predict_grid(lowres)[0], network.guide.fold(lowres)
+    return network.predict_grid(lowres)
+
+
+@torch.inference_mode()
+def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, fused=True, in_place=False, all_cores=True):
+    """A photo enhanced by a grid, its own or one made of several; arguments and results as of `enhance_photo`.
+
+    Args:
+        grid: (1, 12, D, Gh, Gw), see predict_grid.
+    """
+    if not 0 <= edit.strength <= 1:
+        raise ValueError(f'strength: expected 0 to 1, got {edit.strength}')
+    if edit.denoise < 0:
+        raise ValueError(f'denoise: expected 0 or more, got {edit.denoise}')
+    keep = keep_illumination or edit.denoise > 0
+    enhanced, illumination = run_network(network, photo, grid, edit, keep, fused, in_place, all_cores)
+    if edit.denoise > 0:
+        remove_noise(enhanced, illumination, edit.denoise, edit.strength)
+    return enhanced, illumination if keep_illumination else None
+
+
+def run_network(network, photo, grid, edit, keep_illumination, fused, in_place, all_cores):
+    """apply_grid without its checks and denoising."""
+    device = grid.device
+    if kernels := kernels_for(grid, fused):
+        guide = network.guide.fold(grid)
         rule = {name: getattr(network, name) for name in ('align_corners', 'clip', 'eps', 'pedestal')}
-        rule |= {'strength': strength, 'keep_light': keep_illumination, 'truncate': truncate}
+        rule |= {'strength': edit.strength, 'keep_light': keep_illumination, 'truncate': edit.round_down}
         if device.type == 'cpu':
-            return kernels.enhance(photo, grid, guide, reuse=reuse, alone=alone, **rule)
+            return kernels.enhance(photo, grid[0], guide, reuse=in_place, alone=all_cores, **rule)
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
-        enhanced, light = kernels.enhance(levels, grid, guide, **rule)
+        enhanced, light = kernels.enhance(levels, grid[0], guide, **rule)
         return enhanced.cpu().numpy().astype(photo.dtype, copy=False), None if light is None else light.cpu().numpy()
     fullres = to_tensor(photo, device, network.pedestal)
-    illumination = network(lowres, fullres)
-    enhanced = reflectance(fullres, illumination, network.eps, strength)
-    enhanced = to_photo(enhanced, photo.dtype, truncate, network.pedestal)
+    illumination = network.illuminate(grid, fullres)
+    enhanced = reflectance(fullres, illumination, network.eps, edit.strength)
+    enhanced = to_photo(enhanced, photo.dtype, edit.round_down, network.pedestal)
     return enhanced, illumination[0].permute(1, 2, 0).cpu().numpy() if keep_illumination else None

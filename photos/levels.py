@@ -24,11 +24,11 @@ def to_tensor(photo, device='cpu', pedestal=0.0):
     return torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().add(below).div(top + 2 * below)
 
 
-def to_photo(tensor, dtype=np.uint8, truncate=False, pedestal=0.0):
-    """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3), clipped to the range of dtype, rounded or truncated."""
+def to_photo(tensor, dtype=np.uint8, round_down=False, pedestal=0.0):
+    """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3), clipped to the range of dtype, rounded to nearest or down."""
     top, below = level_range(dtype, pedestal)
     levels = tensor.reshape(tensor.shape[-3:]).mul(top + 2 * below).sub(below).clamp(0, top).permute(1, 2, 0)
-    return (levels if truncate else levels.round()).cpu().numpy().astype(dtype)
+    return (levels if round_down else levels.round()).cpu().numpy().astype(dtype)
 
 
 def level_range(dtype, pedestal=0.0):

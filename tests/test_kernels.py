@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kernels
-from kernels import cpu, enhance_photo, estimate_illumination, training_loss
+from kernels import Edit, cpu, enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
 from model import FoldedGuide, build_network
 
@@ -45,8 +45,8 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     network = lively(arch).eval()
     network.pedestal = pedestal
     photo = photo_of(97, 301, dtype)
-    plain, light = enhance_photo(network, photo, strength, keep_illumination=True, fused=False)
-    fused, fused_light = enhance_photo(network, photo, strength, keep_illumination=True)
+    plain, light = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=False)
+    fused, fused_light = enhance_photo(network, photo, Edit(strength), keep_illumination=True)
     # float32 sums in another order move a value across a rounding edge; 16 bit has 257 levels in one of 8 bit
     difference = np.abs(plain.astype(int) - fused)
     # where S + eps is next to 0, R jumps between black and white: not a matter of rounding
@@ -115,7 +115,7 @@ def test_without_numba_the_plain_path_runs(monkeypatch):
 def test_result_may_take_the_photos_place():
     network, photo = lively('hdrnet').eval(), photo_of(40, 60)
     expected, _ = enhance_photo(network, photo)
-    result, _ = enhance_photo(network, photo, reuse=True)
+    result, _ = enhance_photo(network, photo, in_place=True)
     assert result is photo
     np.testing.assert_array_equal(result, expected)
 

@@ -18,7 +18,7 @@ triton = pytest.importorskip('triton')
 import triton.language as tl  # noqa: E402 - after the environment is set
 
 import kernels  # noqa: E402
-from kernels import cuda, enhance_photo  # noqa: E402
+from kernels import Edit, cuda, enhance_photo  # noqa: E402
 from loss import PRESETS, total_loss  # noqa: E402
 from model import reflectance  # noqa: E402
 from photos.levels import make_lowres, to_tensor  # noqa: E402
@@ -75,7 +75,7 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     network = lively(arch).eval()
     network.pedestal = pedestal
     photo = photo_of(4, 150, dtype)
-    plain, light = enhance_photo(network, photo, strength, keep_illumination=True, fused=False)
+    plain, light = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=False)
     network.to(DEVICE)
     with torch.inference_mode():
         lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE, pedestal)

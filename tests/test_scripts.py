@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import enhance_photo
+from kernels import Edit, enhance_photo
 from model import build_network, reflectance
 from pairs import lists
 from photos import levels
@@ -132,7 +132,7 @@ def test_predecessors_weights_give_its_published_pictures(shared, name):
     published = read_photo(f'{shared}/reference/sample_results/{name}.jpg')
     width = photo.shape[1]
     for fused in (False, True):
-        enhanced, light = enhance_photo(network, photo, keep_illumination=True, fused=fused, truncate=True)
+        enhanced, light = enhance_photo(network, photo, keep_illumination=True, fused=fused, edit=Edit(round_down=True))
         wrapped = (light * 255).astype(int).astype(np.uint8)  # as the predecessor's 8 bit: wraps above 1
         side = np.concatenate([photo, enhanced, wrapped], axis=1)
         ours = as_published(side)
@@ -155,15 +155,15 @@ def test_inference_gives_the_published_r(shared, tmp_path):
 
 
 def test_tiny_predecessor_state_gives_the_plain_formula(tmp_path, checkpoint):
-    """The published-picture equality without the photos: R = I / (S + 1e-4), truncated, from weights made here."""
+    """The published-picture equality without the photos: R = I / (S + 1e-4), rounded down, from weights made here."""
     network, _ = load_network(checkpoint)
     photo = np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3)
-    enhanced, light = enhance_photo(network, photo, keep_illumination=True, truncate=True)
+    enhanced, light = enhance_photo(network, photo, edit=Edit(round_down=True), keep_illumination=True)
     np.testing.assert_allclose(light, 0.5, atol=1e-6)
     exact = np.minimum(photo / 255 / 0.5001, 1) * 255
     assert np.abs(enhanced - np.floor(exact)).max() == 0
     tensor = reflectance(levels.to_tensor(photo), torch.full((1, 3, 10, 8), 0.5))
-    np.testing.assert_array_equal(levels.to_photo(tensor, truncate=True), enhanced)
+    np.testing.assert_array_equal(levels.to_photo(tensor, round_down=True), enhanced)
 
 
 def test_ablation_compares_runs_with_the_base_and_does_not_repeat_them(make_pairs, tmp_path, monkeypatch):

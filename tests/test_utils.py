@@ -25,6 +25,37 @@ def test_overrides_take_the_type_of_the_default():
             utils.parse_overrides(opt, bad)
 
 
+def test_help_prints_the_comments_of_the_option_block(tmp_path, capsys):
+    script = tmp_path / 'script.py'
+    block = "opt = SimpleNamespace(\n    # network\n    lr=0.1,  # Adam, 50 % of it\n    name='',\n)\n"
+    script.write_text(f'"""Do a thing."""\n\n{block}')
+    opt = SimpleNamespace(lr=0.1, name='')
+    with pytest.raises(SystemExit):
+        utils.parse_overrides(opt, ['--help'], {'lr': 'above 0'}, str(script))
+    text = ' '.join(capsys.readouterr().out.split())
+    assert 'Do a thing.' in text
+    assert 'network: --lr LR Adam, 50 % of it; expected above 0; default 0.1' in text
+
+
+@pytest.mark.parametrize(
+    ('limit', 'inside', 'outside'),
+    [
+        ('above 0', (1e-9, 5), (0, -1, float('nan'), float('inf'))),
+        ('1 or more', (1, 2.5), (0.9, -3)),
+        ('0 to 1', (0, 1, 0.5), (-0.1, 1.1)),
+        ('0 to below 1', (0, 0.999), (1, -1)),
+        ('-1, or 0 or more', (-1, 0, 3), (-0.5, -2)),
+        ("one of '', bf16, fp16", ('', 'bf16'), ('bf', 'float')),
+    ],
+)
+def test_option_outside_its_limit_is_refused_in_one_form(limit, inside, outside):
+    for value in inside:
+        utils.check_options(SimpleNamespace(lr=value), {'lr': limit})
+    for value in outside:
+        with pytest.raises(ValueError, match=f'^lr: expected {limit}, got '):
+            utils.check_options(SimpleNamespace(lr=value), {'lr': limit})
+
+
 @pytest.mark.parametrize('extension', ['.png', '.tif'])
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 def test_photo_comes_back_as_it_was_written(tmp_path, extension, dtype):
@@ -57,10 +88,10 @@ def test_tensor_and_photo_are_inverse():
         np.testing.assert_array_equal(levels.to_photo(tensor, dtype), photo)
 
 
-def test_to_photo_rounds_or_truncates():
+def test_to_photo_rounds_to_nearest_or_down():
     tensor = torch.tensor([0.6, 100.4, 300.0]).view(3, 1, 1) / 255
     assert levels.to_photo(tensor).tolist() == [[[1, 100, 255]]]
-    assert levels.to_photo(tensor, truncate=True).tolist() == [[[0, 100, 255]]]
+    assert levels.to_photo(tensor, round_down=True).tolist() == [[[0, 100, 255]]]
 
 
 class Bomb:

@@ -62,10 +62,12 @@ def first_epoch(run, images_dir, height=110):
     columns = []
     for path in list_photos(images_dir):
         photo = read_photo(path)
-        enhanced, light = enhance_photo(network, photo, keep_illumination=True)
-        light = (light.clip(0, 1) * 255).round().astype(np.uint8)
+        enhanced, illumination = enhance_photo(network, photo, keep_illumination=True)
+        illumination = (illumination.clip(0, 1) * 255).round().astype(np.uint8)
         size = round(photo.shape[1] * height / photo.shape[0]), height
-        columns.append(np.concatenate([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (light, enhanced)]))
+        columns.append(
+            np.concatenate([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (illumination, enhanced)])
+        )
     picture = np.concatenate(columns, axis=1)
     label = np.full((28, picture.shape[1], 3), 255, np.uint8)
     text = f'{os.path.basename(run)}: S and R after epoch 1'
