@@ -263,48 +263,104 @@ def reflectance(fullres, illumination, eps=1e-4, strength=1.0, clamp=True):
     """
     if not 0 <= strength <= 1:
         raise ValueError(f'reflectance: expected strength in [0, 1], got {strength}')
-    light = illumination + eps
-    light = torch.where(light.abs() < TINY, TINY, light)
+    divisor = illumination + eps
+    divisor = torch.where(divisor.abs() < TINY, TINY, divisor)
     if strength == 1:
-        enhanced = fullres / light
+        enhanced = fullres / divisor
     else:
-        enhanced = torch.where(light > 0, fullres / light.clamp(min=TINY) ** strength, fullres * (1 - strength))
+        enhanced = torch.where(divisor > 0, fullres / divisor.clamp(min=TINY) ** strength, fullres * (1 - strength))
     return enhanced.clamp(0, 1) if clamp else enhanced
 
 
-# --------------------------------------------------------------------------------------------------- network
+# ---------------------------------------------------------------------------------------------------- network
+
+
+class Architecture(NamedTuple):
+    """Everything that tells one network of this family from another; `_replace` makes a variant."""
+
+    name: str
+    spatial_bin: int  # grid points along each side of the photo, a power of two from 4 to 64
+    norm: bool  # BatchNorm behind all convolutions but the first, and behind the fully connected layers
+    same: bool  # pad as TensorFlow's SAME does
+    global_convs: int  # convolutions of the global path per halving from spatial_bin to 4, the first with stride 2
+    local_convs: int  # convolutions of the local path
+    guide: str  # pointwise or curves
+    column_major: bool  # order of predict's channels: (3x4 row-major, bin), or ((in * 3 + out), bin)
+    slicing: str  # corners or centers, what lies on the photo's outer pixels, see slice_grid
+    illumination: str  # free, or clipped to [fullres, 1]
+    eps: tuple  # (training, evaluation) eps of `reflectance`
+    lowres: str  # how the photo is shrunk: area, or bilinear or nearest as both systems do in evaluation
+    he: bool  # weights start from He's normal distribution and biases from 0, as HDRNet's do; else as torch's do
+    luma_bins: int = 8  # depth D of the grid
+    pedestal: float = 0.0  # see IlluminationNet
+
+
+ARCHITECTURES = {
+    # hermosayhl/DeepUPE_pytorch, whose weights load
+    'hdrnet': Architecture(
+        'hdrnet', spatial_bin=8, norm=True, same=False, global_convs=1, local_convs=2, guide='pointwise',
+        column_major=False, slicing='corners', illumination='free', eps=(1e-4, 1e-4), lowres='bilinear', he=False,
+    ),
+    # dvlab-research/DeepUPE, the graph in its checkpoint
+    'deepupe': Architecture(
+        'deepupe', spatial_bin=16, norm=False, same=True, global_convs=6, local_convs=6, guide='curves',
+        column_major=True, slicing='centers', illumination='clipped', eps=(1e-3, 0.0), lowres='nearest', he=True,
+    ),
+}  # fmt: skip
 
 
 class IlluminationNet(nn.Module):
-    """HDRNet-style illumination estimator; `hdrnet` and `deepupe` below build it.
+    """HDRNet-style illumination estimator of an `Architecture`; `build_network` makes one from options.
 
-    Args:
-        splat, global_conv, global_fc, local, predict: blocks of the coefficient network, in the figure's order.
-        guide: module (N, 3, H, W) -> (N, 1, H, W) in [0, 1].
-        luma_bins: depth of the grid.
-        column_major: order of predict's channels: False is (3x4 row-major, bin), True is ((in * 3 + out), bin).
-        align_corners: slicing convention, see slice_grid.
-        clip: clip the illumination to [fullres, 1].
-        eps: (training, evaluation) eps for `reflectance`; `network.eps` gives the one for the current mode.
-        pedestal: what black counts for, in levels of 255: level k is read as (k + pedestal) / (255 + 2 pedestal), and R
-            is written back the same way. 0.5 takes a level for the middle of its interval, (k + 0.5) / 256. Neither
-            system has it: I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos.
-        lowres_mode: how evaluation shrinks the photo to lowres, 'bilinear' or 'nearest'.
+    pedestal: what black counts for, in levels of 255: level k is read as (k + pedestal) / (255 + 2 pedestal), and R is
+    written back the same way. 0.5 takes a level for the middle of its interval, (k + 0.5) / 256. Neither system has it:
+    I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos.
     """
 
-    def __init__(self, arch, splat, global_conv, global_fc, local, predict, guide, *, luma_bins, column_major,
-                 align_corners, clip, eps, lowres_mode, pedestal=0.0):  # fmt: skip
+    def __init__(self, architecture):
         super().__init__()
-        self.arch = arch
-        self.splat, self.global_conv, self.global_fc = splat, global_conv, global_fc
-        self.local, self.predict, self.guide = local, predict, guide
-        self.luma_bins, self.column_major = luma_bins, column_major
-        self.align_corners, self.clip, self.lowres_mode = align_corners, clip, lowres_mode
-        self.train_eps, self.eval_eps = eps
-        self.pedestal = pedestal
+        a = architecture
+        halvings = int(math.log2(LOW_SIZE // a.spatial_bin))  # from lowres down to the grid's size
+        widths = [3] + [a.luma_bins * 2**i for i in range(halvings)]
+        inputs, width = widths[-1], 8 * a.luma_bins
+        convs = a.global_convs * int(math.log2(a.spatial_bin // 4))
+        self.splat = nn.Sequential(
+            *[Conv(widths[i], widths[i + 1], stride=2, norm=a.norm and i > 0, same=a.same) for i in range(halvings)]
+        )
+        self.global_conv = nn.Sequential(
+            *[
+                Conv(width if i else inputs, width, stride=1 if i % a.global_convs else 2, norm=a.norm, same=a.same)
+                for i in range(convs)
+            ]
+        )
+        self.global_fc = nn.Sequential(
+            Linear(16 * (width if convs else inputs), 4 * width, norm=a.norm),
+            Linear(4 * width, 2 * width, norm=a.norm),
+            Linear(2 * width, width, norm=a.norm, relu=False),
+        )
+        self.local = nn.Sequential(
+            Conv(inputs, width, norm=a.norm, same=a.same),
+            *[Conv(width, width, bias=False, relu=False, same=a.same) for _ in range(a.local_convs - 1)],
+        )
+        self.predict = Conv(width, 12 * a.luma_bins, kernel=1, relu=False)
+        self.guide = PointwiseGuide() if a.guide == 'pointwise' else CurvesGuide()
+        if a.he:
+            self.start_from_he()
+        self.arch, self.luma_bins, self.column_major = a.name, a.luma_bins, a.column_major
+        self.align_corners, self.clip = a.slicing == 'corners', a.illumination == 'clipped'
+        self.train_eps, self.eval_eps = a.eps
+        self.lowres_mode, self.pedestal = a.lowres, a.pedestal
+
+    def start_from_he(self):
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith('guide'):
+                nn.init.kaiming_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @property
     def eps(self):
+        """What `reflectance` adds to the illumination, in training or in evaluation."""
         return self.train_eps if self.training else self.eval_eps
 
     def forward(self, lowres, fullres):
@@ -339,128 +395,35 @@ class IlluminationNet(nn.Module):
         return grid.reshape(n, 12, self.luma_bins, gh, gw)
 
 
-def hdrnet(luma_bins=8, spatial_bin=8):
-    """The predecessor's network; 594,369 parameters at the default grid (12, 8, 8, 8).
-
-    Args:
-        luma_bins: depth D of the grid.
-        spatial_bin: grid cells along each side, a power of two from 4 to 64.
-    Source: hermosayhl/DeepUPE_pytorch.
-    """
-    channels, splat = splat_layers(luma_bins, spatial_bin, norm=True, same=False)
-    width = 8 * luma_bins
-    halvings = int(math.log2(spatial_bin // 4))
-    return IlluminationNet(
-        'hdrnet',
-        splat=splat,
-        global_conv=nn.Sequential(
-            *[Conv(channels if i == 0 else width, width, stride=2, norm=True) for i in range(halvings)]
-        ),
-        global_fc=global_layers(16 * (width if halvings else channels), luma_bins, norm=True),
-        local=nn.Sequential(Conv(channels, width, norm=True), Conv(width, width, bias=False, relu=False)),
-        predict=Conv(width, 12 * luma_bins, kernel=1, relu=False),
-        guide=PointwiseGuide(),
-        luma_bins=luma_bins,
-        column_major=False,
-        align_corners=True,
-        clip=False,
-        eps=(1e-4, 1e-4),
-        lowres_mode='bilinear',
-    )
-
-
-def deepupe(luma_bins=8, spatial_bin=16):
-    """The network of the paper's released graph; 998,816 parameters at the default grid (12, 8, 16, 16).
-
-    Weights start from He's normal distribution and biases from 0, as HDRNet's layers do.
-
-    Args:
-        luma_bins: depth D of the grid.
-        spatial_bin: grid cells along each side, a power of two from 4 to 64.
-    Source: dvlab-research/DeepUPE, checkpoint graph.
-    """
-    channels, splat = splat_layers(luma_bins, spatial_bin, norm=False, same=True)
-    width = 8 * luma_bins
-    global_convs = 6 * int(math.log2(spatial_bin // 4))  # six per halving: 12 at 16 x 16, stride 2 at 1st and 7th
-    network = IlluminationNet(
-        'deepupe',
-        splat=splat,
-        global_conv=nn.Sequential(
-            *[
-                Conv(channels if i == 0 else width, width, stride=2 if i % 6 == 0 else 1, same=True)
-                for i in range(global_convs)
-            ]
-        ),
-        global_fc=global_layers(16 * (width if global_convs else channels), luma_bins, norm=False),
-        local=nn.Sequential(
-            Conv(channels, width, same=True),
-            *[Conv(width, width, bias=False, relu=False, same=True) for _ in range(5)],
-        ),
-        predict=Conv(width, 12 * luma_bins, kernel=1, relu=False),
-        guide=CurvesGuide(),
-        luma_bins=luma_bins,
-        column_major=True,
-        align_corners=False,
-        clip=True,
-        eps=(1e-3, 0.0),
-        lowres_mode='nearest',
-    )
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith('guide'):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return network
-
-
-def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='', guide='', pedestal=0.0):
+def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='', guide='', pedestal=0.0, lowres=''):
     """The network of an architecture, or a variant of it; '' and 0 take the architecture's own.
 
     Args:
+        arch: 'hdrnet' (594,369 parameters) or 'deepupe' (998,816).
         luma_bins: depth of the grid.
-        spatial_bin: cells along each side (hdrnet 8, deepupe 16).
+        spatial_bin: grid points along each side (hdrnet 8, deepupe 16).
         slicing: 'corners' or 'centers', what lies on the photo's outer pixels (hdrnet corners, deepupe centers).
         illumination: 'free', or 'clipped' to [fullres, 1] (hdrnet free, deepupe clipped).
         guide: 'pointwise' or 'curves' (hdrnet pointwise, deepupe curves).
         pedestal: levels of 255, see IlluminationNet.
+        lowres: 'area', 'bilinear' or 'nearest', how the photo is shrunk (hdrnet bilinear, deepupe nearest).
     Raises:
-        ValueError: unknown arch or variant, pedestal outside [0, 8].
+        ValueError: unknown arch or variant, or a size or pedestal out of range.
     """
-    builders = {'hdrnet': hdrnet, 'deepupe': deepupe}
-    variants = {
-        'arch': (arch, tuple(builders)),
+    choices = {
+        'arch': (arch, tuple(ARCHITECTURES)),
+        'spatial_bin': (spatial_bin, (0, 4, 8, 16, 32, 64)),
         'slicing': (slicing, ('', 'corners', 'centers')),
         'illumination': (illumination, ('', 'free', 'clipped')),
         'guide': (guide, ('', 'pointwise', 'curves')),
+        'lowres': (lowres, ('', 'area', 'bilinear', 'nearest')),
     }
-    for name, (value, known) in variants.items():
+    for name, (value, known) in choices.items():
         if value not in known:
-            raise ValueError(f'{name}: expected one of {", ".join(filter(None, known))}, got {value!r}')
+            raise ValueError(f'{name}: expected one of {", ".join(map(str, filter(None, known)))}, got {value!r}')
+    if not 1 <= luma_bins <= 64:
+        raise ValueError(f'luma_bins: expected 1 to 64, got {luma_bins}')
     if not 0 <= pedestal <= 8:
-        raise ValueError(f'pedestal: expected between 0 and 8 levels, got {pedestal}')
-    network = builders[arch](luma_bins, **({'spatial_bin': spatial_bin} if spatial_bin else {}))
-    network.align_corners = {'': network.align_corners, 'corners': True, 'centers': False}[slicing]
-    network.clip = {'': network.clip, 'free': False, 'clipped': True}[illumination]
-    network.pedestal = pedestal
-    if guide:
-        network.guide = PointwiseGuide() if guide == 'pointwise' else CurvesGuide()
-    return network
-
-
-def splat_layers(luma_bins, spatial_bin, norm, same):
-    """Stride 2 convolutions from 256 down to spatial_bin: (output channels, layers). The first has no BatchNorm."""
-    if spatial_bin not in (4, 8, 16, 32, 64):
-        raise ValueError(f'spatial_bin: expected 4, 8, 16, 32 or 64, got {spatial_bin}')
-    count = int(math.log2(LOW_SIZE // spatial_bin))
-    widths = [3] + [luma_bins * 2**i for i in range(count)]
-    layers = [Conv(widths[i], widths[i + 1], stride=2, norm=norm and i > 0, same=same) for i in range(count)]
-    return widths[-1], nn.Sequential(*layers)
-
-
-def global_layers(inputs, luma_bins, norm):
-    """Fully connected layers of the global path; the last has no ReLU."""
-    return nn.Sequential(
-        Linear(inputs, 32 * luma_bins, norm=norm),
-        Linear(32 * luma_bins, 16 * luma_bins, norm=norm),
-        Linear(16 * luma_bins, 8 * luma_bins, norm=norm, relu=False),
-    )
+        raise ValueError(f'pedestal: expected 0 to 8 levels, got {pedestal}')
+    variant = {name: value for name, (value, _) in choices.items() if value and name != 'arch'}
+    return IlluminationNet(ARCHITECTURES[arch]._replace(luma_bins=luma_bins, pedestal=pedestal, **variant))

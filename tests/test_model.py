@@ -41,13 +41,13 @@ def test_deepupe_has_the_papers_parameter_count():
 def test_hdrnet_has_the_count_its_docstring_says():
     count = sum(p.numel() for p in build_network('hdrnet').parameters())
     assert count == 594_369
-    assert f'{count:,}' in build_network.__globals__['hdrnet'].__doc__
+    assert f'{count:,}' in build_network.__doc__
 
 
-@pytest.mark.parametrize(('arch', 'cells'), [('hdrnet', 8), ('deepupe', 16)])
-def test_grid_has_the_papers_shape(arch, cells):
+@pytest.mark.parametrize(('arch', 'side'), [('hdrnet', 8), ('deepupe', 16)])
+def test_grid_has_the_papers_shape(arch, side):
     grid = build_network(arch).eval().predict_grid(torch.rand(2, 3, 256, 256))
-    assert grid.shape == (2, 12, 8, cells, cells)
+    assert grid.shape == (2, 12, 8, side, side)
 
 
 @pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
@@ -151,32 +151,35 @@ def test_deepupe_never_darkens_nor_exceeds_one():
 
 
 def test_reflectance_follows_each_systems_rule():
-    photo, light = torch.tensor([0.2, 0.4, 0.0]).view(1, 3, 1, 1), torch.tensor([0.5, 0.1, -0.3]).view(1, 3, 1, 1)
+    photo, illumination = (
+        torch.tensor([0.2, 0.4, 0.0]).view(1, 3, 1, 1),
+        torch.tensor([0.5, 0.1, -0.3]).view(1, 3, 1, 1),
+    )
     hdrnet, deepupe = build_network('hdrnet'), build_network('deepupe')
-    enhanced = reflectance(photo, light, hdrnet.eval().eps).flatten()
+    enhanced = reflectance(photo, illumination, hdrnet.eval().eps).flatten()
     torch.testing.assert_close(enhanced, torch.tensor([0.2 / 0.5001, 1, 0]))
     assert (hdrnet.train().eps, deepupe.train().eps, deepupe.eval().eps) == (1e-4, 1e-3, 0.0)
     torch.testing.assert_close(
-        reflectance(photo, light, clamp=False).flatten(), torch.tensor([0.2 / 0.5001, 0.4 / 0.1001, 0])
+        reflectance(photo, illumination, clamp=False).flatten(), torch.tensor([0.2 / 0.5001, 0.4 / 0.1001, 0])
     )
 
 
 @pytest.mark.parametrize('strength', [0.0, 0.3, 1.0])
 @pytest.mark.parametrize('eps', [0.0, 1e-4])
 def test_black_pixels_stay_finite(eps, strength):
-    light = torch.tensor([0.0, -eps, 1.0, -0.5, 1e-9]).repeat(3, 1).view(1, 3, 1, 5)
+    illumination = torch.tensor([0.0, -eps, 1.0, -0.5, 1e-9]).repeat(3, 1).view(1, 3, 1, 5)
     for value in (0.0, 0.5):
-        assert reflectance(torch.full_like(light, value), light, eps, strength).isfinite().all()
-    assert reflectance(torch.zeros_like(light), light, eps, strength).eq(0).all()
+        assert reflectance(torch.full_like(illumination, value), illumination, eps, strength).isfinite().all()
+    assert reflectance(torch.zeros_like(illumination), illumination, eps, strength).eq(0).all()
 
 
 def test_strength_goes_from_photo_to_result():
-    photo, light = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4) * 1.5 - 0.2
-    torch.testing.assert_close(reflectance(photo, light, strength=0.0), photo)
+    photo, illumination = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4) * 1.5 - 0.2
+    torch.testing.assert_close(reflectance(photo, illumination, strength=0.0), photo)
     torch.testing.assert_close(
-        reflectance(photo, light, strength=1 - 1e-6), reflectance(photo, light), atol=1e-4, rtol=1e-4
+        reflectance(photo, illumination, strength=1 - 1e-6), reflectance(photo, illumination), atol=1e-4, rtol=1e-4
     )
     half = reflectance(torch.tensor(0.2), torch.tensor(0.25), eps=0.0, strength=0.5)
     torch.testing.assert_close(half, torch.tensor(0.4))
     with pytest.raises(ValueError, match='expected strength'):
-        reflectance(photo, light, strength=1.1)
+        reflectance(photo, illumination, strength=1.1)
