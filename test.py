@@ -33,8 +33,9 @@ from pairs.predecessor import read_options_pickle
 from photos.picture import list_photos, read_photo
 from runs.checkpoint import load_network
 from scoring.metrics import METRICS, OPTIONAL, optional_metric
-from scoring.protocol import RESAMPLES, Protocol, baselines, compare, extremes, markdown_table, stem, summarize
+from scoring.protocol import Protocol, baselines, markdown_table, stem
 from scoring.sheets import save_extremes
+from scoring.statistics import RESAMPLES, compare, extremes, summarize
 from system.files import describe, raise_all, save_csv, save_json, save_text
 from system.process import cores, keep_memory
 from system.ranks import gather, join_ranks

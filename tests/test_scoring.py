@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from model import build_network
 from pairs import lists, predecessor
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import save_checkpoint
-from scoring import metrics, protocol
+from scoring import appearance, metrics, protocol, statistics
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -168,19 +169,19 @@ def test_baselines_are_scikit_images():
 
 def test_bootstrap_interval_is_the_normal_one_for_many_values():
     values = np.random.default_rng(1).normal(20, 2, 400)
-    summary = protocol.summarize(values)
+    summary = statistics.summarize(values)
     assert summary['mean'] == values.mean()
     assert summary['median'] == np.median(values)
     assert summary['std'] == pytest.approx(values.std(ddof=1))
     half = 1.96 * values.std(ddof=1) / 20
     np.testing.assert_allclose(summary['ci95'], [values.mean() - half, values.mean() + half], atol=0.03)
-    assert protocol.summarize([1.0, float('inf')])['ci95'] is None
+    assert statistics.summarize([1.0, float('inf')])['ci95'] is None
 
 
 def test_paired_difference_is_narrower_than_its_parts():
     rng = np.random.default_rng(0)
     base = rng.normal(20, 5, 50)
-    paired = protocol.compare(base + 0.5 + rng.normal(0, 0.1, 50), base)
+    paired = statistics.compare(base + 0.5 + rng.normal(0, 0.1, 50), base)
     assert paired['mean'] == pytest.approx(0.5, abs=0.05)
     assert paired['ci95'][0] > 0.4
     assert paired['won'] == 1
@@ -189,11 +190,36 @@ def test_paired_difference_is_narrower_than_its_parts():
 @pytest.mark.parametrize('count', [1, 2, 7, 15, 40])
 def test_extremes_never_show_a_photo_twice(count):
     values = np.random.default_rng(0).permutation(count)
-    chosen = protocol.extremes(values)
+    chosen = statistics.extremes(values)
     positions = [i for part in chosen.values() for i in part]
     assert len(positions) == len(set(positions)) == min(count, 15)
     assert values[chosen['best'][0]] == count - 1
     assert values[positions[-1]] == 0
+
+
+# --------------------------------------------------------------------------------------------------- appearance
+
+
+def test_appearance_is_that_of_opencvs_lab():
+    photo, _ = random_pair()
+    lightness, *colour = cv2.split(cv2.cvtColor(photo.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
+    expected = lightness.mean(), lightness.std(), np.hypot(*colour).mean(), np.percentile(lightness, 1)
+    np.testing.assert_allclose(appearance.measure_appearance(photo), expected, rtol=5e-3)  # OpenCV's has tables
+    deep = photo.astype(np.uint16) * 257
+    np.testing.assert_allclose(appearance.measure_appearance(deep), appearance.measure_appearance(photo), rtol=1e-5)
+
+
+def test_a_pale_result_has_lifted_blacks_and_less_contrast_and_chroma():
+    _, target = random_pair()
+    pale = (target * 0.5 + 64).astype(np.uint8)
+    numbers = [[appearance.measure_appearance(photo)] for photo in (pale, target)]
+    found = appearance.compare_appearance(*numbers)
+    assert found['black_point']['difference']['mean'] > 10
+    assert found['contrast']['result'] < 0.6 * found['contrast']['target']
+    assert found['chroma']['result'] < 0.6 * found['chroma']['target']
+    assert found['lightness']['difference']['mean'] == pytest.approx(numbers[0][0].lightness - numbers[1][0].lightness)
+    words = appearance.describe_appearance(found)
+    assert re.fullmatch(r'lightness \S+, black point \+\d+\.\d, contrast -\d+ %, chroma -\d+ % of its targets', words)
 
 
 # ------------------------------------------------------------------------------------------------------- splits
