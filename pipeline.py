@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from model import LOW_SIZE
-from pairs import augment
+from pairs import augment, degrade
 from photos.picture import read_photo
 from system.files import describe, raise_all
 from system.process import available_memory, cores
@@ -35,7 +35,8 @@ def read_pair(pair):
     Raises:
         OSError, ValueError: a photo is missing, unreadable, or the sizes differ; the message names the files.
     """
-    photo, target = (read_photo(path) for path in pair)
+    photo = read_photo(pair[0])
+    target = photo if pair[1] == pair[0] else read_photo(pair[1])
     if photo.shape != target.shape:
         sizes = ' and '.join(f'{image.shape[1]} x {image.shape[0]}' for image in (photo, target))
         raise ValueError(f'{pair[0]}: expected the size of its target {pair[1]}, got {sizes}')
@@ -86,6 +87,16 @@ def load_pairs(pairs, cache='ram', folder=None):
     return loaded
 
 
+def degrade_pairs(photos, ranges, seed=0):
+    """(photo, target) arrays simulated from good photos, each at its own size, always the same ones."""
+    pairs = []
+    for i, photo in enumerate(photos):
+        levels = degrade.find_levels(photo, ranges.levels)
+        numbers = degrade.draw_degradation(ranges, levels, np.random.default_rng([seed, i]))
+        pairs.append(degrade.degrade(photo, numbers))
+    return pairs
+
+
 # ---------------------------------------------------------------------------------------------------- dataset
 
 
@@ -100,11 +111,18 @@ class PairDataset:
         keep_good: probability that an item is (target, target), so that the network leaves good photos as they are.
         simulate: probability that an item's photo is its target, darkened by up to max_stops, see augment.py.
         jitter: every photo is darkened or brightened by up to so many stops; its target stays.
+        good: (photos, weight) like one of `lists`: photos without a darker partner, each paired with itself.
+        ranges: degrade.Ranges of what is simulated from them where they do not stay as they are.
+        lowres_mode: see augment.render.
         cache, folder: see load_pairs.
     """
 
     def __init__(self, lists, arch='hdrnet', full_size=512, augment=True, keep_good=0.0, simulate=0.0, max_stops=2.5,
-                 jitter=0.0, cache='ram', folder=None, seed=212):  # fmt: skip
+                 jitter=0.0, good=((), 1.0), ranges=None, lowres_mode='bilinear', cache='ram', folder=None,
+                 seed=212):  # fmt: skip
+        self.first_good = sum(len(pairs) for pairs, _ in lists)
+        self.ranges, self.levels, self.lowres_mode = ranges or degrade.Ranges(), {}, lowres_mode
+        lists = [*lists, good]
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
         self.arch, self.seed = arch, seed
@@ -131,27 +149,40 @@ class PairDataset:
     def __getitem__(self, position):
         """(lowres, fullres, target) of a position in the epoch: (H, W, 3) uint8 or uint16 RGB."""
         pair = self.pair(position)
-        return augment.render(*pair, self.draw(position, pair[0].shape), self.side)
+        return augment.render(*pair, self.draw(position, pair[0].shape), self.side, self.lowres_mode)
 
     def pair(self, position):
         """The decoded (photo, target) that a position in the epoch shows."""
-        index = self.order[position]
-        return self.cached[index] or read_pair(self.pairs[index])
+        index = int(self.order[position])
+        pair = self.cached[index] or read_pair(self.pairs[index])
+        if index >= self.first_good and index not in self.levels:
+            self.levels[index] = degrade.find_levels(pair[1], self.ranges.levels)
+        return pair
 
     def draw(self, position, shape):
-        """The augment.Recipe of a position in the epoch, for photos of that shape."""
+        """The augment.Recipe of a position in the epoch, for photos of that shape, once `pair` has read them."""
         rng = np.random.default_rng([self.seed, self.epoch, position])
         kind, stops = rng.random(), []
+        if self.order[position] >= self.first_good:
+            return self.draw_good(int(self.order[position]), kind < self.keep_good, shape, rng)
         if self.keep_good <= kind < self.keep_good + self.simulate:
             stops.append(rng.uniform(0.5, self.max_stops))
         if self.jitter:
             stops.append(rng.uniform(-self.jitter, self.jitter))
-        steps = []
+        return augment.Recipe(kind < self.keep_good + self.simulate, tuple(stops), self.draw_steps(shape, rng))
+
+    def draw_good(self, index, keep, shape, rng):
+        """The Recipe of a good photo: as it is, or with what is simulated from it."""
+        steps = self.draw_steps(shape, rng)
+        if keep:
+            return augment.Recipe(True, (), steps)
+        return augment.Recipe(True, (), steps, degrade.draw_degradation(self.ranges, self.levels[index], rng))
+
+    def draw_steps(self, shape, rng):
+        """The geometry of an item."""
         if self.arch == 'deepupe':
-            steps = augment.draw_patch(*shape[:2], LOW_SIZE, rng)
-        elif self.augment:
-            steps = augment.draw_steps(*shape[:2], rng)
-        return augment.Recipe(kind < self.keep_good + self.simulate, tuple(stops), tuple(steps))
+            return tuple(augment.draw_patch(*shape[:2], LOW_SIZE, rng))
+        return tuple(augment.draw_steps(*shape[:2], rng)) if self.augment else ()
 
 
 class Loader:
@@ -209,11 +240,11 @@ class Loader:
             recipes = [
                 self.dataset.draw(position, pair[0][0].shape) for position, pair in zip(positions, pairs, strict=True)
             ]
-            return positions, augment.render_on(pairs, recipes, self.dataset.side)
+            return positions, augment.render_on(pairs, recipes, self.dataset.side, self.dataset.lowres_mode)
         stacked = []
         for photos in zip(*(self.dataset[position] for position in positions), strict=True):
             if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level
-                photos = [photo / np.float32(1 if photo.dtype == np.uint8 else 257) for photo in photos]
+                photos = [photo / np.float32(257 if photo.dtype == np.uint16 else 1) for photo in photos]
             stacked.append(torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2))
         return positions, stacked
 
@@ -221,7 +252,9 @@ class Loader:
         """The pair of a position as levels on the device, see augment.upload, which keeps it while there is room."""
         index = int(self.dataset.order[position])
         if index not in self.resident:
-            pair = [augment.upload(image, self.device) for image in self.dataset.pair(position)]
+            photo, target = self.dataset.pair(position)
+            pair = [augment.upload(target, self.device)]
+            pair.insert(0, pair[0] if photo is target else augment.upload(photo, self.device))
             size = sum(levels.nbytes for levels, _ in pair)
             if size > self.room:
                 return pair

@@ -2,6 +2,7 @@
 
     python train.py --dataset_dir path/to/fivek --exp_name fivek
     python train.py --train_pairs a/train.csv,b/train.csv --valid_pairs b/valid.csv --exp_name mine
+    python train.py --good_photos my_photos --exp_name mine   # no pairs: inputs are simulated from good photos
     python train.py ... --resume auto                         # go on where a killed run stopped, or begin
     torchrun --nproc_per_node=8 train.py ...                  # the same global batch, shared
 
@@ -35,7 +36,8 @@ import utils
 from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
 from model import build_network, reflectance
-from pairs.lists import find_pairs, hash_pairs, mix_pairs, split_pairs, write_pairs
+from pairs import degrade
+from pairs.lists import find_good, find_pairs, hash_pairs, mix_pairs, split_pairs, write_pairs
 from photos.picture import write_photo
 from runs.checkpoint import load_network, network_options, read_checkpoint, save_checkpoint
 from scoring.metrics import psnr, ssim
@@ -52,11 +54,12 @@ opt = SimpleNamespace(
     slicing='',  # corners (hdrnet's own) or centers (deepupe's own), see model.build_network
     illumination='',  # free (hdrnet's own) or clipped to [I, 1] (deepupe's own)
     guide='',  # pointwise (hdrnet's own) or curves (deepupe's own)
+    lowres='area',  # how its small copy is made: area (antialiased), bilinear or nearest; '' is the architecture's own
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
     start_from='',  # a checkpoint to train further, whose network options then replace those above
     # data
-    dataset_dir='data/fivek',  # input/ and expertC_gt/, low/ and high/, or input/ and target/, paired by stem
-    dataset_ratio=0.9,  # share of dataset_dir's pairs to train on; the rest validates
+    dataset_dir='',  # input/ and expertC_gt/, low/ and high/, or input/ and target/, paired by stem; '' is data/fivek
+    dataset_ratio=0.9,  # share of dataset_dir's pairs, or of good_photos alone, to train on; the rest validates
     train_pairs='',  # CSV lists with columns input,target instead of dataset_dir; commas between several
     train_weights='',  # how often each of the lists is drawn in an epoch, such as 1,0.5; '' is once each
     valid_pairs='',  # CSV lists to validate on; needed with train_pairs
@@ -66,6 +69,16 @@ opt = SimpleNamespace(
     simulate=0.0,  # share of items whose photo is the target darkened by 0.5 to max_stops stops in linear light
     max_stops=2.5,
     jitter=0.0,  # every photo is darkened or brightened by up to so many stops, its target stays
+    good_photos='',  # folders of good photos without partners, commas between, from which dark ones are simulated
+    good_weight=1.0,  # how often each of them is drawn in an epoch
+    good_stops='-0.2,3.5',  # the simulated photo has so much less light,
+    good_contrast='0.55,1',  # so much of the contrast (a power of luma around its geometric mean)
+    good_chroma='0.45,1',  # and of the colour,
+    good_flare=0.012,  # flare of up to so much of white's light,
+    good_balance=0.04,  # each channel off by up to so much,
+    good_noise=2.0,  # noise of up to so many levels of 255;
+    good_cast=0.0,  # photo and target together have each channel off by up to so much,
+    good_levels=0.5,  # and so many percent of the target's pixels become black, and white
     cache='auto',  # decoded photos: ram, file (memory-mapped), auto (ram while they fit), none (decode every epoch)
     num_workers=-1,  # threads that prepare batches; -1 is one per core up to 8, 0 does it between the steps
     limit=0,  # for a first smoke run: only so many training and validation pairs; 0 is all
@@ -108,6 +121,7 @@ AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 FREE = (  # options that may change when a run is resumed
     'exp_name', 'checkpoints_dir', 'resume', 'total_epochs', 'valid_interval', 'visualize_batch', 'tensorboard',
     'cache', 'num_workers', 'device', 'fused', 'deterministic', 'dataset_dir', 'train_pairs', 'valid_pairs',
+    'good_photos',
 )  # fmt: skip
 
 
@@ -125,7 +139,8 @@ def main(opt):
     network = make_network(opt).to(device)
     check(opt)
     exp_dir = os.path.join(opt.checkpoints_dir, opt.exp_name)
-    train_lists, valid_pairs = choose_pairs(opt)
+    train_lists, good, valid_pairs = choose_pairs(opt)
+    ranges = good_ranges(opt)
     checkpoint = read_resumable(opt, exp_dir)
 
     # data
@@ -137,9 +152,12 @@ def main(opt):
         os.makedirs(exp_dir, exist_ok=True)
     dataset = pipeline.PairDataset(
         train_lists, opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.simulate, opt.max_stops, opt.jitter,
-        opt.cache, opt.checkpoints_dir if rank == 0 or os.path.isdir(opt.checkpoints_dir) else None, opt.seed,
+        good, ranges, network.lowres_mode, opt.cache,
+        opt.checkpoints_dir if rank == 0 or os.path.isdir(opt.checkpoints_dir) else None, opt.seed,
     )  # fmt: skip
     valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
+    if not train_lists:  # good photos alone
+        valid_photos = pipeline.degrade_pairs([target for _, target in valid_photos], ranges, opt.seed)
     loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world, pedestal=opt.pedestal)
     data_hash = hash_pairs(dataset.pairs)
     if checkpoint and checkpoint['data_hash'] != data_hash:
@@ -339,7 +357,7 @@ def make_network(opt):
         vars(opt).update(network_options(checkpoint))
         return network
     shape = opt.arch, opt.luma_bins, opt.spatial_bin
-    return build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal)
+    return build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal, opt.lowres)
 
 
 def check(opt):
@@ -366,20 +384,45 @@ def check(opt):
 
 
 def choose_pairs(opt):
-    """(training lists with weights, validation pairs) that the options name."""
-    if opt.train_pairs:
+    """(training lists with weights, good photos with their weight, validation pairs) that the options name."""
+    good = find_good(opt.good_photos)
+    if good and not opt.train_pairs and not opt.dataset_dir:
+        train_lists, (good, valid_pairs) = [], split_pairs(good, opt.dataset_ratio, opt.seed)
+    elif opt.train_pairs:
         if not opt.valid_pairs:
             raise ValueError('valid_pairs: expected a CSV list beside train_pairs, got none')
         train_lists = mix_pairs(opt.train_pairs, opt.train_weights)
         valid_pairs = [pair for pairs, _ in mix_pairs(opt.valid_pairs) for pair in pairs]
     else:
-        found = find_pairs(opt.dataset_dir)
+        found = find_pairs(opt.dataset_dir or 'data/fivek')
         train_pairs, valid_pairs = split_pairs(found, opt.dataset_ratio, opt.seed)
         train_lists = [(train_pairs, 1.0)]
     if opt.overfit or opt.limit:
-        train_lists = [([pair for pairs, _ in train_lists for pair in pairs][: opt.overfit or opt.limit], 1.0)]
-        valid_pairs = train_lists[0][0] if opt.overfit else valid_pairs[: opt.limit]
-    return train_lists, valid_pairs
+        count = opt.overfit or opt.limit
+        train_lists = [([pair for pairs, _ in train_lists for pair in pairs][:count], 1.0)] if train_lists else []
+        good = good[:count]
+        valid_pairs = (train_lists[0][0] if train_lists else good) if opt.overfit else valid_pairs[: opt.limit]
+    return train_lists, (good, opt.good_weight), valid_pairs
+
+
+def good_ranges(opt):
+    """degrade.Ranges of the options good_stops to good_levels.
+
+    Raises:
+        ValueError: not two numbers, or out of range.
+    """
+    values = {name: getattr(opt, f'good_{name}') for name in degrade.Ranges._fields}
+    for name in ('stops', 'contrast', 'chroma'):
+        try:
+            low, high = (float(part) for part in values[name].split(','))
+        except ValueError as error:
+            raise ValueError(f'good_{name}: expected two numbers low,high, got {values[name]!r}') from error
+        values[name] = low, high
+    ranges = degrade.Ranges(**values)
+    ranges.check()
+    if opt.good_weight <= 0:
+        raise ValueError(f'good_weight: expected more than 0, got {opt.good_weight}')
+    return ranges
 
 
 def read_resumable(opt, exp_dir):

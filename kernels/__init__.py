@@ -17,6 +17,7 @@ from kernels.denoise import remove_noise
 from loss import PRESETS, total_loss
 from model import LOW_SIZE, apply_affine, build_network, reflectance, slice_grid
 from photos.levels import make_lowres, to_photo, to_tensor
+from photos.lowres import shrink
 
 LOCK = threading.Lock()  # one trial of the kernels, however many threads ask for them at once
 
@@ -146,7 +147,7 @@ def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, fused=T
     Raises:
         ValueError: strength outside [0, 1], denoise below 0.
     """
-    grid = predict_grid(network, photo, fused)
+    grid = predict_grid(network, photo, fused, all_cores)
     return apply_grid(
         network, photo, grid, edit, keep_illumination=keep_illumination, fused=fused, in_place=in_place,
         all_cores=all_cores,
@@ -154,14 +155,14 @@ def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, fused=T
 
 
 @torch.inference_mode()
-def predict_grid(network, photo, fused=True):
+def predict_grid(network, photo, fused=True, all_cores=True):
     """A photo's bilateral grid (1, 12, D, Gh, Gw), on the network's device.
 
     Args:
         photo: (H, W, 3) RGB, uint8 or uint16.
     """
     device = next(network.parameters()).device
-    lowres = to_tensor(make_lowres(photo, network.lowres_mode), device, network.pedestal)
+    lowres = to_tensor(look(photo, network.lowres_mode, fused, all_cores), device, network.pedestal)
     return network.predict_grid(lowres)
 
 
@@ -200,3 +201,17 @@ def run_network(network, photo, grid, edit, keep_illumination, fused, in_place, 
     enhanced = reflectance(fullres, illumination, network.eps, edit.strength)
     enhanced = to_photo(enhanced, photo.dtype, edit.round_down, network.pedestal)
     return enhanced, illumination[0].permute(1, 2, 0).cpu().numpy() if keep_illumination else None
+
+
+def look(photo, mode, fused=True, all_cores=True):
+    """The (256, 256, 3) copy of a photo that the coefficient network looks at.
+
+    Args:
+        mode: see model.IlluminationNet. 'area' gives float32 levels of 255, the others the photo's dtype.
+    """
+    if mode != 'area':
+        return make_lowres(photo, mode)
+    if fused and (kernels := cpu_kernels()):
+        return kernels.shrink(photo, all_cores)
+    planes = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)
+    return shrink(planes).permute(1, 2, 0).numpy() / np.float32(1 if photo.dtype == np.uint8 else 257)

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from kernels import look
 from model import LOW_SIZE
-from photos.levels import make_lowres
+from pairs.degrade import Degradation, degrade, degrade_on, send
+from photos.lowres import shrink
 
 
 class Recipe(NamedTuple):
@@ -25,6 +27,7 @@ class Recipe(NamedTuple):
     good: bool  # the photo is the target
     stops: tuple  # exposure changes of the photo, one after another, see `exposure_table`
     steps: tuple  # geometry of both: ('window', y, x, height, width), ('flip',), ('turn', degrees), ('resize', h, w)
+    degradation: Degradation | None = None  # the photo and its target are simulated from the target
 
 
 # -------------------------------------------------------------------------------------------------------- draw
@@ -96,24 +99,30 @@ def darken(photo, stops):
 # ------------------------------------------------------------------------------------------- make, with OpenCV
 
 
-def render(photo, target, recipe, full_size):
+def render(photo, target, recipe, full_size, lowres_mode='bilinear'):
     """(lowres, fullres, target) of a pair by a recipe.
 
     Args:
         photo, target: (H, W, 3) uint8 or uint16.
         full_size: side of the square that both are squeezed to; 0 leaves them as the steps give them.
+        lowres_mode: how lowres is made, see model.IlluminationNet.
     Returns:
-        three such arrays; lowres is 256 x 256.
+        three such arrays; lowres is 256 x 256, with mode 'area' float32 levels of 255.
     """
     photo = target if recipe.good else photo
     for stops in recipe.stops:
         photo = darken(photo, stops)
     for step in recipe.steps:
         photo, target = change(photo, step), change(target, step)
-    lowres = make_lowres(photo)
-    if full_size:
-        photo, target = (cv2.resize(image, (full_size, full_size)) for image in (photo, target))
-    return lowres, photo, target
+    if recipe.degradation:  # last: few pixels are left
+        photo, target = degrade(squeeze(target, full_size), recipe.degradation)
+    lowres = look(photo, lowres_mode, all_cores=False)
+    return lowres, squeeze(photo, full_size), squeeze(target, full_size)
+
+
+def squeeze(image, size):
+    """An image at size x size, or as it is with 0."""
+    return cv2.resize(image, (size, size)) if size and image.shape[:2] != (size, size) else image
 
 
 def change(image, step):
@@ -140,19 +149,11 @@ def upload(image, device):
     return send(image.astype(np.int32) if deep else image, device), 65535 if deep else 255
 
 
-def send(array, device):
-    """A copy of an array as a tensor on a device; on CUDA nothing waits, as it would for memory that is not pinned."""
-    tensor = torch.from_numpy(np.array(array))
-    if torch.device(device).type == 'cuda':
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def render_on(pairs, recipes, full_size):
+def render_on(pairs, recipes, full_size, lowres_mode='bilinear'):
     """`render` of a batch by torch, on the device of the levels and in fractions of one: differs by half one or so.
 
     Windows, flips and sizes are one reading of all photos together, whatever their sizes; exposures and turns, which
-    some have, are made photo by photo before.
+    some have, are made photo by photo before, degradations and the area shrink photo by photo after.
 
     Args:
         pairs: ((levels, top) of a photo, (levels, top) of its target) of each item, from `upload`.
@@ -171,9 +172,27 @@ def render_on(pairs, recipes, full_size):
         photos.append(photo)
         targets.append(target)
         rests.append(recipe.steps[done:])
-    places = [trace(steps, *image.shape[:2], full_size) for (image, _), steps in zip(photos, rests, strict=True)]
-    lowres = [trace(steps, *image.shape[:2], LOW_SIZE) for (image, _), steps in zip(photos, rests, strict=True)]
-    return sample(photos, lowres), sample(photos, places), sample(targets, places)
+    places, low = (
+        [trace(steps, *image.shape[:2], size) for (image, _), steps in zip(photos, rests, strict=True)]
+        for size in (full_size, LOW_SIZE)
+    )
+    fullres, target = sample(photos, places), sample(targets, places)
+    lowres = sample(photos, low)
+    for i, recipe in enumerate(recipes):
+        if recipe.degradation:
+            made = degrade_on(target[i].permute(1, 2, 0), targets[i][1], recipe.degradation)
+            fullres[i], target[i] = (image.permute(2, 0, 1) for image in made)
+        resized = any(step[0] == 'resize' for step in rests[i])
+        if lowres_mode == 'area' and not resized and not recipe.degradation:
+            image, top = photos[i]
+            for step in rests[i]:
+                image, _ = change_on(image, top, step)
+            lowres[i] = shrink(image.permute(2, 0, 1).float()) * (255 / top)
+        elif lowres_mode == 'area':
+            lowres[i] = shrink(fullres[i])
+        elif recipe.degradation:
+            lowres[i] = F.interpolate(fullres[i : i + 1], (LOW_SIZE, LOW_SIZE), mode='bilinear', align_corners=False)[0]
+    return lowres, fullres, target
 
 
 def expose_on(image, top, stops):

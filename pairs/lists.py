@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from photos.formats import READABLE
-from photos.picture import is_photo
+from photos.picture import is_photo, list_photos
 from system.files import raise_all, save_csv
 from system.process import cores
 
@@ -131,6 +131,15 @@ def mix_pairs(pairs_files, weights=''):
     if len(numbers) != len(names) or min(numbers, default=1) <= 0:
         raise ValueError(f'train_weights: expected {len(names)} positive numbers, one for each list, got {weights!r}')
     return [(read_pairs(name), number) for name, number in zip(names, numbers, strict=True)]
+
+
+def find_good(folders):
+    """Photos of folders, 'a,b', as pairs of each photo with itself.
+
+    Raises:
+        FileNotFoundError: a folder is not there or holds no photo.
+    """
+    return [(path, path) for name in folders.split(',') if name.strip() for path in list_photos(name.strip())]
 
 
 def split_pairs(pairs, ratio, seed):

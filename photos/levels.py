@@ -13,7 +13,7 @@ def to_8bit(photo):
 
 
 def to_tensor(photo, device='cpu', pedestal=0.0):
-    """(H, W, 3) uint8 or uint16 to (1, 3, H, W) float32 in [0, 1].
+    """(H, W, 3) uint8, uint16, or float32 levels of 255, to (1, 3, H, W) float32 in [0, 1].
 
     Args:
         pedestal: levels of 255 that lie below black and above white, see model.IlluminationNet.
@@ -32,8 +32,8 @@ def to_photo(tensor, dtype=np.uint8, round_down=False, pedestal=0.0):
 
 
 def level_range(dtype, pedestal=0.0):
-    """(top level of uint8 or uint16, a pedestal in its levels)."""
-    top = int(np.iinfo(dtype).max)
+    """(top level of uint8, uint16, or of float, 255, a pedestal in its levels)."""
+    top = 65535 if dtype == np.uint16 else 255
     return top, pedestal * top / 255
 
 

@@ -63,6 +63,6 @@ def network_options(checkpoint):
     """What model.build_network built a checkpoint's network with; a grid size not in it is read off the weights."""
     options = checkpoint.get('opt', {})
     luma_bins = options.get('luma_bins') or checkpoint['model']['predict.conv.weight'].shape[0] // 12
-    variant = {name: options.get(name, '') for name in ('slicing', 'illumination', 'guide')}
+    variant = {name: options.get(name, '') for name in ('slicing', 'illumination', 'guide', 'lowres')}
     sizes = {'luma_bins': luma_bins, 'spatial_bin': options.get('spatial_bin', 0)}
     return {'arch': checkpoint['arch'], **sizes, **variant, 'pedestal': options.get('pedestal', 0.0)}

@@ -51,6 +51,32 @@ def test_learning_rate_steps_are_the_predecessors():
     assert train.lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
 
 
+def test_good_photos_alone_train_a_network_and_are_listed(make_pairs, tmp_path):
+    folder = os.path.join(make_pairs(6), 'target')
+    checkpoint = run_training(tmp_path, 'good', good_photos=folder, total_epochs=1)
+    assert checkpoint['opt']['lowres'] == 'area'
+    train_pairs = lists.read_pairs(str(tmp_path / 'good' / 'train_pairs.csv'))
+    valid_pairs = lists.read_pairs(str(tmp_path / 'good' / 'valid_pairs.csv'))
+    assert (len(train_pairs), len(valid_pairs)) == (4, 2)
+    assert all(photo == target for photo, target in train_pairs + valid_pairs)
+    hashes = lists.pair_hashes(str(tmp_path / 'good' / 'train_pairs.csv'), train_pairs)
+    assert len(hashes[1]) == 4
+    again = run_training(tmp_path, 'again', good_photos=folder, total_epochs=1)
+    assert again['psnr'] == checkpoint['psnr']  # validation is simulated with a fixed seed
+    assert equal(again, checkpoint)
+
+
+def test_good_photos_join_pairs(make_pairs, tmp_path):
+    pairs = make_pairs(4)
+    folder = os.path.join(pairs, 'target')
+    run_training(tmp_path, 'both', dataset_dir=pairs, good_photos=folder, good_weight=2.0, total_epochs=1)
+    train_pairs = lists.read_pairs(str(tmp_path / 'both' / 'train_pairs.csv'))
+    assert len(train_pairs) == 3 + 4
+    for values in ({'good_stops': '3'}, {'good_stops': '3,1'}, {'good_weight': 0.0}, {'good_levels': -1.0}):
+        with pytest.raises(ValueError, match=f'{next(iter(values))}: expected'):
+            run_training(tmp_path, 'refused', good_photos=folder, **values)
+
+
 def test_a_run_goes_on_from_another_ones_weights_and_network(make_pairs, tmp_path):
     pairs = make_pairs(4)
     variant = {'spatial_bin': 16, 'luma_bins': 4, 'pedestal': 0.5, 'illumination': 'clipped', 'slicing': 'centers'}

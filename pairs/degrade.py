@@ -1,0 +1,204 @@
+"""An underexposed, flat and pale photo simulated from a good one, and the target that it is simulated for.
+
+The target is the good photo with mild automatic levels. The photo is what a camera might have given of it: less light,
+less contrast, less colour, flare, a white balance that is a little off, noise. What is done is drawn on the host as a
+few numbers (`Degradation`); `degrade` makes the pixels with OpenCV and numpy, `degrade_on` with torch on a device. Both
+are tested against each other.
+
+In linear light l of the target, with luma Y and its geometric mean G:
+    l1 = (Y / G)^(contrast - 1) (chroma l + (1 - chroma) Y)
+    photo = sRGB(2^-stops balance (l1 + flare)) + noise
+"""
+
+import functools
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+LUMA = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
+DARK = 1e-4  # light added where a logarithm is taken
+LEAST = 0.5  # of the range of levels that automatic levels leave: they at most double the contrast
+TILE = 512  # side in pixels of the noise that all simulated photos take a part of
+
+
+class Ranges(NamedTuple):
+    """What degradations are drawn from; all uniform."""
+
+    stops: tuple = (-0.2, 3.5)  # less light
+    contrast: tuple = (0.55, 1.0)  # power of the luma around its geometric mean
+    chroma: tuple = (0.45, 1.0)  # factor of the difference to grey
+    flare: float = 0.012  # up to so much of white's light, added before the exposure
+    balance: float = 0.04  # each channel of the photo off by up to so much
+    cast: float = 0.0  # each channel of photo and target off by up to so much: coloured light stays coloured
+    noise: float = 2.0  # standard deviation up to so many levels of 255
+    levels: float = 0.5  # percent of the target's pixels that automatic levels make black, and white
+
+    def check(self):
+        """Raise ValueError for a range that makes no sense."""
+        for name, least in (('stops', -8), ('contrast', 0.05), ('chroma', 0)):
+            low, high = getattr(self, name)
+            if not least <= low <= high <= 16:
+                raise ValueError(f'good_{name}: expected two numbers low,high from {least} to 16, got {low:g},{high:g}')
+        for name, most in (('flare', 0.5), ('balance', 0.9), ('cast', 0.9), ('noise', 64), ('levels', 20)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f'good_{name}: expected from 0 to {most}, got {getattr(self, name):g}')
+
+
+class Degradation(NamedTuple):
+    """The numbers of one simulated photo."""
+
+    stops: float
+    contrast: float
+    chroma: float
+    flare: float
+    balance: tuple
+    cast: tuple
+    noise: float
+    tile: tuple  # row and column of the tile of noise that the photo's corner takes
+    black: float  # levels in [0, 1] of the good photo that are black and white in the target
+    white: float
+
+
+def draw_degradation(ranges, levels, rng):
+    """A Degradation out of Ranges for a good photo with `levels` from find_levels, by a numpy Generator."""
+    return Degradation(
+        float(rng.uniform(*ranges.stops)),
+        float(rng.uniform(*ranges.contrast)),
+        float(rng.uniform(*ranges.chroma)),
+        float(rng.uniform(0, ranges.flare)),
+        tuple(rng.uniform(1 - ranges.balance, 1 + ranges.balance, 3).tolist()),
+        tuple(rng.uniform(1 - ranges.cast, 1 + ranges.cast, 3).tolist()),
+        float(rng.uniform(0, ranges.noise)),
+        tuple(rng.integers(TILE, size=2).tolist()),
+        *levels,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def noise_tile():
+    """Standard normal noise (TILE, TILE, 3) float32, always the same."""
+    return np.random.default_rng(0).standard_normal((TILE, TILE, 3), np.float32)
+
+
+def send(array, device):
+    """A copy of an array as a tensor on a device; on CUDA nothing waits, as it would for memory that is not pinned."""
+    tensor = torch.from_numpy(np.array(array))
+    if torch.device(device).type == 'cuda':
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+# --------------------------------------------------------------------------------------- what levels stand for
+
+
+def to_light(values):
+    """Linear light of sRGB values in [0, 1]."""
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def from_light(light):
+    """sRGB values of linear light in [0, 1]."""
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def find_levels(photo, percent):
+    """(black, white) in [0, 1] that automatic levels map to 0 and 1, at least LEAST apart.
+
+    Args:
+        photo: (H, W, 3) uint8 or uint16; a large one is read at every second, third ... row and column.
+        percent: of the pixels that become black, and white.
+    """
+    step = max(min(photo.shape[:2]) // 256, 1)
+    luma = cv2.transform(photo[::step, ::step].astype(np.float32), np.float32([[0.299, 0.587, 0.114]]))
+    black, white = np.percentile(luma, (percent, 100 - percent)) / np.iinfo(photo.dtype).max if percent else (0, 1)
+    if white - black < LEAST:
+        black = min(max((black + white - LEAST) / 2, 0), 1 - LEAST)
+        white = black + LEAST
+    return float(black), float(white)
+
+
+def light_table(numbers, top):
+    """Target's linear light (top + 1, 3) of each level of a good photo, after automatic levels and the cast.
+
+    The cast leaves the strongest channel as it is, so that white does not clip.
+    """
+    values = np.clip((np.arange(top + 1) / top - numbers.black) / (numbers.white - numbers.black), 0, 1)
+    return (to_light(values)[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------- make, with OpenCV
+
+
+def degrade(image, numbers):
+    """(photo, target) of a good photo, or a part of it, (H, W, 3) uint8 or uint16, by a Degradation."""
+    top = np.iinfo(image.dtype).max
+    table = light_table(numbers, top)
+    target_table = np.round(from_light(table) * top).astype(image.dtype)
+    light, target = look_up(table, image), look_up(target_table, image)
+    luma = cv2.transform(light, LUMA[None])
+    log = cv2.log(luma + np.float32(DARK))
+    contrast = cv2.exp((log - np.float32(log.mean(dtype=np.float64))) * np.float32(numbers.contrast - 1))
+    matrix, offset = color_change(numbers)
+    light = cv2.transform(light, matrix)
+    light *= contrast[..., None]
+    light += offset
+    np.clip(light, 0, 1, out=light)
+    bright = cv2.pow(light, 1 / 2.4)
+    bright *= 1.055
+    bright -= 0.055
+    photo = np.where(light <= 0.0031308, light * np.float32(12.92), bright)
+    photo *= top
+    if numbers.noise:
+        photo += noise_for(*photo.shape[:2], numbers) * np.float32(top / 255)
+    return np.clip(np.rint(photo), 0, top).astype(image.dtype), target
+
+
+def look_up(table, image):
+    """table (top + 1, 3) read at the levels of each channel of an image (H, W, 3)."""
+    if image.dtype == np.uint8:
+        return cv2.LUT(np.ascontiguousarray(image), table[None])
+    return np.stack([table[:, c][image[..., c]] for c in range(3)], axis=-1)
+
+
+def color_change(numbers):
+    """(matrix (3, 3), offset (3)) of linear light by chroma, white balance and exposure, and by the flare; float32."""
+    gain = np.array(numbers.balance) * 2.0**-numbers.stops
+    mix = numbers.chroma * np.eye(3) + (1 - numbers.chroma) * LUMA
+    return (gain[:, None] * mix).astype(np.float32), (gain * numbers.flare).astype(np.float32)
+
+
+def noise_for(height, width, numbers):
+    """The noise of a photo (height, width, 3) in levels of 255."""
+    y, x = ((np.arange(size) + start) % TILE for size, start in zip((height, width), numbers.tile, strict=True))
+    return noise_tile()[y[:, None], x] * np.float32(numbers.noise)
+
+
+# -------------------------------------------------------------------------------------------- make, on a device
+
+
+def degrade_on(image, top, numbers):
+    """`degrade` by torch: (photo, target), (H, W, 3) float32 levels of 255, rounded to the levels of `top`.
+
+    Args:
+        image: (H, W, 3) float32 levels of 255 on the device, which need not be whole: they are rounded.
+        top: highest level of the file, 255 or 65535.
+    """
+    device, scale = image.device, top / 255
+    table = send(light_table(numbers, top), device)
+    levels = image.mul(scale).round().long()
+    light = torch.stack([table[:, c][levels[..., c]] for c in range(3)], dim=-1)
+    target = encode_on(light).mul(top).round().div(scale)
+    luma = light @ send(LUMA, device)
+    log = torch.log(luma + DARK)
+    contrast = torch.exp((log - log.mean()) * (numbers.contrast - 1))
+    matrix, offset = (send(value, device) for value in color_change(numbers))
+    photo = encode_on(((light @ matrix.T) * contrast[..., None] + offset).clamp(0, 1)) * 255
+    if numbers.noise:
+        photo += send(noise_for(*photo.shape[:2], numbers), device)
+    return photo.mul(scale).round().clamp(0, top).div(scale), target
+
+
+def encode_on(light):
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=1e-9) ** (1 / 2.4) - 0.055)

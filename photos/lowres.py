@@ -1,0 +1,55 @@
+"""The 256 x 256 copy that the coefficient network looks at, as an antialiased area shrink in float.
+
+Each side on its own: where it shrinks, a new pixel is the mean of what it covers, fractions of pixels counted; where it
+grows, bilinear with pixel centres at half-integers. So one photo at any size gives about one copy, on every machine and
+every version of OpenCV. `shrink` here is the definition, two products with weight matrices, on any device and where a
+graph is exported; kernels do the same in one pass on the CPU.
+
+Departure from both systems: theirs are bilinear without antialiasing and nearest, see photos.levels.make_lowres.
+"""
+
+import functools
+
+import numpy as np
+import torch
+
+from photos.levels import LOW_SIZE
+
+
+@functools.lru_cache(maxsize=64)
+def shrink_taps(size, side=LOW_SIZE):
+    """Which of a line's `size` pixels each of `side` new ones is made of.
+
+    Returns:
+        first (side) int64: the first of them. weights (side, taps) float32: of that one and those after it; rows sum to
+        1 and first + taps never passes the line's end.
+    """
+    scale = size / side
+    if size >= side:
+        edges = np.arange(side + 1) * scale
+        first = np.floor(edges[:-1] + 1e-9).astype(np.int64)
+        taps = int((np.ceil(edges[1:] - 1e-9) - first).max())
+        first = np.minimum(first, size - taps)
+        pixels = first[:, None] + np.arange(taps)
+        covered = np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None])
+        weights = np.maximum(covered, 0) / scale
+    else:
+        place = np.clip((np.arange(side) + 0.5) * scale - 0.5, 0, size - 1)
+        taps = min(size, 2)
+        first = np.minimum(np.floor(place).astype(np.int64), size - taps)
+        weights = np.maximum(1 - np.abs(place[:, None] - first[:, None] - np.arange(taps)), 0)
+    return first, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def shrink_matrix(size, side=LOW_SIZE):
+    """shrink_taps as a float32 tensor (side, size): new line = matrix @ line."""
+    first, weights = shrink_taps(size, side)
+    matrix = np.zeros((side, size), np.float32)
+    np.put_along_axis(matrix, first[:, None] + np.arange(weights.shape[1]), weights, axis=1)
+    return torch.from_numpy(matrix)
+
+
+def shrink(images):
+    """(..., H, W) float to (..., 256, 256) of the same range."""
+    rows, columns = (shrink_matrix(size).to(images) for size in images.shape[-2:])
+    return rows @ (images @ columns.T)

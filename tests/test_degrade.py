@@ -1,0 +1,111 @@
+"""Photos simulated from good ones: the formula, host against device, and what a target is."""
+
+import numpy as np
+import pytest
+import torch
+
+import pipeline
+from pairs import augment, degrade, lists
+
+PLAIN = degrade.Degradation(0.0, 1.0, 1.0, 0.0, (1, 1, 1), (1, 1, 1), 0.0, (0, 0), 0.0, 1.0)
+
+
+def good_photo(height=60, width=80, dtype=np.uint8):
+    y, x = np.mgrid[:height, :width]
+    photo = np.stack([y / height, x / width, (y + x) / (height + width)], axis=-1) * 0.7 + 0.1
+    return (photo * np.iinfo(dtype).max).astype(dtype)
+
+
+def drawn(seed, **ranges):
+    levels = degrade.find_levels(good_photo(), 0.5)
+    return degrade.draw_degradation(degrade.Ranges(**ranges), levels, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('seed', range(6))
+def test_host_and_device_agree(dtype, seed):
+    image, numbers = good_photo(dtype=dtype), drawn(seed, cast=0.2)
+    top = np.iinfo(dtype).max
+    expected = degrade.degrade(image, numbers)
+    ours = degrade.degrade_on(torch.from_numpy(image.astype(np.float32) * (255 / top)), top, numbers)
+    for image, other in zip(ours, expected, strict=True):
+        difference = np.abs(image.numpy() * (top / 255) - other.astype(float))
+        assert difference.max() < (1.01 if dtype == np.uint8 else 9)  # powers and logarithms are rounded differently
+        assert difference.mean() < (0.01 if dtype == np.uint8 else 2)
+
+
+def test_photo_is_the_formula_of_the_module():
+    image, numbers = good_photo(), drawn(3, cast=0.1)._replace(noise=0.0)
+    values = np.clip((image / 255 - numbers.black) / (numbers.white - numbers.black), 0, 1)
+    light = degrade.to_light(values) * numbers.cast / max(numbers.cast)
+    luma = (light @ degrade.LUMA)[..., None]
+    mean = np.exp(np.log(luma + degrade.DARK).mean())
+    mixed = numbers.chroma * light + (1 - numbers.chroma) * luma
+    mixed *= ((luma + degrade.DARK) / mean) ** (numbers.contrast - 1)
+    photo = degrade.from_light(np.clip(2.0**-numbers.stops * np.array(numbers.balance) * (mixed + numbers.flare), 0, 1))
+    ours, target = degrade.degrade(image, numbers)
+    assert np.abs(ours - photo * 255).max() < 0.51
+    assert np.abs(target - degrade.from_light(light) * 255).max() < 0.51
+
+
+def test_nothing_done_is_the_photo_itself():
+    for image in degrade.degrade(good_photo(), PLAIN):
+        assert np.abs(image.astype(int) - good_photo()).max() <= 1
+    photo, target = degrade.degrade(good_photo(), PLAIN._replace(stops=1.0))
+    np.testing.assert_array_equal(photo, augment.darken(good_photo(), 1.0))
+    np.testing.assert_array_equal(target, good_photo())
+
+
+def test_automatic_levels_stretch_a_hazy_photo_and_keep_a_flat_one_in_bounds():
+    hazy = np.linspace(60, 220, 30000).astype(np.uint8).reshape(100, 100, 3)
+    black, white = degrade.find_levels(hazy, 0.5)
+    assert [black * 255, white * 255] == pytest.approx([60.8, 219.2], abs=1.5)
+    for level in (0, 100, 255):
+        black, white = degrade.find_levels(np.full((30, 30, 3), level, np.uint8), 0.5)
+        assert 0 <= black < white <= 1
+        assert white - black == pytest.approx(degrade.LEAST)
+    assert degrade.find_levels(hazy, 0.0) == (0.0, 1.0)
+    assert degrade.find_levels(hazy.astype(np.uint16) * 257, 0.5) == pytest.approx(degrade.find_levels(hazy, 0.5))
+
+
+def test_a_cast_is_in_photo_and_target_alike():
+    grey = np.full((20, 20, 3), 150, np.uint8)
+    photo, target = degrade.degrade(grey, PLAIN._replace(cast=(1.2, 1.0, 0.8)))
+    np.testing.assert_array_equal(photo, target)
+    assert photo[0, 0, 0] == 150
+    assert photo[0, 0, 0] > photo[0, 0, 1] > photo[0, 0, 2]
+
+
+def test_ranges_that_make_no_sense_are_refused_by_name():
+    for name, value in (('stops', (2.0, 1.0)), ('contrast', (0.0, 1.0)), ('flare', -0.1), ('noise', float('nan'))):
+        with pytest.raises(ValueError, match=f'good_{name}: expected'):
+            degrade.Ranges(**{name: value}).check()
+
+
+@pytest.mark.parametrize('lowres_mode', ['area', 'bilinear'])
+def test_batches_of_good_photos_are_the_same_on_a_device_and_whatever_the_threads(make_pairs, lowres_mode):
+    pairs = lists.find_pairs(make_pairs(6))
+    good = [(target, target) for _, target in pairs[:3]], 2.0
+    batches = []
+    for workers, cache, on_device in ((0, 'ram', False), (2, 'none', False), (1, 'ram', True), (2, 'none', True)):
+        dataset = pipeline.PairDataset([(pairs[3:], 1.0)], full_size=64, keep_good=0.25, good=good,
+                                       lowres_mode=lowres_mode, cache=cache)  # fmt: skip
+        assert len(dataset) == 9
+        batches.append(list(pipeline.Loader(dataset, 3, workers, on_device=on_device)))
+    for plain, threads, *devices in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(plain[1], threads[1], strict=True))
+        for device in devices:
+            for image, other in zip(plain[1], device[1], strict=True):
+                assert (image - other).abs().max() < 4 / 255  # contrast and exposure lift a level of the resized photo
+                assert (image - other).abs().mean() < 0.7 / 255
+
+
+def test_a_kept_good_photo_is_untouched_and_a_degraded_one_darker(make_pairs):
+    good = [(target, target) for _, target in lists.find_pairs(make_pairs(4))], 1.0
+    ranges = degrade.Ranges(stops=(2.0, 2.0))
+    for keep in (0.0, 1.0):
+        dataset = pipeline.PairDataset([], full_size=32, augment=False, keep_good=keep, good=good, ranges=ranges)
+        for position in range(4):
+            _, photo, target = dataset[position]
+            assert np.array_equal(photo, target) == bool(keep)
+            assert photo.mean() <= (255 if keep else 0.7 * target.mean())
