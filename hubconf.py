@@ -1,0 +1,228 @@
+"""Call the network from Python, from any folder and beside any other code:
+
+    python -c "import torch; print(torch.hub.load('.', 'deepupe', source='local'))"
+
+    enhance = torch.hub.load('path/to/this/folder', 'deepupe', source='local')
+    brighter = enhance(image)                    # numpy, PIL or a batch of tensors; the same comes back
+    brighter = enhance(image, strength=0.5)
+
+Our modules have plain names, such as `utils` and `model`, which a user's own code may have too. So they are imported
+here under names of their own, `deepupe_<hash of the folder>.utils`: none of the user's is hidden, and theirs find none
+of ours. Whatever one of our modules imports of the others, then or later, has such a name as well.
+"""
+
+import builtins
+import contextlib
+import hashlib
+import importlib
+import importlib.machinery
+import numbers
+import os
+import sys
+import types
+
+import cv2
+import numpy as np
+import torch
+
+dependencies = ['torch', 'numpy', 'cv2']  # read by torch.hub, which names those that are missing
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+PACKAGE = f'deepupe_{hashlib.sha256(FOLDER.encode()).hexdigest()[:8]}'
+OURS = {name.removesuffix('.py') for name in os.listdir(FOLDER)
+        if name.endswith('.py') or os.path.isfile(os.path.join(FOLDER, name, '__init__.py'))}  # fmt: skip
+EXPECTED = 'enhance: expected a numpy array, a PIL image or a batch of tensors (N, 3, H, W)'
+
+
+def deepupe(checkpoint='general', device=''):
+    """A function that enhances images, see Enhance; `.network` is the network itself.
+
+    Args:
+        checkpoint: a folder in checkpoints/, such as 'general' or 'lol', or a checkpoint's path.
+        device: '' takes CUDA where there is one.
+    Raises:
+        FileNotFoundError: no such checkpoint. ValueError: it does not fit, or no such device.
+    """
+    best = os.path.join(FOLDER, 'checkpoints', checkpoint, 'best.pth')
+    path = best if os.path.isfile(best) else checkpoint
+    chosen = ours('utils').pick_device(device)
+    return Enhance(ours('runs.checkpoint').load_network(path, chosen)[0], path)
+
+
+class Enhance:
+    """enhance(image, strength=1.0, denoise=0.0): a brighter image of the same type, shape and depth.
+
+    Attributes:
+        network: model.IlluminationNet in eval mode; network(lowres, fullres) is the illumination.
+    """
+
+    def __init__(self, network, path):
+        self.network, self.path = network, path
+        self.kernels, self.levels = ours('kernels'), ours('photos.levels')
+
+    def __repr__(self):
+        return f'enhance(image, strength=1.0, denoise=0.0) by {self.path}'
+
+    @torch.no_grad()
+    def __call__(self, image, strength=1.0, denoise=0.0):
+        """Enhance one image, or a batch of tensors.
+
+        Args:
+            image: one of
+                numpy (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of uint8, uint16 or float in [0, 1];
+                PIL of mode L, LA, RGB, RGBA, I;16 or P (which becomes RGB or RGBA), upright as it lies;
+                torch (N, 3, H, W) RGB on any device, of uint8 or float in [0, 1].
+            strength: in [0, 1]; 0 gives the image back, 1 the network's result.
+            denoise: 0 or more; 1 takes out the noise that brightening brings up. Not for float.
+        Returns:
+            of the image's type, dtype and shape; alpha as it was. uint8 and uint16 are what inference.py writes.
+        Raises:
+            TypeError: not an image. ValueError: a shape, dtype, range, strength or denoise that is not as above.
+        """
+        for name, value in (('strength', strength), ('denoise', denoise)):
+            if not isinstance(value, numbers.Real):
+                raise TypeError(f'enhance: expected {name} as a number, got {type(value).__name__}')
+        edit = self.kernels.Edit(float(strength), float(denoise))
+        if isinstance(image, torch.Tensor):
+            return self.enhance_batch(image, edit)
+        if isinstance(image, np.ndarray):
+            return self.enhance_array(image, edit)
+        if hasattr(image, 'mode') and hasattr(image, 'getbands'):
+            return self.enhance_pil(image, edit)
+        raise TypeError(f'{EXPECTED}, got {type(image).__name__}')
+
+    def enhance_pil(self, image, edit):
+        """A PIL image of the same mode; EXIF, colour profile and the rest of its `info` go with it."""
+        from PIL import Image
+
+        mode = image.mode
+        if mode == 'P':
+            mode = 'RGBA' if 'transparency' in image.info else 'RGB'
+        if mode not in ('L', 'LA', 'RGB', 'RGBA', 'I;16'):
+            raise ValueError(f'enhance: expected a PIL image of mode L, LA, RGB, RGBA, I;16 or P, got {mode}')
+        pixels = np.asarray(image if mode == image.mode else image.convert(mode))
+        if mode == 'LA':
+            grey, alpha = pixels[..., 0], pixels[..., 1]
+            pixels = np.dstack([self.enhance_array(grey, edit), alpha])
+        else:
+            pixels = self.enhance_array(pixels, edit)
+        enhanced = Image.fromarray(pixels)
+        enhanced.info = {name: value for name, value in image.info.items() if name != 'transparency'}
+        return enhanced
+
+    def enhance_array(self, image, edit):
+        """A numpy image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or not image.size:
+            expected = '(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)'
+            raise ValueError(f'enhance: expected a numpy array {expected}, got {image.shape}')
+        planes = image.reshape(*image.shape[:2], -1)
+        grey, alpha = planes.shape[2] == 1, planes[..., 3:]
+        photo = np.array(np.broadcast_to(planes[..., :3], (*image.shape[:2], 3)), order='C')
+        if image.dtype in (np.uint8, np.uint16):
+            enhanced, _ = self.kernels.enhance_photo(self.network, photo, edit, in_place=True)
+        elif image.dtype.kind == 'f':
+            fullres = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)[None]
+            enhanced = np.ascontiguousarray(self.enhance_floats(fullres, edit)[0].permute(1, 2, 0))
+        else:
+            raise ValueError(f'enhance: expected an array of uint8, uint16 or float in [0, 1], got {image.dtype}')
+        if grey:
+            enhanced = cv2.cvtColor(enhanced, cv2.COLOR_RGB2GRAY)[..., None]
+        return np.concatenate([enhanced, alpha], axis=2).astype(image.dtype, copy=False).reshape(image.shape)
+
+    def enhance_batch(self, images, edit):
+        """Tensors (N, 3, H, W), each on its own."""
+        if images.layout != torch.strided or images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+            got = tuple(images.shape) if images.layout == torch.strided else images.layout
+            raise ValueError(f'enhance: expected a batch of tensors (N, 3, H, W), got {got}')
+        if images.dtype == torch.uint8:
+            photos = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+            enhanced = [self.kernels.enhance_photo(self.network, photo, edit)[0] for photo in photos]
+            return torch.from_numpy(np.stack(enhanced)).permute(0, 3, 1, 2).contiguous().to(images.device)
+        if not images.dtype.is_floating_point:
+            raise ValueError(f'enhance: expected tensors of uint8 or float in [0, 1], got {images.dtype}')
+        enhanced = [self.enhance_floats(image[None].float(), edit) for image in images]
+        return torch.cat(enhanced).to(images)
+
+    def enhance_floats(self, fullres, edit):
+        """(1, 3, H, W) float32 in [0, 1], not rounded anywhere; comes back on its device."""
+        low, high = fullres.aminmax()
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise ValueError(f'enhance: expected float values in [0, 1], got {low:g} to {high:g}')
+        if edit.denoise:
+            raise ValueError('enhance: expected uint8 or uint16 for denoise, got float')
+        network, device = self.network, next(self.network.parameters()).device
+        below = network.pedestal / 255
+        inner = (fullres.to(device) + below) / (1 + 2 * below)
+        lowres = self.shrink(inner)
+        illumination = self.kernels.estimate_illumination(network, lowres, inner)
+        enhanced = ours('model').reflectance(inner, illumination, network.eps, edit.strength)
+        return (enhanced * (1 + 2 * below) - below).clamp(0, 1).to(fullres.device)
+
+    def shrink(self, fullres):
+        """lowres (1, 3, 256, 256) of fullres (1, 3, H, W) as the network's checkpoint was trained, without rounding."""
+        size, mode = (self.levels.LOW_SIZE, self.levels.LOW_SIZE), self.network.lowres_mode
+        corners = {} if mode == 'nearest' else {'align_corners': False}
+        return torch.nn.functional.interpolate(fullres, size, mode=mode, **corners)
+
+
+# -------------------------------------------------------------------------------------------------- our modules
+
+
+def ours(name):
+    """One of our modules, such as 'photos.levels', without taking its plain name from anybody."""
+    if PACKAGE not in sys.modules:
+        package = types.ModuleType(PACKAGE, 'The modules beside hubconf.py.')
+        package.__path__ = [FOLDER]
+        sys.modules[PACKAGE] = package
+        sys.meta_path.insert(0, Finder)
+        with kernel_cache():
+            importlib.import_module(f'{PACKAGE}.kernels').cpu_kernels()
+    return importlib.import_module(f'{PACKAGE}.{name}')
+
+
+class Finder:
+    """Finds the modules below PACKAGE where Python would, and has them import one another there."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        """Spec of a module below PACKAGE; None for all others."""
+        if not name.startswith(f'{PACKAGE}.'):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            spec.loader = Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class Loader(importlib.machinery.SourceFileLoader):
+    """Runs a module of ours with an `import` of its own."""
+
+    def exec_module(self, module):
+        """Run it."""
+        module.__builtins__ = {**vars(builtins), '__import__': import_ours}
+        super().exec_module(module)
+
+
+def import_ours(name, globals=None, locals=None, fromlist=(), level=0):
+    """What `import` does in our modules: those of OURS are taken from PACKAGE."""
+    first = name.partition('.')[0]
+    if level or first not in OURS:
+        return builtins.__import__(name, globals, locals, fromlist, level)
+    module = builtins.__import__(f'{PACKAGE}.{name}', globals, locals, fromlist, 0)
+    return module if fromlist else sys.modules[f'{PACKAGE}.{first}']
+
+
+@contextlib.contextmanager
+def kernel_cache():
+    """A folder of its own for what Numba compiles: it keeps the module's name with it, and the scripts' is another."""
+    try:
+        from numba import config
+    except ImportError:  # the plain torch path works without
+        yield
+        return
+    before = config.CACHE_DIR
+    config.CACHE_DIR = os.path.join(before or torch.hub.get_dir(), 'deepupe')
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
