@@ -161,6 +161,8 @@ class Enhance:
     def shrink(self, fullres):
         """lowres (1, 3, 256, 256) of fullres (1, 3, H, W) as the network's checkpoint was trained, without rounding."""
         size, mode = (self.levels.LOW_SIZE, self.levels.LOW_SIZE), self.network.lowres_mode
+        if mode == 'area':
+            return ours('photos.lowres').shrink(fullres)
         corners = {} if mode == 'nearest' else {'align_corners': False}
         return torch.nn.functional.interpolate(fullres, size, mode=mode, **corners)
 
