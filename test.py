@@ -1,23 +1,28 @@
 """Score checkpoints, baselines and other systems' results on pairs, by a protocol that is printed with the numbers.
 
-    python test.py --checkpoints_file checkpoints/general/best.pth --pairs_file path/to/eval15.csv
-    python test.py --checkpoints_file a/best.pth,b/best.pth --dataset_dir path/to/fivek --split paper
-    python test.py --results_dir other_system/results --baselines gamma,best_gamma,clahe --pairs_file path/to/eval15.csv
+    python test.py --checkpoints_file checkpoints/general/best.pth --pairs_file path/to/pairs.csv
+    python test.py --checkpoints_file a/best.pth,b/best.pth --protocol lol --dataset_dir path/to/LOL
+    python test.py --checkpoints_file a/best.pth --dataset_dir path/to/fivek --split paper
+    python test.py --results_dir other_system/results --baselines gamma,best_gamma,clahe --pairs_file path/to/pairs.csv
     torchrun --nproc_per_node=4 test.py ...
 
 Without pairs_file or dataset_dir it scores the validation split saved beside the first checkpoint. Prints a Markdown
-table and writes to result_dir: per_photo.csv, summary.json (means, intervals, protocol, hashes, versions), table.md and
-extremes.jpg (input, result, target of the best, median and worst photos).
+table and writes to result_dir: per_photo.csv, summary.json (means, intervals, how results differ from their targets in
+lightness, contrast, chroma and black point, protocol, hashes, versions), table.md and extremes.jpg (input, result,
+target of the best, median and worst photos).
 
 Default protocol: each photo at its own size, 8-bit RGB, nothing cropped, no GT-mean. The predecessor's weights are
-scored as it published them, levels rounded down; all else is rounded to the nearest level.
+scored as it published them, levels rounded down; all else is rounded to the nearest level. Other systems' results of
+16 bit are rounded to 8.
 """
 
 import os
 import platform
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import cv2
 import numpy
@@ -30,15 +35,19 @@ import utils
 from kernels import Edit, enhance_photo
 from pairs.lists import choose_split, find_overlap, find_pairs, hash_files, hash_pairs, pair_hashes, read_pairs
 from pairs.predecessor import read_options_pickle
+from photos.levels import to_8bit
 from photos.picture import list_photos, read_photo
 from runs.checkpoint import load_network
+from scoring.appearance import measure_appearance
+from scoring.baselines import best_gamma, choose_baselines, gamma_decibels
 from scoring.metrics import METRICS, OPTIONAL, optional_metric
-from scoring.protocol import Protocol, baselines, markdown_table, stem
+from scoring.protocol import STANDARDS, Protocol
+from scoring.report import RESULT, TARGET, compare_methods, summarize_methods, write_report
 from scoring.sheets import save_extremes
-from scoring.statistics import RESAMPLES, compare, extremes, summarize
+from scoring.statistics import extremes
 from system.files import describe, raise_all, save_csv, save_json, save_text
 from system.process import cores, keep_memory
-from system.ranks import gather, join_ranks
+from system.ranks import gather, join_ranks, ranks
 
 opt = SimpleNamespace(
     # what is scored, beside the unprocessed input
@@ -47,115 +56,154 @@ opt = SimpleNamespace(
     baselines='',  # of gamma, best_gamma, clahe, rescale, commas between
     strength=1.0,  # of the checkpoints: 0 leaves the photo as it is, 1 is the model's result
     denoise=0.0,  # of the checkpoints: 1 takes out the noise that brightening brings up; marked in the result
-    rounding='',  # nearest or down; '' is down for the predecessor's weights, nearest for ours
+    rounding='',  # of the checkpoints; '' is down for the predecessor's weights, nearest for ours
     # on what
     pairs_file='',  # CSV list with the columns input,target; or the predecessor's options.pkl, with dataset_dir
-    dataset_dir='',  # or a folder with input/ and expertC_gt/
+    dataset_dir='',  # or a folder with input/ and expertC_gt/, low/ and high/, or input/ and target/
     split='all',  # of dataset_dir: all; paper (FiveK a4501 to a5000); ratio (what train.py validates on)
     dataset_ratio=0.9,  # of split ratio
     seed=212,  # of split ratio
     targets_as_input=False,  # score how far well exposed photos, the targets, are left as they are
     # protocol
+    protocol='',  # lol: eval15/ of LOL, which dataset_dir names, or its CSV list; lol_gt_mean: with GT-mean, marked
     metrics='psnr,ssim,ssim_gauss,de76,de2000',  # and ms_ssim, lpips, niqe where their packages are installed
     resize='',  # '' scores each photo at its own size; 512x512, or long512 for a long side of 512
     crop_border=0,  # pixels left out on every side
     gt_mean=False,  # scale each result to its target's mean grey level (some papers on LOL); marked in the result
     skip_bad=False,  # a mean without the pairs that cannot be scored; their number is printed with it
+    appearance=False,  # columns in the table: lightness, contrast, chroma, black point; summary.json has them always
     # run
     result_dir='',  # '' is test_<name of the pairs> beside the first checkpoint
     fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
 )
 
+LIMITS = {
+    'strength': '0 to 1',
+    'denoise': '0 or more',
+    'rounding': "one of '', nearest, down",
+    'split': 'one of all, paper, ratio',
+    'dataset_ratio': '0 to below 1',
+    'seed': '0 or more',
+    'protocol': f"one of '', {', '.join(STANDARDS)}",
+    'crop_border': '0 or more',
+}
+
+DEFAULTS = vars(opt).copy()
 INPUT = 'unprocessed input'
 
 
 def main(opt):
+    utils.check_options(opt, LIMITS)
+    check_combination(opt)
     keep_memory()
-    rank, world = join_ranks()
-    protocol = Protocol(opt.resize, opt.crop_border, opt.gt_mean)
-    protocol.check()
-    if opt.denoise < 0:
-        raise ValueError(f'denoise: expected 0 or more, got {opt.denoise}')
+    rank, _ = join_ranks()
+
+    # choose
+    protocol = choose_protocol(opt)
     functions, blanks = choose_metrics(opt.metrics)
-    checkpoints = [name.strip() for name in opt.checkpoints_file.split(',') if name.strip()]
+    checkpoints, others = names_of(opt.checkpoints_file), names_of(opt.baselines)
     name, pairs = choose_pairs(opt, checkpoints)
-    if opt.targets_as_input:
-        name, pairs = f'{name}_targets_as_input', [(target, target) for target in sorted({t for _, t in pairs})]
     result_dir = opt.result_dir or os.path.join(os.path.dirname(checkpoints[0]) if checkpoints else '.', f'test_{name}')
-    methods, about = choose_methods(opt, checkpoints, protocol, pairs)
-    hashes = hash_files({path for pair in pairs for path in pair})
-    for method in about:
-        about[method].update(check_overlap(method, about[method].get('checkpoint'), pairs, hashes, quiet=rank > 0))
+    os.makedirs(result_dir, exist_ok=True)
+    if not os.access(result_dir, os.W_OK):
+        raise ValueError(f'result_dir: expected a folder that can be written to, got {result_dir}')
+    methods = choose_methods(opt, checkpoints, others, pairs, protocol)
+    find_overlaps(methods, pairs, quiet=rank > 0)
 
-    # score this rank's share
-    def score(position):
-        try:
-            return position, score_pair(pairs[position], methods, protocol, functions)
-        except (OSError, ValueError, MemoryError) as error:
-            return position, describe(error)
-
-    mine = range(rank, len(pairs), world)
-    with ThreadPoolExecutor(cores()) as pool:
-        bar = tqdm(pool.map(score, mine), name, len(mine), disable=None if rank == 0 else True, leave=False)
-        scored = sorted(gather(list(bar)), key=lambda item: item[0])
+    # score
+    scored = map_pairs(lambda pair: score_pair(pair, methods, protocol, functions), pairs, name)
+    kept = [(pair, scores) for pair, scores in zip(pairs, scored, strict=True) if not isinstance(scores, str)]
+    problems = [reason for reason in scored if isinstance(reason, str)]
+    if problems and not (opt.skip_bad and kept):
+        if rank == 0:
+            raise_all(problems, f'{name}, no mean from the other {len(kept)} of {len(pairs)} pairs')
+        return 1
+    if 'best_gamma' in others:
+        add_best_gamma(methods, kept, protocol, functions)
     if rank > 0:
         return 0
-    problems = [result for _, result in scored if isinstance(result, str)]
-    rows = [
-        {'input': pairs[position][0], 'target': pairs[position][1], 'method': method, **values}
-        for position, result in scored
-        if not isinstance(result, str)
-        for method, values in result.items()
-    ]
-    if not opt.skip_bad or not rows:
-        raise_all(problems, f'{name}, no mean from the other {len(pairs) - len(problems)} of {len(pairs)} pairs')
 
     # report
-    columns = {
-        method: {metric: [row[metric] for row in rows if row['method'] == method] for metric in functions}
-        for method in methods
-    }
-    means = {
-        method: {metric: summarize(values) for metric, values in column.items() if functions[metric]}
-        for method, column in columns.items()
-    }
-    table = markdown_table(means, functions)
+    rows = [{'input': pair[0], 'target': pair[1], **row} for pair, scores in kept for row in scores]
+    metrics = [metric for metric, function in functions.items() if function]
+    found = summarize_methods(rows, metrics)
     summary = {
         'pairs': name,
-        'photos': len(pairs) - len(problems),
+        'photos': len(kept),
         'split_sha256': hash_pairs(pairs),
-        'protocol': str(protocol),
+        'protocol': describe_protocol(opt.protocol, protocol),
         'skipped': problems,
         'blank_metrics': blanks,
-        'methods': {method: {**about[method], **means[method]} for method in methods},
-        'paired': compare_methods(columns, functions),
+        'methods': {label: {**method.about, **found[label]} for label, method in methods.items()},
+        'paired': compare_methods(rows, metrics, INPUT),
         'options': vars(opt),
         'versions': versions(),
     }
-    os.makedirs(result_dir, exist_ok=True)
-    save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, ('input', 'target', 'method', *functions))
+    report = write_report(summary, functions, opt.appearance)
+    save_csv(
+        os.path.join(result_dir, 'per_photo.csv'), rows, ('input', 'target', 'method', *functions, *RESULT, *TARGET)
+    )
     save_json(os.path.join(result_dir, 'summary.json'), summary)
-    header = f'{name}: {summary["photos"]} photos, {protocol}, split {summary["split_sha256"]}'
-    if problems:
-        header += f'\nSKIPPED {len(problems)} of {len(pairs)} pairs (--skip_bad): {"; ".join(problems)}'
-    notes = [f'{method}: rounding {about[method]["rounding"]}' for method in about if 'rounding' in about[method]]
-    notes += [f'{metric} is blank: {reason}' for metric, reason in blanks.items()]
-    notes += describe_paired(summary['paired'])
-    lines = [
-        header,
-        '',
-        table,
-        '',
-        f'± is half the 95 % bootstrap interval ({RESAMPLES:,} resamples)',
-        *notes,
-    ]
-    save_text(os.path.join(result_dir, 'table.md'), '\n'.join(lines) + '\n')
-    shown = next((method for method in methods if method != INPUT), INPUT)
-    save_pictures(os.path.join(result_dir, 'extremes.jpg'), rows, shown, methods[shown], protocol)
-    print('\n'.join(lines))
+    save_text(os.path.join(result_dir, 'table.md'), report)
+    print(report, end='', flush=True)
+    shown = next((label for label in methods if label != INPUT), INPUT)
+    save_pictures(os.path.join(result_dir, 'extremes.jpg'), rows, shown, methods[shown].run, protocol)
     print(f'per_photo.csv, summary.json, table.md, extremes.jpg: {result_dir}')
     return 0
+
+
+# ------------------------------------------------------------------------------------------------------ choose
+
+
+class Method(NamedTuple):
+    """What is scored: a function of a photo and of the path of its file, and facts of it for the summary."""
+
+    run: Callable
+    about: dict
+
+
+def names_of(option):
+    """The parts of an option with commas between."""
+    return [part.strip() for part in option.split(',') if part.strip()]
+
+
+def check_combination(opt):
+    """Refuse an option that the others leave without effect, and one that a standard protocol fixes.
+
+    Raises:
+        ValueError: the option, what it needs, and what was given.
+    """
+    needs = {
+        'split': (opt.dataset_dir and not opt.pairs_file, '--dataset_dir and without --pairs_file'),
+        'dataset_ratio': (opt.split == 'ratio', '--split ratio'),
+        'seed': (opt.split == 'ratio', '--split ratio'),
+        **{name: (names_of(opt.checkpoints_file), 'a checkpoint') for name in ('strength', 'denoise', 'rounding')},
+    }
+    if opt.protocol:
+        fixed = 'split', 'targets_as_input', 'resize', 'crop_border', 'gt_mean', 'skip_bad'
+        needs |= {name: (False, f'another protocol than {opt.protocol}') for name in fixed}
+    for name, (usable, needed) in needs.items():
+        value = getattr(opt, name)
+        if value != DEFAULTS[name] and not usable:
+            raise ValueError(f'{name}: expected only with {needed}, got {value!r} without')
+
+
+def choose_protocol(opt):
+    """The standard protocol that is asked for by name, or that of the options.
+
+    Raises:
+        ValueError: resize is none of its forms.
+    """
+    if opt.protocol:
+        return STANDARDS[opt.protocol].protocol
+    protocol = Protocol(opt.resize, opt.crop_border, opt.gt_mean)
+    protocol.check()
+    return protocol
+
+
+def describe_protocol(name, protocol):
+    return f'protocol {name} ({STANDARDS[name].title}), {protocol}' if name else str(protocol)
 
 
 def choose_metrics(names):
@@ -165,7 +213,7 @@ def choose_metrics(names):
         ValueError: unknown metric.
     """
     functions, blanks = {}, {}
-    for name in filter(None, (part.strip() for part in names.split(','))):
+    for name in names_of(names):
         if name not in (*METRICS, *OPTIONAL):
             raise ValueError(f'metrics: expected {", ".join((*METRICS, *OPTIONAL))}, got {name!r}')
         functions[name] = METRICS.get(name) or optional_metric(name)
@@ -177,6 +225,26 @@ def choose_metrics(names):
 
 
 def choose_pairs(opt, checkpoints):
+    """(name, pairs) of the options.
+
+    Raises:
+        OSError, ValueError: no such list or folder, a pair twice, or not the number of pairs that a protocol has.
+    """
+    name, pairs = find_test_pairs(opt, checkpoints)
+    seen, twice = set(), []
+    for pair in pairs:
+        key = tuple(map(os.path.realpath, pair))
+        twice += [f'{pair[0]}: listed twice with the target {pair[1]}'] if key in seen else []
+        seen.add(key)
+    raise_all(twice, name)
+    if opt.protocol and len(pairs) != STANDARDS[opt.protocol].count:
+        raise ValueError(f'protocol {opt.protocol}: expected {STANDARDS[opt.protocol].count} pairs, got {len(pairs)}')
+    if opt.targets_as_input:
+        name, pairs = f'{name}_targets_as_input', [(target, target) for target in sorted({t for _, t in pairs})]
+    return name, pairs
+
+
+def find_test_pairs(opt, checkpoints):
     """(name, pairs) of the list, of the dataset folder, or of the validation split beside the first checkpoint."""
     if opt.pairs_file.endswith('.pkl'):
         if not opt.dataset_dir:
@@ -184,6 +252,13 @@ def choose_pairs(opt, checkpoints):
         return utils.set_name(opt.pairs_file), read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
     if opt.pairs_file and opt.dataset_dir:
         raise ValueError('pairs_file, dataset_dir: expected one of them, got both')
+    if opt.protocol and not opt.pairs_file:
+        standard = STANDARDS[opt.protocol]
+        folder = os.path.join(opt.dataset_dir, standard.folder)
+        if not opt.dataset_dir or not os.path.isdir(folder):
+            wanted = f'the folder of {standard.title} with {standard.folder}/ in it, or pairs_file'
+            raise FileNotFoundError(f'dataset_dir: expected {wanted}, got {opt.dataset_dir!r}')
+        return opt.protocol, find_pairs(folder)
     if opt.dataset_dir:
         pairs = choose_split(find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)
         name = os.path.basename(os.path.abspath(opt.dataset_dir))
@@ -197,131 +272,192 @@ def choose_pairs(opt, checkpoints):
     return utils.set_name(pairs_file), read_pairs(pairs_file)
 
 
-def choose_methods(opt, checkpoints, protocol, pairs):
-    """({label: function (photo, path of the input) -> result}, {label: facts for the summary}), the input first."""
-    methods, about = {INPUT: lambda photo, path: photo}, {INPUT: {}}
+def choose_methods(opt, checkpoints, others, pairs, protocol):
+    """{label: Method}, the unprocessed input first; best_gamma follows when the others are scored.
+
+    Raises:
+        OSError, ValueError: a checkpoint or folder that cannot be used, or one that is given twice.
+    """
+    methods = {INPUT: Method(lambda photo, path: photo, {})}
+
+    def add(label, longer, method):
+        label = longer if label in methods else label
+        if label in methods:
+            raise ValueError(f'{label}: expected once, got it twice')
+        methods[label] = method
+
     device = utils.pick_device(opt.device)
+    suffix = f' + denoise {opt.denoise:g}' if opt.denoise else ''
     for path in checkpoints:
-        network, checkpoint = load_network(path, device)
-        rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
-        if rounding not in ('nearest', 'down'):
-            raise ValueError(f'rounding: expected nearest or down, got {rounding!r}')
-        label = utils.set_name(path)
-        label = path if label in methods else label
-        label += f' + denoise {opt.denoise:g}' if opt.denoise else ''
-
-        def enhance(photo, path, network=network, round_down=rounding == 'down'):
-            return enhance_photo(
-                network, photo, Edit(opt.strength, opt.denoise, round_down), fused=opt.fused, all_cores=False
-            )[0]
-
-        methods[label] = enhance
-        sha256 = hash_files([path])[path]
-        about[label] = {'checkpoint': path, 'sha256': sha256, 'rounding': rounding, 'strength': opt.strength}
-        about[label] |= {'denoise': opt.denoise}
-    for folder in filter(None, (part.strip() for part in opt.results_dir.split(','))):
-        results, label = {}, os.path.basename(os.path.abspath(folder))
-        label = folder if label in methods else label
-        for path in list_photos(folder):
-            if stem(path) in results:
-                raise ValueError(f'{path}: same stem as {results[stem(path)]}')
-            results[stem(path)] = path
-
-        def read_result(photo, path, results=results, folder=folder):
-            if stem(path) not in results:
-                raise ValueError(f'{path}: no result in {folder}')
-            result = read_photo(results[stem(path)])
-            return result if result.shape == photo.shape else protocol.prepare(result)
-
-        methods[label], about[label] = read_result, {'results_dir': folder}
-    read = (tuple(protocol.prepare(photo) for photo in pipeline.read_pair(pair)) for pair in pairs)
-    for label, function in baselines(opt.baselines, read).items():
-        methods[label], about[label] = lambda photo, path, function=function: function(photo), {}
-    return methods, about
+        add(utils.set_name(path) + suffix, path + suffix, use_checkpoint(path, opt, device))
+    for folder in names_of(opt.results_dir):
+        add(os.path.basename(os.path.abspath(folder)), folder, use_results(folder, pairs, protocol))
+    for label, function in choose_baselines(others).items():
+        add(label, f'{label} (baseline)', Method(lambda photo, path, function=function: function(photo), {}))
+    return methods
 
 
-def check_overlap(method, checkpoint, pairs, hashes, quiet):
-    """Compare the test pairs with the checkpoint's training pairs, warn of any overlap, return it for the summary."""
-    train_csv = os.path.join(os.path.dirname(checkpoint), 'train_pairs.csv') if checkpoint else ''
+def use_checkpoint(path, opt, device):
+    """Method of a checkpoint."""
+    network, checkpoint = load_network(path, device)
+    rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
+    edit = Edit(opt.strength, opt.denoise, round_down=rounding == 'down')
+
+    def enhance(photo, path):
+        return enhance_photo(network, photo, edit, fused=opt.fused, all_cores=False)[0]
+
+    about = {'checkpoint': path, 'sha256': hash_files([path])[path]}
+    return Method(enhance, about | {'rounding': rounding, 'strength': opt.strength, 'denoise': opt.denoise})
+
+
+def use_results(folder, pairs, protocol):
+    """Method that reads another system's results, matched by stem.
+
+    Raises:
+        OSError, ValueError: no photos there, or a stem that two of them, or two inputs, share.
+    """
+    problems = []
+    results = files_by_stem(list_photos(folder), problems)
+    files_by_stem(sorted({photo for photo, _ in pairs}), problems)
+    raise_all(problems, f'{folder}, results matched by stem')
+
+    def read_result(photo, path):
+        if stem(path) not in results:
+            raise ValueError(f'{path}: no result in {folder}')
+        result = to_8bit(read_photo(results[stem(path)]))
+        return result if result.shape == photo.shape else protocol.prepare(result)
+
+    return Method(read_result, {'results_dir': folder})
+
+
+def files_by_stem(paths, problems):
+    """{stem: path}; a stem that two paths share goes to problems."""
+    found = {}
+    for path in paths:
+        if stem(path) in found:
+            problems.append(f'{path}: same stem as {found[stem(path)]}')
+        found[stem(path)] = path
+    return found
+
+
+def stem(path):
+    """A file's name without folder and extension."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def find_overlaps(methods, pairs, quiet):
+    """Compare the test pairs with each checkpoint's training pairs: a warning, and a fact of the method."""
+    hashes = hash_files({path for pair in pairs for path in pair})
+    for label, method in methods.items():
+        if 'checkpoint' in method.about:
+            method.about['overlap'] = check_overlap(label, method.about['checkpoint'], pairs, hashes, quiet)
+
+
+def check_overlap(label, checkpoint, pairs, hashes, quiet):
+    """How many test pairs are among a checkpoint's training pairs, see find_overlap; a warning where there are any."""
+    train_csv = os.path.join(os.path.dirname(checkpoint), 'train_pairs.csv')
     if not os.path.isfile(train_csv):
-        return {'overlap': 'unknown: no train_pairs.csv beside the checkpoint'} if checkpoint else {}
+        return 'unknown: no train_pairs.csv beside the checkpoint'
     train_pairs = read_pairs(train_csv)
     train_hashes = pair_hashes(train_csv, train_pairs)
     overlap = find_overlap(pairs, train_pairs, train_hashes, hashes)
     if not all(train_hashes):
         overlap['content'] = 'unknown: neither hashes in train_pairs.csv nor its files at hand'
-    if any(overlap[kind] for kind in ('same_input', 'same_target', 'same_name')) and not quiet:
+    if any(overlap[name] for name in ('same_input', 'same_target', 'same_name')) and not quiet:
         print(
-            f'WARNING: {method}: of {len(pairs)} test pairs, {overlap["same_input"]} inputs and '
+            f'WARNING: {label}: of {len(pairs)} test pairs, {overlap["same_input"]} inputs and '
             f'{overlap["same_target"]} targets are among its training photos by content, '
             f'{overlap["same_name"]} inputs by file name',
             file=sys.stderr,
         )
-    return {'overlap': overlap}
+    return overlap
+
+
+# ------------------------------------------------------------------------------------------------------- score
+
+
+def map_pairs(function, pairs, title):
+    """[function(pair) of every pair], shared among ranks and threads; the reason, a text, for a pair where it fails."""
+    rank, world = ranks()
+
+    def attempt(position):
+        try:
+            return position, function(pairs[position])
+        except (OSError, ValueError, MemoryError) as error:
+            return position, describe(error)
+
+    mine = range(rank, len(pairs), world)
+    with ThreadPoolExecutor(cores()) as pool:
+        bar = tqdm(pool.map(attempt, mine), title, len(mine), disable=None if rank == 0 else True, leave=False)
+        found = gather(list(bar))
+    return [result for _, result in sorted(found, key=lambda item: item[0])]
 
 
 def score_pair(pair, methods, protocol, functions):
-    """{method: {metric: value}} of one pair.
+    """Rows of one pair, one for each method: {'method', metrics, appearance of the result and of the target}.
 
     Raises:
         OSError, ValueError: unreadable, of different sizes, or not 8 bit; the message names the file.
     """
-    photo, target = read_8bit(pair)
-    photo, target = protocol.prepare(photo), protocol.prepare(target)
-    scores = {}
-    for method, function in methods.items():
-        result = function(photo, pair[0])
+    photo, target = read_prepared(pair, protocol)
+    rows = []
+    for label, method in methods.items():
+        result = method.run(photo, pair[0])
         try:
-            scores[method] = protocol.score(result, target, functions)
+            images = protocol.align(result, target)
+            row = {name: function(*images) if function else '' for name, function in functions.items()}
         except ValueError as error:
-            raise ValueError(f'{pair[0]}: {method}: {error}') from error
-    return scores
+            raise ValueError(f'{pair[0]}: {label}: {error}') from error
+        appearance = [value for image in images for value in measure_appearance(image)]
+        rows.append({'method': label, **row, **dict(zip((*RESULT, *TARGET), appearance, strict=True))})
+    return rows
 
 
-def read_8bit(pair):
-    """Both photos of a pair; raises ValueError, which names the file, where one is not 8 bit."""
+def read_prepared(pair, protocol):
+    """Both photos of a pair at the size that is scored; raises ValueError, which names the file, if not 8 bit."""
     photo, target = pipeline.read_pair(pair)
     if photo.dtype != 'uint8' or target.dtype != 'uint8':
         raise ValueError(f'{pair[0]}: expected 8-bit photos, got {photo.dtype} and {target.dtype}')
-    return photo, target
+    return protocol.prepare(photo), protocol.prepare(target)
 
 
-def compare_methods(columns, functions):
-    """Paired differences of every method to the first after the input: [{'method', 'to', metric: ...}]."""
-    first, *others = [method for method in columns if method != INPUT] or [INPUT]
-    return [
-        {'method': other, 'to': first, **{
-            metric: compare(columns[other][metric], columns[first][metric])
-            for metric in ('psnr', 'ssim') if functions.get(metric)
-        }}
-        for other in others
-    ]  # fmt: skip
+def add_best_gamma(methods, kept, protocol, functions):
+    """Score the gamma that is best on the pairs that were scored; adds it to methods and to the rows of each pair.
+
+    Args:
+        kept: list of (pair, rows).
+    """
+    pairs = [pair for pair, _ in kept]
+    decibels = map_pairs(lambda pair: gamma_decibels(*read_prepared(pair, protocol)), pairs, 'best gamma')
+    label, function = best_gamma(decibels)
+    methods[label] = Method(lambda photo, path: function(photo), {})
+    only = {label: methods[label]}
+    more = map_pairs(lambda pair: score_pair(pair, only, protocol, functions), pairs, label)
+    for (_, rows), added in zip(kept, more, strict=True):
+        rows += added
 
 
-def describe_paired(paired):
-    """A line for each paired difference."""
-    lines = []
-    for entry in paired:
-        low, high = entry['psnr']['ci95'] or (float('nan'), float('nan'))
-        lines.append(
-            f'{entry["method"]} - {entry["to"]}: {entry["psnr"]["mean"]:+.3f} dB [{low:+.3f}, {high:+.3f}], '
-            f'better on {entry["psnr"]["won"]:.0%} of photos'
-        )
-    return lines
+# ------------------------------------------------------------------------------------------------------ report
 
 
-def save_pictures(path, rows, method, function, protocol, count=5):
-    """The method's best, median and worst photos by PSNR: input, result, target, with their numbers."""
-    rows = [row for row in rows if row['method'] == method]
+def save_pictures(path, rows, label, function, protocol):
+    """A method's best, median and worst photos by PSNR: input, result, target, with their numbers.
+
+    The table is out by now: a picture that cannot be made is a note on stderr.
+    """
+    rows = [row for row in rows if row['method'] == label]
     shown = []
-    for rank, positions in extremes([row['psnr'] for row in rows], count).items():
-        for row in (rows[i] for i in positions):
-            photo, target = map(protocol.prepare, pipeline.read_pair((row['input'], row['target'])))
-            caption = f'{rank}: {os.path.basename(row["input"])}  PSNR {row["psnr"]:.2f}'
-            if row.get('ssim') not in (None, ''):
-                caption += f'  SSIM {row["ssim"]:.3f}'
-            shown.append((f'{caption}   (input, {method}, target)', [photo, function(photo, row['input']), target]))
-    save_extremes(path, shown)
+    try:
+        for rank, positions in extremes([row['psnr'] for row in rows]).items():
+            for row in (rows[i] for i in positions):
+                photo, target = read_prepared((row['input'], row['target']), protocol)
+                caption = f'{rank}: {os.path.basename(row["input"])}  PSNR {row["psnr"]:.2f}'
+                if row.get('ssim') not in (None, ''):
+                    caption += f'  SSIM {row["ssim"]:.3f}'
+                shown.append((f'{caption}   (input, {label}, target)', [photo, function(photo, row['input']), target]))
+        save_extremes(path, shown)
+    except (OSError, ValueError, MemoryError, cv2.error) as error:
+        print(f'note: no {path}: {describe(error)}', file=sys.stderr)
 
 
 def versions():
@@ -332,4 +468,4 @@ def versions():
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt)
+    utils.run_script(main, opt, LIMITS)

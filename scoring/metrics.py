@@ -1,7 +1,7 @@
 """Image quality metrics of 8-bit photos against their target, all of them well-kept libraries' own functions.
 
-Photos are (H, W, 3) uint8 RGB, both of one size. `METRICS` are always there; `optional_metric` finds those that need a
-package, or weights, that not everybody has.
+Photos are (H, W, 3) RGB, both of one size; 16 bit is rounded to 8 first. `METRICS` are always there; `optional_metric`
+finds those that need a package, or weights, that not everybody has.
 """
 
 import glob
@@ -13,13 +13,15 @@ import torch
 from skimage.color import deltaE_cie76, deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from photos.levels import to_8bit
+
 
 def psnr(photo, target):
     """Peak signal-to-noise ratio over all values in dB; infinite for equal photos.
 
     Source: skimage.metrics.peak_signal_noise_ratio.
     """
-    check_same_shape(photo, target)
+    photo, target = check_photos(photo, target)
     if np.array_equal(photo, target):
         return float('inf')
     return float(peak_signal_noise_ratio(target, photo, data_range=255))
@@ -31,7 +33,7 @@ def ssim(photo, target):
     In float32, which is three times faster and differs by less than 1e-6.
     Source: skimage.metrics.structural_similarity.
     """
-    check_same_shape(photo, target, side=7)
+    photo, target = check_photos(photo, target, side=7)
     return float(structural_similarity(*as_float(target, photo), channel_axis=-1, data_range=255))
 
 
@@ -41,7 +43,7 @@ def ssim_gauss(photo, target):
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004, by
     skimage.metrics.structural_similarity.
     """
-    check_same_shape(photo, target, side=11)
+    photo, target = check_photos(photo, target, side=11)
     window = {'gaussian_weights': True, 'sigma': 1.5, 'use_sample_covariance': False}
     return float(structural_similarity(*as_float(target, photo), channel_axis=-1, data_range=255, **window))
 
@@ -106,7 +108,7 @@ def optional_metric(name):
 
 
 def color_difference(photo, target, difference):
-    check_same_shape(photo, target)
+    photo, target = check_photos(photo, target)
     lab = [rgb2lab(image / np.float32(255)) for image in (target, photo)]
     return float(difference(*lab).mean(dtype=np.float64))
 
@@ -116,11 +118,17 @@ def as_float(*photos):
 
 
 def as_batch(photo):
-    return torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(to_8bit(photo)).permute(2, 0, 1)[None].float() / 255
 
 
-def check_same_shape(photo, target, side=1):
+def check_photos(photo, target, side=1):
+    """Both photos as uint8.
+
+    Raises:
+        ValueError: they differ in size, or are smaller than side x side.
+    """
     if photo.shape != target.shape:
         raise ValueError(f'metric: expected two photos of one size, got {photo.shape} and {target.shape}')
     if min(photo.shape[:2]) < side:
         raise ValueError(f'metric: expected {side} x {side} pixels or more, got {photo.shape[1]} x {photo.shape[0]}')
+    return to_8bit(photo), to_8bit(target)

@@ -20,8 +20,9 @@ def bootstrap(values, seed=0):
     """[low, high] of the mean's 95 % percentile interval over RESAMPLES resamples; None where a value is infinite."""
     if not np.isfinite(values).all():
         return None
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    rng, count, means = np.random.default_rng(seed), len(values), []
+    for _ in range(0, RESAMPLES, 100):  # so few at once that their positions take little memory
+        means.append(values[rng.integers(count, size=(100, count))].mean(axis=1))
     return [float(value) for value in np.percentile(means, (2.5, 97.5))]
 
 

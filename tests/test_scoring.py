@@ -22,7 +22,7 @@ from model import build_network
 from pairs import lists, predecessor
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import save_checkpoint
-from scoring import appearance, metrics, protocol, statistics
+from scoring import appearance, baselines, metrics, protocol, report, sheets, statistics
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -115,17 +115,21 @@ def test_unknown_metric_is_refused():
 # ----------------------------------------------------------------------------------------- protocol, baselines
 
 
+def score(rule, result, target):
+    """PSNR by a protocol."""
+    return metrics.psnr(*rule.align(result, target))
+
+
 def test_protocol_resizes_and_crops():
     photo = np.zeros((30, 60, 3), np.uint8)
     assert protocol.Protocol('long20').prepare(photo).shape == (10, 20, 3)
     assert protocol.Protocol('16x8').prepare(photo).shape == (8, 16, 3)
     photo, target = random_pair()
     photo[0], target[0] = 0, 255  # a wrong border row
-    functions = {'psnr': metrics.psnr}
-    whole, cropped = (protocol.Protocol(crop_border=n).score(photo, target, functions)['psnr'] for n in (0, 1))
+    whole, cropped = (score(protocol.Protocol(crop_border=n), photo, target) for n in (0, 1))
     assert cropped > whole
     with pytest.raises(ValueError, match='nothing left'):
-        protocol.Protocol(crop_border=12).score(photo, target, functions)
+        score(protocol.Protocol(crop_border=12), photo, target)
     for bad in ('512', 'long', '0x5', '5x5x5'):
         with pytest.raises(ValueError, match='resize: expected'):
             protocol.Protocol(bad).check()
@@ -135,8 +139,7 @@ def test_gt_mean_undoes_a_wrong_brightness_and_says_so():
     _, target = random_pair()
     target = np.clip(target, 20, 120)
     dark = (target * 0.5).astype(np.uint8)
-    functions = {'psnr': metrics.psnr}
-    plain, matched = (protocol.Protocol(gt_mean=on).score(dark, target, functions)['psnr'] for on in (False, True))
+    plain, matched = (score(protocol.Protocol(gt_mean=on), dark, target) for on in (False, True))
     assert plain < 20
     assert matched > 45
     assert 'GT-MEAN' in str(protocol.Protocol(gt_mean=True))
@@ -145,23 +148,26 @@ def test_gt_mean_undoes_a_wrong_brightness_and_says_so():
 
 def test_best_gamma_is_found_among_all():
     _, target = random_pair()
-    dark = protocol.gamma_levels(2.5)[target]
-    found = protocol.best_gamma([(dark, target)])
-    scores = [metrics.psnr(protocol.gamma_levels(gamma)[dark], target) for gamma in protocol.GAMMAS]
-    assert found == protocol.GAMMAS[int(np.argmax(scores))]
-    assert found == pytest.approx(0.4, abs=0.02)
+    dark = baselines.gamma_levels(2.5)[target]
+    decibels = baselines.gamma_decibels(dark, target)
+    scores = [metrics.psnr(baselines.gamma_levels(gamma)[dark], target) for gamma in baselines.GAMMAS]
+    np.testing.assert_allclose(decibels, scores, rtol=1e-9)
+    label, function = baselines.best_gamma([decibels])
+    assert label == 'gamma 0.40 (best here)'
+    np.testing.assert_array_equal(function(dark), baselines.gamma_levels(0.4)[dark])
 
 
 def test_baselines_are_scikit_images():
     photo, _ = random_pair()
-    functions = protocol.baselines('gamma,clahe,rescale', [])
+    functions = baselines.choose_baselines(['gamma', 'clahe', 'rescale', 'best_gamma'])
     assert list(functions) == ['gamma 0.4', 'CLAHE', 'rescale']
     np.testing.assert_allclose(functions['gamma 0.4'](photo), 255 * (photo / 255) ** 0.4, atol=1)
     stretched = functions['rescale'](photo)
     assert (stretched.min(), stretched.max()) == (0, 255)
     assert all(function(photo).dtype == np.uint8 for function in functions.values())
-    with pytest.raises(ValueError, match=r"baselines: expected .* got 'magic'"):
-        protocol.baselines('magic', [])
+    for bad in ('magic', 'gamma'):
+        with pytest.raises(ValueError, match=rf"baselines: expected .* each once, got '{bad}'"):
+            baselines.choose_baselines(['gamma', bad])
 
 
 # --------------------------------------------------------------------------------------------------- statistics
@@ -352,6 +358,168 @@ def test_no_mean_with_a_bad_pair_unless_skipped(checkpoint, make_pairs, tmp_path
     assert run_test(**values, skip_bad=True, result_dir=str(tmp_path / 'out')) == 0
     assert 'SKIPPED 1 of 4 pairs' in capsys.readouterr().out
     assert len(json.loads((tmp_path / 'out' / 'summary.json').read_text())['skipped']) == 1
+
+
+def read_summary(folder):
+    return json.loads((folder / 'summary.json').read_text())
+
+
+@pytest.mark.parametrize('name', metrics.METRICS)
+def test_16_bit_photos_score_as_8_bit(name):
+    photo, target = random_pair()
+    deep = photo.astype(np.uint16) * 257
+    assert metrics.METRICS[name](deep, target) == metrics.METRICS[name](photo, target)
+
+
+def test_16_bit_results_are_rounded_to_8(make_pairs, tmp_path):
+    folder = make_pairs(2)
+    (tmp_path / 'other').mkdir()
+    for name in ('p0.png', 'p1.png'):
+        write_photo(str(tmp_path / 'other' / name), read_photo(f'{folder}/target/{name}').astype(np.uint16) * 257)
+    run_test(checkpoints_file='', dataset_dir=folder, results_dir=str(tmp_path / 'other'), result_dir=str(tmp_path))
+    assert read_summary(tmp_path)['methods']['other']['psnr']['mean'] == 'inf'
+
+
+def test_inputs_of_one_stem_are_not_matched_with_one_result(make_pairs, tmp_path):
+    folder = make_pairs(2)
+    (tmp_path / 'more').mkdir()
+    shutil.copy(f'{folder}/input/p1.png', tmp_path / 'more' / 'p0.png')
+    pairs = [
+        (f'{folder}/input/p0.png', f'{folder}/target/p0.png'),
+        (str(tmp_path / 'more' / 'p0.png'), f'{folder}/target/p1.png'),
+    ]
+    lists.write_pairs(str(tmp_path / 'list.csv'), pairs)
+    values = {'checkpoints_file': '', 'pairs_file': str(tmp_path / 'list.csv'), 'result_dir': str(tmp_path / 'out')}
+    with pytest.raises(ValueError, match=r'matched by stem(.|\n)*p0.png: same stem as .*p0.png'):
+        run_test(**values, results_dir=f'{folder}/target')
+    assert run_test(**values) == 0  # no other system's results: nothing is matched
+
+
+def test_a_pair_listed_twice_is_named(make_pairs, tmp_path):
+    pairs = lists.find_pairs(make_pairs(2))
+    lists.write_pairs(str(tmp_path / 'list.csv'), [*pairs, pairs[1]])
+    with pytest.raises(ValueError, match=r'p1.png: listed twice'):
+        run_test(checkpoints_file='', pairs_file=str(tmp_path / 'list.csv'))
+
+
+def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_path):
+    (tmp_path / 'more' / 'run').mkdir(parents=True)
+    other = shutil.copy(checkpoint, tmp_path / 'more' / 'run' / 'best.pth')
+    folder = make_pairs(2)
+    results = shutil.copytree(f'{folder}/target', tmp_path / 'rescale')
+    values = {'dataset_dir': folder, 'result_dir': str(tmp_path / 'out'), 'denoise': 1.0}
+    run_test(checkpoints_file=f'{checkpoint},{other}', results_dir=str(results), baselines='rescale', **values)
+    suffix = ' + denoise 1'
+    assert list(read_summary(tmp_path / 'out')['methods']) == [
+        'unprocessed input', f'run_best{suffix}', f'{other}{suffix}', 'rescale', 'rescale (baseline)'
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match='expected once, got it twice'):
+        run_test(checkpoints_file=f'{checkpoint},{checkpoint},{checkpoint}', **values)
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'split': 'paper', 'pairs_file': 'a.csv'}, "split: expected only with --dataset_dir .*, got 'paper'"),
+        ({'split': 'ratio'}, 'split: expected only with --dataset_dir'),
+        ({'seed': 3, 'dataset_dir': 'a'}, 'seed: expected only with --split ratio, got 3'),
+        ({'denoise': 1.0, 'checkpoints_file': ''}, 'denoise: expected only with a checkpoint'),
+        ({'gt_mean': True, 'protocol': 'lol', 'dataset_dir': 'a'}, 'gt_mean: expected only with another protocol'),
+        ({'strength': 1.5}, 'strength: expected 0 to 1, got 1.5'),
+        ({'protocol': 'psnr'}, "protocol: expected one of '', lol, lol_gt_mean, got 'psnr'"),
+        ({'crop_border': -1}, 'crop_border: expected 0 or more, got -1'),
+    ],
+)
+def test_options_without_effect_or_out_of_range_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        run_test(**values)
+
+
+def test_best_gamma_is_that_of_the_pairs_which_are_scored(make_pairs, tmp_path):
+    folder = make_pairs(4)
+    for name in ('p0', 'p1', 'p2', 'p3'):  # p3 would want no gamma at all, and cannot be scored
+        target = read_photo(f'{folder}/target/{name}.png')
+        write_photo(f'{folder}/input/{name}.png', target if name == 'p3' else baselines.gamma_levels(2)[target])
+    pairs = lists.find_pairs(folder)
+    results = shutil.copytree(f'{folder}/target', tmp_path / 'results')
+    os.remove(results / 'p3.png')
+    lists.write_pairs(str(tmp_path / 'list.csv'), [*pairs, ('missing.png', pairs[0][1])])
+    values = {'checkpoints_file': '', 'pairs_file': str(tmp_path / 'list.csv'), 'results_dir': str(results)}
+    assert run_test(**values, baselines='best_gamma', skip_bad=True, result_dir=str(tmp_path / 'out')) == 0
+    summary = read_summary(tmp_path / 'out')
+    assert list(summary['methods'])[-1] == 'gamma 0.50 (best here)'
+    assert summary['photos'] == 3
+    assert len(summary['skipped']) == 2
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder'])
+def test_a_result_folder_that_cannot_be_made_ends_the_run_before_it_scores(make_pairs, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(evaluate, 'score_pair', None)  # would fail
+    (tmp_path / 'file').write_text('')
+    out = tmp_path / 'file' if kind == 'file' else tmp_path / 'file' / 'out'
+    with pytest.raises(OSError, match='file'):
+        run_test(checkpoints_file='', dataset_dir=make_pairs(2), result_dir=str(out))
+
+
+def test_tall_photos_fit_on_the_sheet(tmp_path):
+    tall = np.zeros((900, 3, 3), np.uint8)
+    sheets.save_extremes(str(tmp_path / 'a.jpg'), [('best: café.png', [tall] * 3)] * 15)
+    assert read_photo(str(tmp_path / 'a.jpg')).shape == (15 * 622, 900, 3)
+
+
+def test_pictures_that_cannot_be_drawn_leave_the_table(make_pairs, tmp_path, monkeypatch, capsys):
+    def fail(path, shown):
+        raise cv2.error('too large')
+
+    monkeypatch.setattr(evaluate, 'save_extremes', fail)
+    assert run_test(checkpoints_file='', dataset_dir=make_pairs(2), result_dir=str(tmp_path / 'out')) == 0
+    printed = capsys.readouterr()
+    assert '| unprocessed input |' in printed.out
+    assert 'too large' in printed.err
+    assert read_summary(tmp_path / 'out')['photos'] == 2
+
+
+def test_report_says_how_results_differ_from_their_targets(make_pairs, tmp_path, capsys):
+    folder = make_pairs(2)
+    values = {'checkpoints_file': '', 'dataset_dir': folder, 'result_dir': str(tmp_path / 'out')}
+    run_test(**values)
+    printed = capsys.readouterr().out
+    found = read_summary(tmp_path / 'out')['methods']['unprocessed input']['appearance']
+    photos = [read_photo(f'{folder}/{side}/p{i}.png') for side in ('input', 'target') for i in (0, 1)]
+    expected = np.array([appearance.measure_appearance(photo) for photo in photos]).reshape(2, 2, 4).mean(axis=1)
+    np.testing.assert_allclose(
+        [[found[name][side] for name in report.RESULT] for side in ('result', 'target')], expected
+    )
+    assert f'unprocessed input: {appearance.describe_appearance(found)}' in printed
+    assert 'sd L' not in printed
+    run_test(**values, appearance=True)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('| target |'))
+    assert row.split(' | ')[-4:] == [f'{value:.1f}' for value in expected[1][:3]] + [f'{expected[1][3]:.1f} |']
+
+
+@pytest.mark.parametrize(('name', 'marked'), [('lol', False), ('lol_gt_mean', True)])
+def test_lol_is_eval15_at_its_own_size(make_pairs, tmp_path, name, marked):
+    folder = make_pairs(15, names=('eval15/low', 'eval15/high'))
+    make_pairs(3, names=('our485/low', 'our485/high'))
+    values = {'checkpoints_file': '', 'protocol': name}
+    assert run_test(**values, dataset_dir=folder, result_dir=str(tmp_path / 'out')) == 0
+    summary = read_summary(tmp_path / 'out')
+    assert summary['photos'] == 15
+    assert summary['protocol'].startswith(f'protocol {name} (LOL v1, our485 -> eval15), 8-bit RGB at own size')
+    assert ('GT-MEAN' in summary['protocol']) == marked
+    pairs = lists.find_pairs(f'{folder}/eval15')
+    lists.write_pairs(str(tmp_path / 'list.csv'), pairs)
+    assert run_test(**values, pairs_file=str(tmp_path / 'list.csv'), result_dir=str(tmp_path / 'same')) == 0
+    assert read_summary(tmp_path / 'same')['methods'] == summary['methods']
+
+
+def test_lol_is_refused_with_other_pairs(make_pairs, tmp_path):
+    pairs = lists.find_pairs(make_pairs(14))
+    lists.write_pairs(str(tmp_path / 'list.csv'), pairs)
+    with pytest.raises(ValueError, match='protocol lol: expected 15 pairs, got 14'):
+        run_test(checkpoints_file='', protocol='lol', pairs_file=str(tmp_path / 'list.csv'))
+    with pytest.raises(FileNotFoundError, match=r'dataset_dir: expected the folder of LOL v1.*with eval15/ in it'):
+        run_test(checkpoints_file='', protocol='lol', dataset_dir=str(tmp_path / 'data'))
 
 
 def test_two_ranks_give_the_result_of_one(checkpoint, make_pairs, tmp_path):
