@@ -66,7 +66,7 @@ opt = SimpleNamespace(
     targets_as_input=False,  # score how far well exposed photos, the targets, are left as they are
     # protocol
     protocol='',  # lol: eval15/ of LOL, which dataset_dir names, or its CSV list; lol_gt_mean: with GT-mean, marked
-    metrics='psnr,ssim,ssim_gauss,de76,de2000',  # and ms_ssim, lpips, niqe where their packages are installed
+    metrics='psnr,ssim,ssim_gauss,de76,de2000',  # psnr is needed; also ms_ssim, lpips, niqe where installed
     resize='',  # '' scores each photo at its own size; 512x512, or long512 for a long side of 512
     crop_border=0,  # pixels left out on every side
     gt_mean=False,  # scale each result to its target's mean grey level (some papers on LOL); marked in the result
@@ -104,10 +104,7 @@ def main(opt):
     functions, blanks = choose_metrics(opt.metrics)
     checkpoints, others = names_of(opt.checkpoints_file), names_of(opt.baselines)
     name, pairs = choose_pairs(opt, checkpoints)
-    result_dir = opt.result_dir or os.path.join(os.path.dirname(checkpoints[0]) if checkpoints else '.', f'test_{name}')
-    os.makedirs(result_dir, exist_ok=True)
-    if not os.access(result_dir, os.W_OK):
-        raise ValueError(f'result_dir: expected a folder that can be written to, got {result_dir}')
+    result_dir = make_result_dir(opt, checkpoints, name)
     methods = choose_methods(opt, checkpoints, others, pairs, protocol)
     find_overlaps(methods, pairs, quiet=rank > 0)
 
@@ -141,9 +138,8 @@ def main(opt):
         'versions': versions(),
     }
     report = write_report(summary, functions, opt.appearance)
-    save_csv(
-        os.path.join(result_dir, 'per_photo.csv'), rows, ('input', 'target', 'method', *functions, *RESULT, *TARGET)
-    )
+    columns = ('input', 'target', 'method', *functions, *RESULT, *TARGET)
+    save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, columns)
     save_json(os.path.join(result_dir, 'summary.json'), summary)
     save_text(os.path.join(result_dir, 'table.md'), report)
     print(report, end='', flush=True)
@@ -175,18 +171,18 @@ def check_combination(opt):
         ValueError: the option, what it needs, and what was given.
     """
     needs = {
-        'split': (opt.dataset_dir and not opt.pairs_file, '--dataset_dir and without --pairs_file'),
-        'dataset_ratio': (opt.split == 'ratio', '--split ratio'),
-        'seed': (opt.split == 'ratio', '--split ratio'),
-        **{name: (names_of(opt.checkpoints_file), 'a checkpoint') for name in ('strength', 'denoise', 'rounding')},
+        'split': (opt.dataset_dir and not opt.pairs_file, 'with --dataset_dir and no --pairs_file'),
+        'dataset_ratio': (opt.split == 'ratio', 'with --split ratio'),
+        'seed': (opt.split == 'ratio', 'with --split ratio'),
+        **{name: (names_of(opt.checkpoints_file), 'with a checkpoint') for name in ('strength', 'denoise', 'rounding')},
     }
     if opt.protocol:
         fixed = 'split', 'targets_as_input', 'resize', 'crop_border', 'gt_mean', 'skip_bad'
-        needs |= {name: (False, f'another protocol than {opt.protocol}') for name in fixed}
+        needs |= {name: (False, f'without --protocol {opt.protocol}') for name in fixed}
     for name, (usable, needed) in needs.items():
         value = getattr(opt, name)
         if value != DEFAULTS[name] and not usable:
-            raise ValueError(f'{name}: expected only with {needed}, got {value!r} without')
+            raise ValueError(f'{name}: expected only {needed}, got {value!r}')
 
 
 def choose_protocol(opt):
@@ -270,6 +266,15 @@ def find_test_pairs(opt, checkpoints):
         hint = '' if opt.pairs_file else ' (no --pairs_file or --dataset_dir given)'
         raise FileNotFoundError(f'{pairs_file}: expected a CSV list of pairs, found no such file{hint}')
     return utils.set_name(pairs_file), read_pairs(pairs_file)
+
+
+def make_result_dir(opt, checkpoints, name):
+    """The folder of the results, made before the work, so that one that cannot be written to shows at once."""
+    folder = opt.result_dir or os.path.join(os.path.dirname(checkpoints[0]) if checkpoints else '.', f'test_{name}')
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f'result_dir: expected a folder that can be written to, got {folder}')
+    return folder
 
 
 def choose_methods(opt, checkpoints, others, pairs, protocol):

@@ -424,7 +424,7 @@ def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_pat
         ({'split': 'ratio'}, 'split: expected only with --dataset_dir'),
         ({'seed': 3, 'dataset_dir': 'a'}, 'seed: expected only with --split ratio, got 3'),
         ({'denoise': 1.0, 'checkpoints_file': ''}, 'denoise: expected only with a checkpoint'),
-        ({'gt_mean': True, 'protocol': 'lol', 'dataset_dir': 'a'}, 'gt_mean: expected only with another protocol'),
+        ({'gt_mean': True, 'protocol': 'lol', 'dataset_dir': 'a'}, 'gt_mean: expected only without --protocol lol'),
         ({'strength': 1.5}, 'strength: expected 0 to 1, got 1.5'),
         ({'protocol': 'psnr'}, "protocol: expected one of '', lol, lol_gt_mean, got 'psnr'"),
         ({'crop_border': -1}, 'crop_border: expected 0 or more, got -1'),
