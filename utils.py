@@ -16,19 +16,21 @@ from system.files import describe
 from system.ranks import leave_rank
 
 
-def run_script(main, opt, limits=None):
-    """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1.
+def run_script(main, opt, limits=None, positional=''):
+    """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1, Ctrl-C 130.
 
     Args:
         limits: of `check_options`, which --help prints too.
+        positional: see parse_overrides.
     """
-    parse_overrides(opt, limits=limits, script=inspect.getsourcefile(main))
+    parse_overrides(opt, limits=limits, script=inspect.getsourcefile(main), positional=positional)
     try:
         status = main(opt)
     except (OSError, ValueError) as error:
         status = f'error: {describe(error)}'
     except KeyboardInterrupt:
-        status = 'stopped'
+        print('stopped', file=sys.stderr)
+        status = 130  # as shells have it: 128 + SIGINT
     except Exception:  # a defect
         status = traceback.format_exc()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -36,13 +38,14 @@ def run_script(main, opt, limits=None):
     sys.exit(status)
 
 
-def parse_overrides(opt, argv=None, limits=None, script=''):
+def parse_overrides(opt, argv=None, limits=None, script='', positional=''):
     """Overwrite fields of opt from `--name value`; each default fixes its flag's type.
 
     Booleans take `--name` and `--no-name`. An unknown option ends the script with argparse's message.
 
     Args:
         script: path of the script whose `opt` block explains the options to --help, in its comments.
+        positional: an option of text that also takes its values without `--name`; several make it a list.
     """
     about, titles, comments = read_comments(script) if script else ('', {}, {})
     parser = argparse.ArgumentParser(
@@ -58,7 +61,17 @@ def parse_overrides(opt, argv=None, limits=None, script=''):
         text = '; '.join(filter(None, words)).replace('%', '%%')
         flag = {'action': argparse.BooleanOptionalAction} if isinstance(default, bool) else {'type': type(default)}
         group.add_argument(f'--{name}', default=default, help=text, **flag)
-    vars(opt).update(vars(parser.parse_args(argv)))
+    if not positional:
+        vars(opt).update(vars(parser.parse_args(argv)))
+        return
+    parser.add_argument('plain', nargs='*', metavar=positional, help=f'the same as --{positional}, one or several')
+    values = vars(parser.parse_intermixed_args(argv))
+    plain = values.pop('plain')
+    if plain and values[positional] != getattr(opt, positional):
+        parser.error(f'{positional}: expected --{positional} or paths without it, got both')
+    vars(opt).update(values)
+    if plain:
+        setattr(opt, positional, plain[0] if len(plain) == 1 else plain)
 
 
 def read_comments(script):

@@ -215,5 +215,5 @@ def write_picture(path, picture, photo, reuse=False, sampling_444=False, gpu=Non
         data = formats.encode(extension, pixels, picture.header, sampling_444, gpu)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    save_whole(data.tofile, path)
+    save_whole(lambda file: file.write(data), path)
     return lost

@@ -1,42 +1,75 @@
 """Files that are written whole or not at all: text, JSON, CSV, and errors that name their file."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import re
-import socket
+import secrets
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed
+    fcntl = None
+
+PART = re.compile(r'\.[0-9a-f]{16}\.part')  # name of a file that is being written
 
 
 def save_whole(save, path):
-    """Call save(temporary path), then rename to `path`: a killed run leaves the old file or the new one, never half."""
-    partial = f'{path}.{socket.gethostname()}-{os.getpid()}.part'
+    """Call save(open binary file), then rename the file to `path`: a killed run leaves the old file or the new one.
+
+    Raises:
+        OSError: disk full, no permission; it names `path`.
+    """
+    part = None
     try:
-        save(partial)
-        os.replace(partial, path)
+        with open_part(os.path.dirname(path) or '.') as file:
+            part = file.name
+            save(file)
+            file.flush()
+            if fcntl:  # still under its lock
+                os.replace(part, path)
+        if not fcntl:  # Windows renames no open file
+            os.replace(part, path)
+    except OSError as error:
+        if error.errno:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
     finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+        if part:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(part)
 
 
-def remove_stale_parts(paths):
-    """Remove what a killed run left half-written beside these paths on this machine; running processes keep theirs."""
-    for folder in {os.path.dirname(path) or '.' for path in paths}:
-        for name in os.listdir(folder) if os.path.isdir(folder) else ():
-            found = re.search(rf'\.{re.escape(socket.gethostname())}-(\d+)\.part$', name)
-            if found and not is_running(int(found[1])):
-                os.remove(os.path.join(folder, name))
+def open_part(folder):
+    """A new file in a folder, open for writing under a lock that says that it is in use.
+
+    The lock is the kernel's: it ends with its process, and is seen from every container that shares the folder.
+    """
+    while True:
+        file = open(os.path.join(folder, f'.{secrets.token_hex(8)}.part'), 'xb')  # noqa: SIM115 - the caller closes it
+        if fcntl:
+            with contextlib.suppress(OSError):  # a file system without locks: nobody will get this one either
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):  # else taken for a stale one before it was locked
+            return file
+        file.close()
 
 
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
+def remove_stale_parts(folders):
+    """Remove what killed runs left half-written in these folders; what is being written stays."""
+    for folder in filter(os.path.isdir, folders):
+        for name in filter(PART.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError):  # in use, or not ours
+                path = os.path.join(folder, name)
+                if not fcntl:
+                    os.remove(path)
+                    continue
+                with open(path, 'r+b') as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.remove(path)
 
 
 def describe(error):
@@ -66,12 +99,7 @@ def plain(value):
 
 def save_text(path, text):
     """Write text as UTF-8, whole or not at all."""
-
-    def save(partial):
-        with open(partial, 'w', encoding='utf-8', newline='') as file:
-            file.write(text)
-
-    save_whole(save, path)
+    save_whole(lambda file: file.write(text.encode()), path)
 
 
 def save_csv(path, rows, columns):

@@ -96,7 +96,7 @@ def test_save_extra_puts_input_r_and_s_side_by_side(tmp_path, checkpoint):
     ('name', 'options', 'message'),
     [
         ('inference.py', ('--images_dir', 'nowhere'), 'nowhere: expected a folder'),
-        ('inference.py', ('--strength', '2'), 'strength: expected between 0 and 1'),
+        ('inference.py', ('--strength', '2'), 'strength: expected 0 to 1'),
         ('inference.py', ('--checkpoints_file', 'none.pth'), 'none.pth: expected a checkpoint'),
         ('inference.py', ('--device', 'cuda:77'), 'device: expected cpu or a CUDA device'),
         ('test.py', ('--pairs_file', 'none.csv'), 'none.csv'),
