@@ -1,6 +1,9 @@
 import os
 import sys
 
+# several processes test at once: torch's threads must not spin while they wait, told before its import
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
 import cv2
 import numpy as np
 import pytest
