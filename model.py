@@ -1,7 +1,7 @@
 """The network: a low-resolution copy of a photo in, its full-resolution illumination map out.
 
     illumination = network(lowres, fullres)              # (N, 3, 256, 256), (N, 3, H, W) -> (N, 3, H, W)
-    enhanced = reflectance(fullres, illumination, network.eps)
+    enhanced = network.reflectance(fullres, illumination)
 
 Two architectures are built from the same blocks, `hdrnet` (hermosayhl/DeepUPE_pytorch, whose weights load) and
 `deepupe` (the graph that the paper's authors released, dvlab-research/DeepUPE).
@@ -272,6 +272,23 @@ def reflectance(fullres, illumination, eps=1e-4, strength=1.0, clamp=True):
     return enhanced.clamp(0, 1) if clamp else enhanced
 
 
+def add_pedestal(images, pedestal):
+    """Put a pedestal under the levels: (255 x + pedestal) / (255 + 2 pedestal).
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        pedestal: levels of 255 below black and above white, see IlluminationNet.
+    Returns:
+        (N, 3, H, W) in [pedestal / (255 + 2 pedestal), 1 - pedestal / (255 + 2 pedestal)].
+    """
+    return images.mul(255).add_(pedestal).div_(255 + 2 * pedestal) if pedestal else images
+
+
+def remove_pedestal(images, pedestal):
+    """The inverse of add_pedestal."""
+    return images.mul(255 + 2 * pedestal).sub_(pedestal).div_(255) if pedestal else images
+
+
 # ---------------------------------------------------------------------------------------------------- network
 
 
@@ -314,7 +331,8 @@ class IlluminationNet(nn.Module):
 
     pedestal: what black counts for, in levels of 255: level k is read as (k + pedestal) / (255 + 2 pedestal), and R is
     written back the same way. 0.5 takes a level for the middle of its interval, (k + 0.5) / 256. Neither system has it:
-    I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos.
+    I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos. The
+    methods below add and remove it themselves: their images are photos in [0, 1] as they are.
     """
 
     def __init__(self, architecture):
@@ -375,6 +393,7 @@ class IlluminationNet(nn.Module):
         """The full-resolution half: illumination (N, 3, H, W) of fullres by a grid from `predict_grid`."""
         if fullres.ndim != 4 or fullres.shape[:2] != (len(grid), 3):
             raise ValueError(f'network: expected fullres ({len(grid)}, 3, H, W), got {tuple(fullres.shape)}')
+        fullres = add_pedestal(fullres, self.pedestal)
         guide = self.guide(fullres)  # (N, 1, H, W)
         coeffs = slice_grid(grid, guide, self.align_corners)  # (N, 12, H, W)
         illumination = apply_affine(coeffs, fullres)  # (N, 3, H, W)
@@ -384,7 +403,7 @@ class IlluminationNet(nn.Module):
         """Bilateral grid (N, 12, D, Gh, Gw) of row-major 3x4 affine coefficients."""
         if lowres.ndim != 4 or lowres.shape[1:] != (3, LOW_SIZE, LOW_SIZE):
             raise ValueError(f'network: expected lowres (N, 3, {LOW_SIZE}, {LOW_SIZE}), got {tuple(lowres.shape)}')
-        splat = self.splat(lowres)
+        splat = self.splat(add_pedestal(lowres, self.pedestal))
         global_features = self.global_fc(self.global_conv(splat).flatten(1))[:, :, None, None]
         fusion = F.relu(self.local(splat) + global_features)
         with torch.autocast(fusion.device.type, enabled=False):  # bf16 has 8 bits: too few for coefficients
@@ -393,6 +412,18 @@ class IlluminationNet(nn.Module):
         if self.column_major:
             grid = grid.view(n, 4, 3, self.luma_bins, gh, gw).transpose(1, 2)
         return grid.reshape(n, 12, self.luma_bins, gh, gw)
+
+    def reflectance(self, fullres, illumination, strength=1.0):
+        """Enhanced photo R (N, 3, H, W) in [0, 1]: `reflectance` by the network's eps, on its pedestal.
+
+        Args:
+            fullres: (N, 3, H, W) in [0, 1].
+            illumination: (N, 3, H, W) of the same photos, from `forward`.
+            strength: in [0, 1]; 0 returns the photo, 1 the network's result.
+        """
+        raised = add_pedestal(fullres, self.pedestal)
+        enhanced = reflectance(raised, illumination, self.eps, strength)
+        return remove_pedestal(enhanced, self.pedestal).clamp(0, 1)
 
 
 def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='', guide='', pedestal=0.0, lowres=''):

@@ -195,15 +195,13 @@ class Loader:
     Args:
         num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for, -1 takes a
             thread per core, up to 8.
-        pedestal: levels of 255 that lie below black, see model.IlluminationNet.
         on_device: make the batches on the device, of photos that stay there while there is room; None does so on CUDA.
     Raises:
         ValueError: fewer than two pairs to a rank's batch, with which BatchNorm cannot train, or ranks that do not
             divide the batch.
     """
 
-    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1, on_device=None,
-                 pedestal=0.0):  # fmt: skip
+    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1, on_device=None):
         self.batch_size = min(batch_size, len(dataset))
         if self.batch_size < 2:
             raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
@@ -212,7 +210,6 @@ class Loader:
         self.num_workers = num_workers if num_workers >= 0 else min(cores(), 8)
         self.dataset, self.device = dataset, torch.device(device)
         self.rank, self.world, self.waited = rank, world, 0.0
-        self.pedestal = pedestal
         cuda = self.device.type == 'cuda'
         self.on_device = cuda if on_device is None else on_device
         self.resident, self.room = {}, torch.cuda.mem_get_info(self.device)[0] // 2 if cuda else 0  # bytes
@@ -266,4 +263,4 @@ class Loader:
         positions, stacked = wait()
         self.waited += time.perf_counter() - start
         batches = [batch.to(self.device, torch.float32, memory_format=torch.contiguous_format) for batch in stacked]
-        return positions, [batch.add_(self.pedestal).div_(255 + 2 * self.pedestal) for batch in batches]
+        return positions, [batch.div_(255) for batch in batches]

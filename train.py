@@ -35,7 +35,7 @@ import pipeline
 import utils
 from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
-from model import build_network, reflectance
+from model import build_network
 from pairs import degrade
 from pairs.lists import find_good, find_pairs, hash_pairs, mix_pairs, split_pairs, write_pairs
 from photos.picture import write_photo
@@ -158,7 +158,7 @@ def main(opt):
     valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
     if not train_lists:  # good photos alone
         valid_photos = pipeline.degrade_pairs([target for _, target in valid_photos], ranges, opt.seed)
-    loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world, pedestal=opt.pedestal)
+    loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world)
     data_hash = hash_pairs(dataset.pairs)
     if checkpoint and checkpoint['data_hash'] != data_hash:
         raise ValueError(f'resume: expected the training photos that the run began with, {opt.resume} had others')
@@ -211,7 +211,7 @@ def train_epoch(run, epoch, opt):
             group['lr'] = opt.lr * lr_factor(opt.schedule, progress, opt.total_epochs)
         illumination = run.model(lowres, fullres)
         losses = training_loss(
-            fullres, illumination, target, run.network.eps, opt.clamp_reflectance, opt.loss, opt.weights, opt.fused
+            run.network, fullres, illumination, target, opt.clamp_reflectance, opt.loss, opt.weights, opt.fused
         )
         optimizer.zero_grad()
         scaler.scale(losses['total']).backward()
@@ -231,7 +231,7 @@ def train_epoch(run, epoch, opt):
             bar.set_postfix(loss=f'{(sums[0] / step).item():.4f}', run=f'{tqdm.format_interval(seconds)} left')
         if run.rank == 0 and (step % opt.visualize_batch == 0 or step == len(loader)):
             sheet = os.path.join(run.exp_dir, 'train_phase', f'ep_{epoch}_batch_{step}')
-            enhanced = reflectance(fullres, illumination.detach(), run.network.eps)
+            enhanced = run.network.reflectance(fullres, illumination.detach())
             for name, images in (('input', fullres), ('reflect', enhanced), ('illumination', illumination)):
                 save_sheet(f'{sheet}_{name}.png', images)
     check_finite(last, loader.dataset, run.exp_dir)

@@ -15,9 +15,9 @@ import torch
 
 from kernels.denoise import remove_noise
 from loss import PRESETS, total_loss
-from model import LOW_SIZE, apply_affine, build_network, reflectance, slice_grid
+from model import LOW_SIZE, add_pedestal, apply_affine, build_network, reflectance, slice_grid
 from photos.levels import make_lowres, to_photo, to_tensor
-from photos.lowres import shrink
+from photos.lowres import make_lowres_batch, shrink
 
 LOCK = threading.Lock()  # one trial of the kernels, however many threads ask for them at once
 
@@ -96,6 +96,7 @@ def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
     """network(lowres, fullres), differentiable: the illumination (N, 3, H, W).
 
     Args:
+        lowres, fullres: (N, 3, 256, 256), (N, 3, H, W) in [0, 1].
         amp: torch.bfloat16 or torch.float16 for the coefficient network; the full-resolution work stays in float32.
     """
     with torch.autocast(fullres.device.type, amp, enabled=amp is not None):
@@ -103,11 +104,22 @@ def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
     kernels = kernels_for(fullres, fused)
     if kernels is None:
         return network.illuminate(grid, fullres)
+    fullres = add_pedestal(fullres, network.pedestal)
     return kernels.illuminate(fullres, grid, network.guide.fold(fullres), network.align_corners, network.clip)
 
 
-def training_loss(fullres, illumination, target, eps, clamp, preset, weights=None, fused=True):
-    """loss.total_loss of the reflectance at full strength: a dict of scalars, 'total' with a gradient."""
+def training_loss(network, fullres, illumination, target, clamp, preset, weights=None, fused=True):
+    """loss.total_loss of the reflectance at full strength: a dict of scalars, 'total' with a gradient.
+
+    The terms compare photos on the network's pedestal.
+
+    Args:
+        network: whose eps and pedestal count.
+        fullres, illumination, target: (N, 3, H, W); fullres and target in [0, 1].
+        clamp: see model.reflectance. preset, weights: see loss.total_loss.
+    """
+    eps, pedestal = network.eps, network.pedestal
+    fullres, target = add_pedestal(fullres, pedestal), add_pedestal(target, pedestal)
     kernels = kernels_for(fullres, fused)
     if kernels is None:
         enhanced = reflectance(fullres, illumination, eps, clamp=clamp)
@@ -117,6 +129,24 @@ def training_loss(fullres, illumination, target, eps, clamp, preset, weights=Non
         illumination, fullres, target, eps, clamp, preset == 'deepupe', tuple(weights.values())
     )
     return {'total': total, **{name: term * (weights[name] > 0) for name, term in zip(weights, terms, strict=True)}}
+
+
+@torch.inference_mode()
+def enhance_batch(network, fullres, strength=1.0, fused=True):
+    """Photos as tensors through the network, as enhance_photo does it with arrays of levels.
+
+    Args:
+        network: from `model.build_network` or `load_network`, in eval mode.
+        fullres: (N, 3, H, W) RGB in [0, 1], on the network's device.
+        strength: in [0, 1]; 0 gives the photos, 1 the network's result.
+        fused: False takes the plain torch path.
+    Returns:
+        enhanced (N, 3, H, W) in [0, 1].
+    Raises:
+        ValueError: strength outside [0, 1], or not (N, 3, H, W).
+    """
+    lowres = make_lowres_batch(fullres, network.lowres_mode)
+    return network.reflectance(fullres, estimate_illumination(network, lowres, fullres, fused), strength)
 
 
 class Edit(NamedTuple):
@@ -162,7 +192,7 @@ def predict_grid(network, photo, fused=True, all_cores=True):
         photo: (H, W, 3) RGB, uint8 or uint16.
     """
     device = next(network.parameters()).device
-    lowres = to_tensor(look(photo, network.lowres_mode, fused, all_cores), device, network.pedestal)
+    lowres = to_tensor(look(photo, network.lowres_mode, fused, all_cores), device)
     return network.predict_grid(lowres)
 
 
@@ -196,10 +226,9 @@ def run_network(network, photo, grid, edit, keep_illumination, fused, in_place, 
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
         enhanced, light = kernels.enhance(levels, grid[0], guide, **rule)
         return enhanced.cpu().numpy().astype(photo.dtype, copy=False), None if light is None else light.cpu().numpy()
-    fullres = to_tensor(photo, device, network.pedestal)
+    fullres = to_tensor(photo, device)
     illumination = network.illuminate(grid, fullres)
-    enhanced = reflectance(fullres, illumination, network.eps, edit.strength)
-    enhanced = to_photo(enhanced, photo.dtype, edit.round_down, network.pedestal)
+    enhanced = to_photo(network.reflectance(fullres, illumination, edit.strength), photo.dtype, edit.round_down)
     return enhanced, illumination[0].permute(1, 2, 0).cpu().numpy() if keep_illumination else None
 
 

@@ -26,7 +26,6 @@ from numba.extending import intrinsic, overload
 
 from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_elements, count_windows
 from model import LOW_SIZE, TINY, cell_intervals
-from photos.levels import level_range
 from photos.lowres import shrink_taps
 from system.process import cores
 
@@ -384,7 +383,7 @@ def enhance(photo, grid, guide, *, align_corners, clip, eps, pedestal=0.0, stren
     photo = np.ascontiguousarray(photo)
     enhanced = photo if reuse else np.empty_like(photo)
     light = np.empty(photo.shape if keep_light else (0, 0, 3), np.float32)
-    _, below = level_range(photo.dtype, pedestal)
+    below = pedestal * np.iinfo(photo.dtype).max / 255
     cells = grid_cells(grid[None])[0].numpy()
     runs = runs_of_row(photo.shape[1], cells.shape[1], align_corners, BLOCK, np.float32)
     weights, bias, mix, mix_bias = (value.detach().numpy() for value in guide[:4])

@@ -12,29 +12,19 @@ def to_8bit(photo):
     return photo if photo.dtype == np.uint8 else (photo / 257).round().astype(np.uint8)
 
 
-def to_tensor(photo, device='cpu', pedestal=0.0):
-    """(H, W, 3) uint8, uint16, or float32 levels of 255, to (1, 3, H, W) float32 in [0, 1].
-
-    Args:
-        pedestal: levels of 255 that lie below black and above white, see model.IlluminationNet.
-    """
-    top, below = level_range(photo.dtype, pedestal)
+def to_tensor(photo, device='cpu'):
+    """(H, W, 3) uint8, uint16, or float32 levels of 255, to (1, 3, H, W) float32 in [0, 1]."""
+    top = 65535 if photo.dtype == np.uint16 else 255
     if photo.dtype == np.uint16:
         photo = photo.astype(np.float32)  # torch has few operations on uint16
-    return torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().add(below).div(top + 2 * below)
+    return torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float().div(top)
 
 
-def to_photo(tensor, dtype=np.uint8, round_down=False, pedestal=0.0):
+def to_photo(tensor, dtype=np.uint8, round_down=False):
     """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3), clipped to the range of dtype, rounded to nearest or down."""
-    top, below = level_range(dtype, pedestal)
-    levels = tensor.reshape(tensor.shape[-3:]).mul(top + 2 * below).sub(below).clamp(0, top).permute(1, 2, 0)
+    top = int(np.iinfo(dtype).max)
+    levels = tensor.reshape(tensor.shape[-3:]).mul(top).clamp(0, top).permute(1, 2, 0)
     return (levels if round_down else levels.round()).cpu().numpy().astype(dtype)
-
-
-def level_range(dtype, pedestal=0.0):
-    """(top level of uint8, uint16, or of float, 255, a pedestal in its levels)."""
-    top = 65535 if dtype == np.uint16 else 255
-    return top, pedestal * top / 255
 
 
 def make_lowres(photo, mode='bilinear'):

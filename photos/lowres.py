@@ -12,6 +12,7 @@ import functools
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from photos.levels import LOW_SIZE
 
@@ -53,3 +54,14 @@ def shrink(images):
     """(..., H, W) float to (..., 256, 256) of the same range."""
     rows, columns = (shrink_matrix(size).to(images) for size in images.shape[-2:])
     return rows @ (images @ columns.T)
+
+
+def make_lowres_batch(fullres, mode):
+    """The copies of photos (N, 3, H, W) in [0, 1] on any device: (N, 3, 256, 256), differentiable, not rounded.
+
+    Args:
+        mode: 'area', 'bilinear' or 'nearest', see `shrink` and levels.make_lowres.
+    """
+    if mode == 'area':
+        return shrink(fullres)
+    return F.interpolate(fullres, (LOW_SIZE, LOW_SIZE), mode=mode, align_corners=False if mode == 'bilinear' else None)

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import kernels
-from kernels import Edit, cpu, enhance_photo, estimate_illumination, training_loss
+from kernels import Edit, cpu, enhance_batch, enhance_photo, estimate_illumination, look, training_loss
 from loss import PRESETS
 from model import FoldedGuide, build_network
+from photos.levels import to_photo, to_tensor
+from photos.lowres import make_lowres_batch
 
 ARCHS = ['hdrnet', 'deepupe']
 
@@ -93,6 +95,32 @@ def test_pedestal_brightens_black_and_keeps_what_needs_no_light(dtype, fused):
     assert white == top
     black_stays, _ = enhance_photo(constant(0.1, 0.0), photo, fused=fused)
     assert black_stays[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize(('pedestal', 'strength'), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])
+def test_batch_of_tensors_gives_the_pictures_of_its_photos(pedestal, strength, fused):
+    network = lively('hdrnet').eval()
+    network.pedestal = pedestal
+    photos = [photo_of(256, 256, seed=seed) for seed in (0, 1)]  # of lowres' size: nothing is shrunk, nothing rounded
+    fullres = torch.cat([to_tensor(photo) for photo in photos])
+    enhanced = enhance_batch(network, fullres, strength, fused)
+    separate = network.reflectance(fullres, network(fullres, fullres).detach(), strength)
+    for photo, ours, plain in zip(photos, enhanced, separate, strict=True):
+        expected, light = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=fused)
+        settled = np.abs(light + network.eps) > 1e-4  # next to 0, R jumps between black and white
+        for tensor in (ours, plain):
+            difference = np.abs(to_photo(tensor).astype(int) - expected)[settled]
+            assert difference.max() <= 1
+            assert (difference > 0).mean() < 1e-3  # float32 on a rounding edge
+
+
+@pytest.mark.parametrize('mode', ['area', 'bilinear', 'nearest'])
+def test_lowres_of_a_batch_is_that_of_its_photos(mode):
+    photo = photo_of(301, 440)
+    ours = make_lowres_batch(to_tensor(photo), mode)
+    difference = (ours - to_tensor(look(photo, mode))).abs().max()
+    assert difference <= (1e-6 if mode == 'area' else 1 / 255)  # OpenCV rounds to levels
 
 
 def test_pedestal_is_as_high_in_sixteen_bit():
@@ -179,10 +207,10 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, si
     generator = torch.Generator().manual_seed(4)
     photo, light, target = (torch.rand(2, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))
     photo[0, :, 0], target[0, :, 0] = 0, 0
-    outcomes = []
+    network, outcomes = build_network('hdrnet', pedestal=0.5 if clamp else 0.0), []
     for fused in (False, True):
         shade = (light * 0.9 + 0.1).requires_grad_()
-        values = training_loss(photo, shade, target, 1e-4, clamp, preset, weights, fused)
+        values = training_loss(network, photo, shade, target, clamp, preset, weights, fused)
         (3 * values['total']).backward()
         outcomes.append({**values, 'grad': shade.grad})
     assert list(outcomes[0]) == list(outcomes[1])
@@ -197,7 +225,7 @@ def test_training_step_in_float32_is_close_to_the_plain_one():
         generator = torch.Generator().manual_seed(5)
         lowres, fullres = torch.rand(2, 3, 256, 256, generator=generator), torch.rand(2, 3, 64, 80, generator=generator)
         light = estimate_illumination(network, lowres, fullres, fused)
-        training_loss(fullres, light, fullres**0.5, network.eps, True, 'hdrnet', fused=fused)['total'].backward()
+        training_loss(network, fullres, light, fullres**0.5, True, 'hdrnet', fused=fused)['total'].backward()
         steps.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     # float32 and a loss with weights up to 15,000 (smoothness on flat areas)
     assert torch.nn.functional.cosine_similarity(*steps, dim=0) > 0.9999

@@ -78,7 +78,7 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     plain, light = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=False)
     network.to(DEVICE)
     with torch.inference_mode():
-        lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE, pedestal)
+        lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE)
         levels = torch.from_numpy(photo if dtype == np.uint8 else photo.astype(np.int32)).to(DEVICE)
         ours, our_light = cuda.enhance(
             levels, network.predict_grid(lowres)[0], network.guide.fold(lowres), align_corners=network.align_corners,

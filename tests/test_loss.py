@@ -16,7 +16,9 @@ from loss import (
     structure_loss,
     total_loss,
 )
-from model import reflectance
+from model import build_network, reflectance
+
+NETWORK = build_network('hdrnet')  # whose eps counts
 
 
 def image(*rows):
@@ -98,7 +100,7 @@ def test_structure_is_scikit_images_ssim_on_every_fourth_window():
 def test_structure_needs_a_window(fused):
     images = [torch.rand(1, 3, 6, 20)] * 3
     with pytest.raises(ValueError, match='expected 7 x 7 pixels or more, got 20 x 6'):
-        training_loss(*images, 1e-4, True, 'hdrnet', {'structure': 1.0}, fused)
+        training_loss(NETWORK, *images, True, 'hdrnet', {'structure': 1.0}, fused)
 
 
 def test_total_refuses_unknown_names():
@@ -116,7 +118,7 @@ def test_gradients_stay_finite_on_black_saturated_and_constant(value, preset, fu
     photo, target = torch.full((1, 3, 5, 5), value), torch.full((1, 3, 5, 5), value)
     for level in (0.0, 0.5, 1.0):
         light = torch.full((1, 3, 5, 5), level, requires_grad=True)
-        values = training_loss(photo, light, target, 1e-4, False, preset, fused=fused)
+        values = training_loss(NETWORK, photo, light, target, False, preset, fused=fused)
         values['total'].backward()
         assert values['total'].isfinite()
         assert light.grad.isfinite().all()

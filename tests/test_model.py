@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from model import apply_affine, build_network, pad_same, reflectance, slice_grid
+from model import add_pedestal, apply_affine, build_network, pad_same, reflectance, remove_pedestal, slice_grid
 
 
 def plain_slice(grid, guide, align_corners):
@@ -137,6 +137,13 @@ def test_network_refuses_wrong_shapes():
         network(torch.rand(1, 3, 256, 256), torch.rand(1, 4, 9, 9))
     with pytest.raises(ValueError, match='expected one of hdrnet, deepupe'):
         build_network('unet')
+
+
+def test_pedestal_lies_below_black_and_above_white():
+    levels = torch.arange(256.0)
+    raised = add_pedestal(levels / 255, 0.5)
+    assert torch.equal(raised, (levels + 0.5) / 256)  # to the bit: older training runs made their batches so
+    torch.testing.assert_close(remove_pedestal(raised, 0.5) * 255, levels, atol=1e-4, rtol=0)
 
 
 def test_deepupe_never_darkens_nor_exceeds_one():

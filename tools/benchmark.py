@@ -132,7 +132,7 @@ def training_step(arch, fused, batch, device='cpu'):
 
     def step():
         light = estimate_illumination(network, lowres, fullres, fused)
-        losses = training_loss(fullres, light, target, network.eps, True, arch, fused=fused)
+        losses = training_loss(network, fullres, light, target, True, arch, fused=fused)
         optimizer.zero_grad()
         losses['total'].backward()
         optimizer.step()
