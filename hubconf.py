@@ -58,7 +58,7 @@ class Enhance:
 
     def __init__(self, network, path):
         self.network, self.path = network, path
-        self.kernels, self.levels = ours('kernels'), ours('photos.levels')
+        self.kernels = ours('kernels')
 
     def __repr__(self):
         return f'enhance(image, strength=1.0, denoise=0.0) by {self.path}'
@@ -150,21 +150,8 @@ class Enhance:
             raise ValueError(f'enhance: expected float values in [0, 1], got {low:g} to {high:g}')
         if edit.denoise:
             raise ValueError('enhance: expected uint8 or uint16 for denoise, got float')
-        network, device = self.network, next(self.network.parameters()).device
-        below = network.pedestal / 255
-        inner = (fullres.to(device) + below) / (1 + 2 * below)
-        lowres = self.shrink(inner)
-        illumination = self.kernels.estimate_illumination(network, lowres, inner)
-        enhanced = ours('model').reflectance(inner, illumination, network.eps, edit.strength)
-        return (enhanced * (1 + 2 * below) - below).clamp(0, 1).to(fullres.device)
-
-    def shrink(self, fullres):
-        """lowres (1, 3, 256, 256) of fullres (1, 3, H, W) as the network's checkpoint was trained, without rounding."""
-        size, mode = (self.levels.LOW_SIZE, self.levels.LOW_SIZE), self.network.lowres_mode
-        if mode == 'area':
-            return ours('photos.lowres').shrink(fullres)
-        corners = {} if mode == 'nearest' else {'align_corners': False}
-        return torch.nn.functional.interpolate(fullres, size, mode=mode, **corners)
+        device = next(self.network.parameters()).device
+        return self.kernels.enhance_batch(self.network, fullres.to(device), edit.strength).to(fullres.device)
 
 
 # -------------------------------------------------------------------------------------------------- our modules

@@ -131,7 +131,7 @@ def training_loss(network, fullres, illumination, target, clamp, preset, weights
     return {'total': total, **{name: term * (weights[name] > 0) for name, term in zip(weights, terms, strict=True)}}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def enhance_batch(network, fullres, strength=1.0, fused=True):
     """Photos as tensors through the network, as enhance_photo does it with arrays of levels.
 
