@@ -31,7 +31,7 @@ from photos import nvjpeg
 from photos.contact_sheet import save_contact_sheet
 from photos.folder import SHEET, find_photos, plan_jobs
 from photos.levels import to_photo
-from photos.picture import read_picture, write_photo, write_picture
+from photos.picture import as_plain_srgb, read_picture, write_photo, write_picture
 from runs.checkpoint import load_network
 from system.files import describe, remove_stale_parts
 from system.process import cores, keep_memory
@@ -50,6 +50,7 @@ opt = SimpleNamespace(
     result_dir='sample_results',  # made when it is not there; not the photos' own folder
     overwrite=False,  # enhance again what is in result_dir already
     format='',  # '' keeps each photo's; jpg, png, tif, webp, avif ... writes all so, a.png as a_png.jpg
+    keep_times=False,  # the result gets the photo's time of modification; its permissions it gets always
     jpeg_444=False,  # full chroma resolution in every JPEG; else the input's, or 4:2:0
     save_extra=False,  # write input, R (enhanced) and S (illumination) side by side
     save_illumination=False,  # write S as PNG into <result_dir>/illumination, that of a.jpg as a_jpg.png
@@ -152,8 +153,9 @@ def enhance_file(network, job, opt, all_cores, gpu=None):
         if opt.save_extra:
             enhanced = np.concatenate([picture.photo, enhanced, illumination], axis=1)
             picture.alpha, picture.grey = None, False
+            as_plain_srgb(picture)
         os.makedirs(os.path.dirname(job.result) or '.', exist_ok=True)
-        return path, '', write_picture(job.result, picture, enhanced, True, opt.jpeg_444, gpu)
+        return path, '', write_picture(job.result, picture, enhanced, True, opt.jpeg_444, gpu, opt.keep_times)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in STOPPING:
             raise

@@ -16,7 +16,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from photos import formats
-from photos.picture import is_photo
+from photos.picture import is_photo, written_extension
 
 SHEET = 'contact_sheet.jpg'  # in the result folder
 ILLUMINATIONS = 'illumination'  # folder in the result folder
@@ -174,7 +174,7 @@ def plan_jobs(found, result_dir, format='', illuminations=False, sheet=False):
 
     Args:
         found: from find_photos.
-        format: extension of all results; '' keeps each photo's, camera RAW becomes TIFF.
+        format: extension of all results; '' keeps each photo's where that can be written, see written_extension.
         illuminations, sheet: these are written too.
     Raises:
         ValueError: not a format that can be written, or the contact sheet would replace an original.
@@ -201,9 +201,8 @@ def plan_jobs(found, result_dir, format='', illuminations=False, sheet=False):
 
 
 def check_format(format):
-    writable = [e for e in formats.READABLE if e not in (*formats.RAW, *formats.FLOAT)]
-    if format and f'.{format.lower().lstrip(".")}' not in writable:
-        raise ValueError(f'format: expected one of {" ".join(e[1:] for e in writable)}, got {format!r}')
+    if format and f'.{format.lower().lstrip(".")}' not in formats.WRITABLE:
+        raise ValueError(f'format: expected one of {" ".join(e[1:] for e in formats.WRITABLE)}, got {format!r}')
 
 
 def result_name(name, format=''):
@@ -220,7 +219,7 @@ def result_extension(extension, format=''):
     wanted = f'.{format.lower().lstrip(".")}' if format else ''
     if wanted:
         return extension if extension in formats.JPEG and wanted in formats.JPEG else wanted
-    return '.tif' if extension in formats.RAW else extension
+    return written_extension(extension)
 
 
 def rename(name, extension, extension_of=None):

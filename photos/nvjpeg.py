@@ -29,7 +29,7 @@ def exclusive(device):
 
 
 def decode(data, device):
-    """The (H, W, 3) uint8 BGR pixels of a JPEG's bytes, as they are stored; None where nvJPEG does not take it."""
+    """The (H, W, 3) uint8 RGB pixels of a JPEG's bytes, as they are stored; None where nvJPEG does not take it."""
     return attempt(run_decoder, data, device)
 
 
@@ -56,7 +56,7 @@ def attempt(run, *values):
 def run_decoder(codec, data, device):
     with exclusive(device):
         rgb = codec.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), codec.ImageReadMode.RGB, device)
-        return rgb.flip(0).permute(1, 2, 0).contiguous().cpu().numpy()
+        return rgb.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def run_encoder(codec, pixels, quality, device):
@@ -77,7 +77,7 @@ def load_codec(device):
 
         photo = cv2.resize(np.random.default_rng(0).integers(0, 255, (5, 6, 3), np.uint8), (83, 61))
         data = cv2.imencode('.jpg', photo)[1]
-        decoded = run_decoder(io, data.tobytes(), device), cv2.imdecode(data, cv2.IMREAD_COLOR)
+        decoded = run_decoder(io, data.tobytes(), device), cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
         encoded = cv2.imdecode(run_encoder(io, photo, 95, device), cv2.IMREAD_COLOR), photo
         for what, (ours, theirs) in {'decoder': decoded, 'encoder': encoded}.items():
             if ours is None or ours.shape != theirs.shape or cv2.absdiff(ours, theirs).mean() > 2:

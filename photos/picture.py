@@ -1,16 +1,18 @@
-"""Photos on disk and in memory: read, write, and tensors of them.
+"""Photos on disk and in memory: read, write, with all that their files hold beside the pixels.
 
-A photo is an (H, W, 3) RGB array, uint8 or uint16; a `Picture` is a photo with all that its file holds beside it. This
-is the one place where OpenCV's BGR is turned round.
+A photo is an (H, W, 3) RGB array, uint8 or uint16, in sRGB; a `Picture` is a photo with what its file holds. What the
+network sees is `Picture.photo`; `write_picture` takes the result back into the photo's own profile, channels and depth.
 """
 
+import contextlib
 import os
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from photos import formats  # before cv2: it sets OpenCV's log level
+from photos import codecs, colour, formats, heif, metadata
 from photos.levels import to_8bit
 from system.files import save_whole
 
@@ -21,12 +23,15 @@ MEGAPIXELS = 300  # largest photo that is read, against decompression bombs
 class Picture:
     """An upright photo, and what its file holds beside its colours."""
 
-    photo: np.ndarray  # (H, W, 3) RGB, uint8 or uint16
-    alpha: np.ndarray | None  # (H, W) of the photo's dtype
+    photo: np.ndarray  # (H, W, 3) sRGB, uint8 or uint16
+    alpha: np.ndarray | None  # (H, W) of the file's dtype, or another fourth channel (header.extra)
     grey: bool  # the file is greyscale: the three channels are equal
-    bits: int  # of a level in the file: 8, 16, or 10 and 12 (AVIF), which are scaled to 16 here
+    bits: int  # of a level in the file: 8, 16, or 10 and 12 (AVIF, HEIC), which are scaled to 16 here
     header: formats.Header
     notes: tuple = ()  # what could not be kept
+    space: colour.Space | None = None  # the file's own colours where they are not sRGB
+    own: np.ndarray | None = None  # (H, W, 3) in that space, of the file's dtype
+    status: os.stat_result | None = field(default=None, repr=False)  # of the file
 
 
 def is_photo(name):
@@ -48,172 +53,258 @@ def list_photos(folder):
     return [os.path.join(folder, name) for name in names]
 
 
+def written_extension(extension):
+    """The extension under which a photo of an extension is written: its own, where that can be written."""
+    if extension.lower() in formats.RAW:
+        return '.tif'
+    return '.png' if extension.lower() in formats.HEIC and not heif.can_encode() else extension
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
 def read_photo(path):
-    """The (H, W, 3) RGB photo of a file, uint8 or uint16, upright; greyscale becomes RGB, alpha is dropped.
+    """The (H, W, 3) sRGB photo of a file, uint8 or uint16 as the file has it, upright; grey becomes RGB, no alpha.
 
     Raises:
         ValueError, OSError: see read_picture.
     """
-    return read_picture(path).photo
+    picture = read_picture(path)
+    return picture.photo if picture.bits > 8 else to_8bit(picture.photo)
 
 
 def read_picture(path, megapixels=MEGAPIXELS, gpu=None):
-    """Read a photo upright (EXIF orientation applied) at its own bit depth, with alpha and metadata.
+    """Read a photo upright at its own bit depth, with alpha and metadata; in sRGB and 16 bit where it is not sRGB.
 
     Args:
         gpu: torch.device that decodes JPEG if it can.
     Raises:
-        ValueError: not a whole, single photo of 8 or 16 bit, or more than `megapixels`. OSError: it cannot be opened.
+        ValueError: not a whole, single photo of 8 to 16 bit, or more than `megapixels`. OSError: it cannot be opened.
     """
     with open(path, 'rb') as file:
-        data = file.read()
-    if not data:
-        raise ValueError(f'{path}: expected a photo, got an empty file')
-    extension = os.path.splitext(path)[1].lower()
-    if extension in formats.FLOAT:
-        raise ValueError(f'{path}: expected 8 or 16 bit, got a floating-point format; tone-map it first')
-    if extension in formats.RAW:
-        return read_raw(path, data, megapixels)
-    header = formats.read_header(data)
-    check_size(path, header.size, megapixels)
-    if header.frames > 1:
-        raise ValueError(f'{path}: expected a single photo, got {header.frames} frames or pages')
-    if not formats.is_whole(data, header):
-        raise ValueError(f'{path}: expected a whole photo, the file is truncated')
+        data, status = file.read(), os.fstat(file.fileno())
+
+    def check_size(size):
+        if size[0] * size[1] > megapixels * 1e6:
+            got = f'{size[0]} x {size[1]} ({size[0] * size[1] / 1e6:.0f} megapixels)'
+            raise ValueError(f'expected up to {megapixels:g} megapixels (max_megapixels), got {got}')
+
     try:
-        pixels = formats.decode(path, data, header, gpu)
-    except cv2.error as error:
-        raise ValueError(f'{path}: expected a photo, OpenCV cannot decode it ({error.err or error.code})') from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's
-        raise ValueError(f'{path}: expected a photo, Pillow cannot decode it ({error})') from error
-    if pixels is None or not pixels.size:
-        raise ValueError(f'{path}: expected a photo, OpenCV cannot decode it (truncated, or another type?)')
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f'{path}: expected 8 or 16 bit, got {pixels.dtype}; tone-map it first')
-    check_size(path, pixels.shape[1::-1], megapixels)
-    return assemble(pixels, header, data)
+        header, pixels = codecs.read(path, data, check_size, gpu)
+        check_size(pixels.shape[1::-1])
+        picture = assemble(pixels, header)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    picture.status = status
+    return picture
 
 
-def check_size(path, size, megapixels):
-    if size[0] * size[1] > megapixels * 1e6:
-        got = f'{size[0]} x {size[1]} ({size[0] * size[1] / 1e6:.0f} megapixels)'
-        raise ValueError(f'{path}: expected up to {megapixels:g} megapixels (max_megapixels), got {got}')
-
-
-def assemble(pixels, header, data):
-    """Picture of OpenCV's decoded pixels."""
-    bits, notes = pixels.dtype.itemsize * 8, []
-    if header.kind == 'AVIF' and bits == 16:
-        at = data.find(b'pixi')  # box of the bits per channel: 4 bytes of version, a count, then the bits
-        bits = data[at + 9] if at > 0 and data[at + 9] in (10, 12) else 16
-        pixels = pixels << (16 - bits)
+def assemble(pixels, header):
+    """Picture of decoded pixels, as they are stored."""
+    notes = list(header.left_out)
     pixels = turn_upright(pixels, header.orientation)
-    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.ndim == 3 and pixels.shape[2] == 4 else None
-    if header.mode == 'CMYK':
-        alpha = None  # OpenCV's own filling
-    grey = pixels.ndim == 2 or header.mode in ('L', 'LA', '1', 'I;16')
-    if pixels.ndim == 2:
-        photo = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    pixels = to_rgb(pixels, header, notes)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
+    grey = channels < 3 or header.mode in ('L', 'LA', '1')
+    if channels < 3:
+        photo = cv2.cvtColor(pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0]), cv2.COLOR_GRAY2RGB)
     else:
-        photo = reverse_channels(np.ascontiguousarray(pixels[..., :3]))
-    metadata = header.metadata
-    if 'exif' in metadata:
-        metadata['exif'] = formats.upright_exif(metadata['exif'])
-    if metadata.get('icc', b'')[16:20] not in (b'', b'GRAY' if grey else b'RGB '):
-        metadata['icc'] = b''
-        notes.append('its colour profile is for other channels than the result has')
-    header.metadata = {name: block for name, block in metadata.items() if block}
-    return Picture(photo, alpha, grey, bits, header, tuple(notes))
+        photo = np.ascontiguousarray(pixels[..., :3])
+        photo = photo if photo.flags.writeable else photo.copy()
+    if header.associated and alpha is not None:
+        photo = divide_by_alpha(photo, alpha)
+    clean_metadata(header, notes, photo.shape[1::-1])
+    bits = header.bits if photo.dtype == np.uint16 and header.bits in (10, 12) else 8 * photo.itemsize
+    picture = Picture(photo, alpha, grey, bits, header, tuple(notes))
+    find_space(picture)
+    return picture
 
 
 def turn_upright(pixels, orientation):
     """Pixels as EXIF's orientation (1 to 8) says that they are seen."""
-    if orientation in (5, 6, 7, 8):
+    if metadata.swaps_sides(orientation):
         pixels = cv2.transpose(pixels)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return pixels if flip is None else cv2.flip(pixels, flip)
 
 
-def read_raw(path, data, megapixels):
-    """Develop a camera RAW file with rawpy (LibRaw): the camera's white balance, its exposure, sRGB, 16 bit."""
-    try:
-        import rawpy
-    except ImportError:
-        raise ValueError(f'{path}: expected rawpy to read camera RAW, it is not installed: pip install rawpy') from None
-    try:
-        import io
-
-        with rawpy.imread(io.BytesIO(data)) as raw:
-            check_size(path, (raw.sizes.width, raw.sizes.height), megapixels)
-            photo = raw.postprocess(output_bps=16, use_camera_wb=True, no_auto_bright=True)
-    except rawpy.LibRawError as error:
-        raise ValueError(f'{path}: LibRaw cannot read it ({error})') from error
-    return Picture(np.ascontiguousarray(photo), None, False, 16, formats.Header(size=photo.shape[1::-1], kind='RAW'))
-
-
-def reverse_channels(photo):
-    """Turn BGR to RGB or back in place, by so few rows that they stay in the processor's cache."""
-    count = max(1, (1 << 18) // photo[0].nbytes)
-    for y in range(0, len(photo), count):
-        rows = photo[y : y + count]
-        rows[:] = cv2.cvtColor(rows, cv2.COLOR_BGR2RGB)
-    return photo
+def to_rgb(pixels, header, notes):
+    """CMYK (255 is no ink) and Lab as sRGB, and their profile gone; other pixels as they are."""
+    if header.mode not in ('CMYK', 'LAB'):
+        return pixels
+    profile = header.metadata.pop('icc', b'')
+    if header.mode == 'LAB':
+        notes.append('Lab is written as sRGB')
+        return colour.by_tables(pixels, 'LAB', b'')
+    rgb = colour.by_tables(255 - pixels, 'CMYK', profile) if profile else None
+    if rgb is None:
+        notes.append('CMYK is written as RGB' + (', its colour profile cannot be used' if profile else ''))
+        return np.dstack([cv2.multiply(pixels[..., c], pixels[..., 3], scale=1 / 255) for c in range(3)])
+    notes.append('CMYK is written as sRGB, by its colour profile')
+    return rgb
 
 
-def write_photo(path, photo, reuse=False):
+def divide_by_alpha(photo, alpha):
+    """Colours that were multiplied by their alpha as they would be without; black where nothing shows."""
+    top = np.float32(np.iinfo(photo.dtype).max)
+    scale = np.where(alpha, top / np.maximum(alpha, 1), 0).astype(np.float32)
+    return np.minimum(np.rint(photo * scale[..., None]), top).astype(photo.dtype)
+
+
+def multiply_by_alpha(photo, alpha):
+    """The other way; what divide_by_alpha gave comes back exactly."""
+    share = alpha.astype(np.float32) / np.iinfo(photo.dtype).max
+    return np.rint(photo * share[..., None]).astype(photo.dtype)
+
+
+def clean_metadata(header, notes, size):
+    """Make the blocks right for an upright photo without thumbnails and second pictures; empty ones go."""
+    blocks = header.metadata
+    for name, clean in (('exif', lambda block: metadata.upright_exif(block, size)), ('xmp', metadata.upright_xmp)):
+        if blocks.get(name):
+            blocks[name] = clean(blocks[name])
+            if not blocks[name]:
+                notes.append(f'its {metadata.NAMES[name]} is damaged and left out')
+    if 'resolution' in blocks and metadata.swaps_sides(header.orientation):
+        blocks['resolution'] = blocks['resolution'][::-1]
+    header.metadata = {name: block for name, block in blocks.items() if block}
+
+
+def find_space(picture):
+    """Show a picture that is not sRGB as sRGB, and keep its own pixels and space beside."""
+    header, notes = picture.header, []
+    blocks = header.metadata
+    says_adobe = 'icc' not in blocks and 'exif' in blocks and metadata.says_adobe_rgb(blocks['exif'])
+    if header.colour and header.kind == 'PNG':
+        blocks.pop('icc', None)  # cICP comes before a profile there
+    profile = blocks.get('icc', b'')
+    implied = colour.profile_of(header.colour, header.gamma, says_adobe)
+    if not profile and implied and not picture.grey:
+        profile = blocks['icc'] = implied
+    if not profile:
+        return
+    if profile[16:20] != (b'GRAY' if picture.grey else b'RGB '):
+        notes.append('its colour profile is for other channels than the result has')
+        del blocks['icc']
+    else:
+        try:
+            space = colour.read_space(profile)
+        except ValueError:
+            notes.append('its colour profile is damaged and left out')
+            del blocks['icc']
+            space = None
+        if space == 'tables':
+            del blocks['icc']
+            converted = colour.by_tables(to_8bit(picture.photo), 'RGB', profile)
+            picture.photo = picture.photo if converted is None else converted
+            picture.bits = 8 * picture.photo.itemsize
+            notes.append('its colour profile of tables is ' + ('damaged and left out' if converted is None else
+                                                               'applied: the result is sRGB with 8 bit'))  # fmt: skip
+        elif space:
+            picture.space, picture.own = space, picture.photo
+            picture.photo = space.as_srgb(picture.own)
+    picture.notes += tuple(notes)
+
+
+def as_plain_srgb(picture):
+    """The picture without its own colour space: what is written for it then is taken as sRGB, of any size."""
+    if picture.space:
+        picture.space = picture.own = None
+        picture.header.metadata.pop('icc', None)
+    return picture
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def write_photo(path, photo, in_place=False):
     """Write an (H, W, 3) RGB photo alone, whole or not at all.
 
     Quality 95 for JPEG, lossless WebP, 16 bit where the format has it (PNG, TIFF, JPEG 2000, PPM), else rounded to 8.
 
     Args:
-        reuse: the photo's memory may be changed.
+        in_place: the photo's memory may be changed.
     Raises:
-        ValueError: OpenCV cannot write this type. OSError: disk full, no permission.
+        ValueError: this type cannot be written. OSError: disk full, no permission.
     """
     picture = Picture(photo, None, False, photo.dtype.itemsize * 8, formats.Header())
-    write_picture(path, picture, photo, reuse)
+    write_picture(path, picture, photo, in_place)
 
 
-def write_picture(path, picture, photo, reuse=False, sampling_444=False, gpu=None):
-    """Write a new photo in place of a picture's own: greyscale, alpha, depth and metadata as the picture has them.
+def write_picture(path, picture, photo, in_place=False, sampling_444=False, gpu=None, keep_times=False):
+    """Write a new photo in place of a picture's own: colours, grey, alpha, depth and metadata as the picture has them.
+
+    The file gets the permissions of the picture's file.
 
     Args:
-        photo: (H, W, 3) RGB of the picture's size and dtype.
-        reuse: the photo's memory may be changed.
+        photo: (H, W, 3) sRGB of the picture's size and dtype.
+        in_place: the photo's memory, and the picture's, may be changed.
         sampling_444: full chroma resolution in a JPEG, whatever the picture's file had.
         gpu: torch.device that encodes JPEG if it can.
+        keep_times: the file gets the times of the picture's file, too.
     Returns:
         list of what the format does not keep, in words.
     Raises:
-        ValueError: OpenCV cannot write this type. OSError: disk full, no permission.
+        ValueError: this type cannot be written. OSError: disk full, no permission.
     """
     extension = os.path.splitext(path)[1].lower()
-    lost = list(picture.notes)
-    if picture.grey:
-        pixels = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
-    else:
-        pixels = reverse_channels(photo if reuse else photo.copy())
-    alpha = picture.alpha
-    if alpha is not None and extension not in formats.WITH_ALPHA:
+    entry = formats.BY_EXTENSION.get(extension)
+    if entry is None or not entry.written:
+        raise ValueError(f'{path}: expected one of {" ".join(formats.WRITABLE)}')
+    lost, blocks = list(picture.notes), dict(picture.header.metadata)
+    photo, is_ours = to_own_colours(picture, photo, extension, blocks, lost, in_place)
+    pixels = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY) if picture.grey else photo
+    is_ours |= picture.grey
+    alpha, extra = picture.alpha, ''
+    if alpha is not None and (not entry.alpha or (picture.header.extra and extension not in formats.TIFF)):
+        lost.append(f'{extension[1:]} has no {"further channel" if picture.header.extra else "alpha"}')
         alpha = None
-        lost.append(f'{extension[1:]} has no alpha')
-    if alpha is not None:
-        channels = [pixels] * 3 if picture.grey else cv2.split(pixels)
-        pixels = cv2.merge([*channels, alpha])
-    if pixels.ndim == 2 and extension == '.ppm':
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-    elif pixels.ndim == 3 and extension == '.pgm':
-        raise ValueError(f'{path}: pgm holds greyscale only')
-    if pixels.dtype == np.uint16 and extension not in formats.DEEP:
-        pixels = to_8bit(pixels)
+    if pixels.dtype == np.uint16 and not entry.deep:
+        pixels, is_ours = to_8bit(pixels), True
         lost.append(f'{extension[1:]} is written with 8 bit')
-    names = [formats.NAMES[name] for name, block in picture.header.metadata.items()
-             if not formats.holds(extension, name, block)]  # fmt: skip
+    if alpha is not None:
+        if alpha.dtype != pixels.dtype:
+            alpha = to_8bit(alpha) if pixels.dtype == np.uint8 else alpha.astype(np.uint16) * 257
+        extra = 'unspecified' if picture.header.extra else 'unassociated'
+        if picture.header.associated and extension in formats.TIFF:
+            pixels, extra = multiply_by_alpha(np.atleast_3d(pixels), alpha), 'associated'
+        pixels, is_ours = np.dstack([pixels, alpha]), True
+    names = [name for name, block in blocks.items() if not formats.holds(extension, name, block)]
     if names:
-        lost.append(f'{" and ".join(names)} cannot be written to {extension[1:]}')
+        lost.append(f'{formats.in_words(names)} cannot be written to {extension[1:]}')
+    blocks = {name: block for name, block in blocks.items() if name not in names}
     try:
-        data = formats.encode(extension, pixels, picture.header, sampling_444, gpu)
+        data = codecs.encode(
+            extension, pixels, blocks, codecs.Writing(picture.header, extra, sampling_444, gpu, is_ours)
+        )
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    save_whole(lambda file: file.write(data), path)
+
+    def save(file):
+        file.write(data)
+        if picture.status is not None:
+            file.flush()  # else what is written later would set the time anew
+            with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
+                os.chmod(file.name, stat.S_IMODE(picture.status.st_mode) & 0o777)
+            if keep_times:
+                os.utime(file.name, ns=(picture.status.st_atime_ns, picture.status.st_mtime_ns))
+
+    save_whole(save, path)
     return lost
+
+
+def to_own_colours(picture, photo, extension, blocks, lost, in_place):
+    """(the photo in the colours and depth that are written, whether its memory is ours to change)."""
+    is_ours = in_place
+    if picture.space:
+        if photo.shape != picture.own.shape:
+            raise ValueError(f'write_picture: expected the shape {picture.own.shape}, got {photo.shape}')
+        if formats.holds(extension, 'icc', blocks['icc']):
+            own = picture.own if in_place else picture.own.copy()
+            return picture.space.from_srgb(photo, own), True
+        del blocks['icc']
+        lost.append(f'{metadata.NAMES["icc"]} cannot be written to {extension[1:]}: the result is sRGB')
+    if picture.bits == 8 and photo.dtype == np.uint16:
+        photo, is_ours = to_8bit(photo), True
+    return photo, is_ours

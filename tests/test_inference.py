@@ -20,7 +20,7 @@ from PIL import Image, ImageCms
 
 import inference
 from model import build_network
-from photos import formats
+from photos import jpeg, metadata
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import save_checkpoint
 from tests import two_ranks
@@ -235,26 +235,26 @@ def test_what_a_format_cannot_keep_is_said_once(checkpoint, folder, tmp_path, ca
 @pytest.mark.parametrize(('quality', 'subsampling'), [(60, 2), (98, 1), (100, 0)])
 def test_jpeg_is_never_written_worse_than_it_was(checkpoint, folder, tmp_path, quality, subsampling):
     Image.fromarray(scene()).save(folder / 'a.jpg', quality=quality, subsampling=subsampling)
-    assert formats.read_header((folder / 'a.jpg').read_bytes()).quality == quality
+    assert jpeg.read_header((folder / 'a.jpg').read_bytes()).quality == quality
     assert run(checkpoint, folder, tmp_path / 'out') == 0
-    header = formats.read_header((tmp_path / 'out' / 'a.jpg').read_bytes())
+    header = jpeg.read_header((tmp_path / 'out' / 'a.jpg').read_bytes())
     assert header.quality == max(quality, 95)
-    assert header.sampling == formats.SAMPLING[subsampling]
+    assert header.sampling == list(jpeg.SAMPLING.values())[subsampling]
     run(checkpoint, folder, tmp_path / 'full', jpeg_444=True)
-    assert formats.read_header((tmp_path / 'full' / 'a.jpg').read_bytes()).sampling == formats.SAMPLING[0]
+    assert jpeg.read_header((tmp_path / 'full' / 'a.jpg').read_bytes()).sampling == jpeg.SAMPLING[1, 1]
 
 
 def test_thumbnail_of_the_dark_original_is_left_out():
     block = exif(6)
     block.get_ifd(0x8769)[0x9003] = '2020:01:01 00:00:00'
     data = bytearray(block.tobytes().removeprefix(b'Exif\0\0'))
-    clean = formats.upright_exif(data)
+    clean = metadata.upright_exif(data)
     again = Image.Exif()
     again.load(clean)
     assert (again[274], again[271]) == (1, 'Maker')
     assert again.get_ifd(0x8769)[0x9003] == '2020:01:01 00:00:00'
     for bad in (b'', b'II*\0', b'MM\0*\xff\xff\xff\xff', b'II*\0\x08\0\0\0\xff\xff'):
-        assert formats.upright_exif(bad) == b''
+        assert metadata.upright_exif(bad) == b''
 
 
 def test_camera_raw_is_developed_or_says_what_to_install(checkpoint, folder, tmp_path, capsys, monkeypatch):

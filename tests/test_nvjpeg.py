@@ -16,7 +16,8 @@ from PIL import Image, ImageCms
 
 import inference
 from model import build_network
-from photos import formats, nvjpeg
+from photos import jpeg, nvjpeg
+from photos.folder import Job
 from photos.picture import read_photo, read_picture, write_picture
 
 CPU = torch.device('cpu')
@@ -41,7 +42,7 @@ def stand_in(decode=lambda pixels: pixels, encode=lambda data: data):
 
     def encode_jpeg(rgb, quality):
         assert (rgb.dtype, rgb.shape[0], rgb.is_contiguous()) == (torch.uint8, 3, True)
-        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, formats.SAMPLING[0]]
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, jpeg.SAMPLING[1, 1]]
         data = cv2.imencode('.jpg', rgb.permute(1, 2, 0).numpy()[..., ::-1], options)[1]
         return encode(torch.from_numpy(data))
 
@@ -144,9 +145,9 @@ def test_what_the_codec_refuses_opencv_takes(install, tmp_path):
     Path(path).write_bytes(data)
     assert nvjpeg.decode(data, CPU) is not None
     codec.decode_jpeg = codec.encode_jpeg = broken
-    header = formats.read_header(data)
-    assert np.array_equal(formats.decode(path, data, header, CPU), formats.decode(path, data, header))
-    assert np.array_equal(formats.encode('.jpg', scene(), header, gpu=CPU), formats.encode('.jpg', scene(), header))
+    header = jpeg.read_header(data)
+    assert np.array_equal(jpeg.decode(data, header, CPU), jpeg.decode(data, header))
+    assert np.array_equal(jpeg.encode(scene(), header, {}, 95, gpu=CPU), jpeg.encode(scene(), header, {}, 95))
 
 
 def test_one_thread_at_a_time_and_an_idle_device_on_both_sides(install, tmp_path, monkeypatch):
@@ -172,7 +173,7 @@ def test_one_thread_at_a_time_and_an_idle_device_on_both_sides(install, tmp_path
 
     def work(name):
         save_jpeg(name)
-        outcomes.append(inference.enhance_file(network, name, f'{name}.out.jpg', inference.opt, set(), False, CPU))
+        outcomes.append(inference.enhance_file(network, Job(name, f'{name}.out.jpg', ''), inference.opt, False, CPU))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in names]
     for thread in threads:

@@ -1,0 +1,276 @@
+"""Colour profiles: what the network sees of a photo that is not sRGB, and how the result comes back into its profile.
+
+A network is trained on sRGB. A photo in another space is shown to it with sRGB's curve and primaries, in 16 bit,
+colours outside of sRGB clipped; the pixels as they were in the file are kept beside it. The result goes back by
+
+    linear result = linear(E) + (x - linear(I)) * Y(E) / Y(I)
+
+in sRGB's primaries, where I is what the network saw, E what it made of it, x the photo's own colour unclipped and Y the
+luminance: within sRGB that is E, and what lay outside is brightened with its pixel instead of being lost. A pixel that
+did not change comes back as the file's own levels.
+
+Source: ICC.1:2022 (profiles of matrix and curves); IEC 61966-2-1 (sRGB); ITU-T H.273 (numbers of primaries and curves).
+Profiles of tables (CMYK, some scanners) and Lab go to sRGB by littlecms (Pillow's ImageCms), 8 bit, and stay there.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms
+
+TOP = 65535
+D50 = np.array([0.9642, 1.0, 0.8249])
+SRGB_TO_XYZ = np.array(  # D50, as every sRGB profile has it
+    [[0.436066, 0.385147, 0.143066], [0.222488, 0.716873, 0.060608], [0.013916, 0.097076, 0.714096]]
+)
+LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
+STRIP = 1 << 16  # pixels that are converted at once: what they need stays in the processor's cache
+ALIKE = 0.01  # largest difference of matrix or curve of what is taken for sRGB
+PRIMARIES = {  # xy of red, green, blue, white
+    9: ((0.708, 0.292), (0.17, 0.797), (0.131, 0.046), (0.3127, 0.329)),  # Rec. 2020
+    11: ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06), (0.314, 0.351)),  # DCI-P3
+    12: ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06), (0.3127, 0.329)),  # Display P3
+    'sRGB': ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06), (0.3127, 0.329)),
+    'Adobe RGB': ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), (0.3127, 0.329)),
+}
+SRGB_PRIMARIES = (0, 1, 2, 5, 6, 7)  # the last three by a hair
+SRGB_CURVES = (0, 1, 2, 6, 13, 14, 15)  # shown as sRGB by every viewer
+GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
+HDR = {16: 'PQ', 18: 'HLG'}
+
+
+def encode_srgb(linear):
+    """sRGB's levels in [0, 1] of linear light in [0, 1]."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
+
+
+def decode_srgb(level):
+    """Linear light in [0, 1] of sRGB's levels in [0, 1]."""
+    return np.where(level <= 0.04045, level / 12.92, ((np.maximum(level, 0) + 0.055) / 1.055) ** 2.4)
+
+
+RAMP = np.linspace(0, 1, TOP + 1)
+TO_SRGB = np.round(encode_srgb(RAMP**2) * TOP).astype(np.uint16)  # by the square root of linear light, in 16 bit
+FROM_SRGB = decode_srgb(RAMP).astype(np.float32)
+
+
+@dataclass
+class Space:
+    """A photo's own colour space: one curve a channel, then a matrix to sRGB's linear primaries."""
+
+    curves: np.ndarray  # (3, 65536): linear light of each channel's level in 16 bit
+    matrix: np.ndarray  # (3, 3)
+
+    def __post_init__(self):
+        self.inverse = np.linalg.inv(self.matrix)
+        levels = [np.interp(RAMP**2, curve, RAMP) for curve in self.curves]
+        self.levels = [(level * TOP).astype(np.float32) for level in levels]
+        self.linear = [curve.astype(np.float32) for curve in self.curves]
+
+    def linear_srgb(self, own):
+        """Linear light in sRGB's primaries, unclipped, (h, w, 3) float32, of own levels."""
+        tables = self.linear if own.dtype == np.uint16 else [table[::257] for table in self.linear]
+        channels = [np.take(table, own[..., c]) for c, table in enumerate(tables)]
+        return cv2.transform(cv2.merge(channels), self.matrix)
+
+    def as_srgb(self, own):
+        """The (H, W, 3) uint16 sRGB photo of own levels, uint8 or uint16."""
+        photo = np.empty(own.shape, np.uint16)
+        for rows in strips(own.shape):
+            photo[rows] = as_levels(self.linear_srgb(own[rows]))
+        return photo
+
+    def from_srgb(self, enhanced, own):
+        """Own levels of a result that was made from as_srgb(own); written over `own`.
+
+        Args:
+            enhanced: (H, W, 3) uint16 sRGB.
+            own: (H, W, 3) uint8 or uint16.
+        """
+        top = np.float32(np.iinfo(own.dtype).max / TOP)
+        for rows in strips(own.shape):
+            linear = self.linear_srgb(own[rows])
+            seen, result = as_levels(linear), enhanced[rows]
+            changed = (seen != result).any(axis=2)
+            if not changed.any():
+                continue
+            before, after = np.take(FROM_SRGB, seen), np.take(FROM_SRGB, result)
+            linear -= before
+            brighter = after @ LUMINANCE / np.maximum(before @ LUMINANCE, np.float32(1e-4))
+            linear *= np.minimum(brighter, 16)[..., None]
+            linear += after
+            index = roots(cv2.transform(linear, self.inverse))
+            for c, table in enumerate(self.levels):
+                levels = np.rint(np.take(table, index[..., c]) * top)
+                np.copyto(own[rows][..., c], levels.astype(own.dtype), where=changed)
+        return own
+
+
+def strips(shape):
+    """Slices of so many rows that a strip's arrays stay in the cache."""
+    count = max(1, STRIP // shape[1])
+    return [slice(y, y + count) for y in range(0, shape[0], count)]
+
+
+def roots(linear):
+    """Indices of tables by the square root of linear light; changes `linear`."""
+    cv2.sqrt(np.clip(linear, 0, 1, out=linear), dst=linear)
+    linear *= TOP
+    linear += np.float32(0.5)
+    return linear.astype(np.uint16)
+
+
+def as_levels(linear):
+    """sRGB's 16-bit levels of linear light, clipped."""
+    return np.take(TO_SRGB, roots(linear.copy()))
+
+
+# ------------------------------------------------------------------------------------------------------- profiles
+
+
+def read_space(icc):
+    """What a profile means: a Space, None where it is sRGB, 'tables' where it holds tables alone.
+
+    Raises:
+        ValueError: it is damaged, or for other channels than grey and RGB.
+    """
+    try:
+        tags = read_tags(icc)
+        if icc[16:20] == b'GRAY':
+            curves, matrix = [read_curve(tags[b'kTRC'])] * 3, np.eye(3)
+        elif b'rXYZ' not in tags:
+            if icc[16:20] == b'RGB ' and b'A2B0' in tags:
+                return 'tables'
+            raise ValueError('read_space: expected a profile of grey or RGB')
+        else:
+            curves = [read_curve(tags[name]) for name in (b'rTRC', b'gTRC', b'bTRC')]
+            columns = [struct.unpack_from('>3i', tags[name], 8) for name in (b'rXYZ', b'gXYZ', b'bXYZ')]
+            matrix = np.linalg.solve(SRGB_TO_XYZ, np.array(columns).T / 65536)
+            matrix /= matrix.sum(axis=1, keepdims=True)  # grey stays exactly grey
+    except (KeyError, struct.error, np.linalg.LinAlgError, IndexError) as error:
+        raise ValueError(f'read_space: expected a whole profile ({error!r})') from error
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-3 or any(curve[-1] < 0.5 for curve in curves):
+        raise ValueError('read_space: expected a profile that can be inverted')
+    alike = np.abs(matrix - np.eye(3)).max() < ALIKE
+    if alike and all(np.abs(encode_srgb(curve[::257]) - RAMP[::257]).max() < ALIKE for curve in curves):
+        return None
+    return Space(np.array(curves), matrix)
+
+
+def read_tags(icc):
+    """{name: bytes} of a profile's tags."""
+    (count,) = struct.unpack_from('>I', icc, 128)
+    entries = [struct.unpack_from('>4sII', icc, 132 + 12 * i) for i in range(min(count, 200))]
+    return {name: icc[at : at + size] for name, at, size in entries}
+
+
+def read_curve(tag):
+    """A curve at 65536 levels, rising, in [0, 1]."""
+    x = RAMP
+    if tag[:4] == b'curv':
+        (count,) = struct.unpack_from('>I', tag, 8)
+        if count == 0:
+            return x
+        values = struct.unpack_from(f'>{count}H', tag, 12)
+        if count == 1:
+            return x ** (values[0] / 256)
+        curve = np.interp(x, np.linspace(0, 1, count), np.array(values) / TOP)
+    elif tag[:4] == b'para':
+        kind = struct.unpack_from('>H', tag, 8)[0]
+        g, a, b, c, d, e, f = (
+            *(v / 65536 for v in struct.unpack_from(f'>{(1, 3, 4, 5, 7)[kind]}i', tag, 12)),
+            *[0] * 6,
+        )[:7]
+        if kind == 0:
+            a, b, c, d, e, f = 1, 0, 0, 0, 0, 0
+        elif kind == 1:
+            c, d, e, f = 0, -b / a, 0, 0
+        elif kind == 2:
+            c, d, e, f = 0, -b / a, c, c
+        elif kind == 3:
+            e = f = 0
+        curve = np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
+    else:
+        raise ValueError(f'read_curve: expected curv or para, got {tag[:4]!r}')
+    return np.maximum.accumulate(np.clip(curve, 0, 1))
+
+
+def make_profile(name, primaries, gamma=0.0):
+    """An ICC profile, version 4, of PRIMARIES (or four xy) and a gamma; 0 is sRGB's curve."""
+    points = PRIMARIES.get(primaries, primaries) if not isinstance(primaries, tuple) else primaries
+    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in points]).T
+    white = columns[:, 3]
+    matrix = columns[:, :3] * np.linalg.solve(columns[:, :3], white)
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    adapt = np.linalg.inv(bradford) @ np.diag((bradford @ D50) / (bradford @ white)) @ bradford
+    fixed = lambda values: b''.join(struct.pack('>i', round(v * 65536)) for v in values)  # noqa: E731
+    parameters = (gamma,) if gamma else (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    curve = b'para\0\0\0\0' + struct.pack('>HH', 0 if gamma else 3, 0) + fixed(parameters)
+    tags = {b'desc': pack_text(name), b'cprt': pack_text('No copyright'), b'wtpt': b'XYZ \0\0\0\0' + fixed(D50)}
+    tags[b'chad'] = b'sf32\0\0\0\0' + fixed(adapt.ravel())
+    columns = zip((b'rXYZ', b'gXYZ', b'bXYZ'), (adapt @ matrix).T, strict=True)
+    tags |= {key: b'XYZ \0\0\0\0' + fixed(column) for key, column in columns}
+    tags |= dict.fromkeys((b'rTRC', b'gTRC', b'bTRC'), curve)
+    table, body, at = b'', b'', 132 + 12 * len(tags)
+    for key, value in tags.items():
+        value += b'\0' * (-len(value) % 4)
+        table, body = table + struct.pack('>4sII', key, at + len(body), len(value)), body + value
+    head = struct.pack('>I4sI4s4s4s', at + len(body), b'', 0x04300000, b'mntr', b'RGB ', b'XYZ ')
+    head += struct.pack('>6H', 2024, 1, 1, 0, 0, 0) + b'acsp' + bytes(28) + fixed(D50) + bytes(48)
+    return head + struct.pack('>I', len(tags)) + table + body
+
+
+def pack_text(text):
+    head = struct.pack('>II2s2sII', 1, 12, b'en', b'US', 2 * len(text), 28)
+    return b'mluc\0\0\0\0' + head + text.encode('utf-16-be')
+
+
+def profile_of(colour, gamma, adobe):
+    """The profile of a photo that has none but says its colours otherwise; b'' for sRGB.
+
+    Args:
+        colour: (primaries, transfer) of H.273, or ().
+        gamma: a PNG's (exponent, xy of white, red, green, blue), or ().
+        adobe: EXIF says Adobe RGB.
+    Raises:
+        ValueError: HDR, or colours that are not known here.
+    """
+    if colour:
+        primaries, transfer = colour
+        if transfer in HDR:
+            raise ValueError(f'expected a photo of standard range, got HDR ({HDR[transfer]}); tone-map it first')
+        wide = primaries not in SRGB_PRIMARIES
+        if (wide and primaries not in PRIMARIES) or transfer not in (*SRGB_CURVES, *GAMMAS):
+            raise ValueError(f'expected known colours, got primaries {primaries} and transfer {transfer} of H.273')
+        if wide or transfer in GAMMAS:
+            name = {9: 'Rec. 2020', 11: 'DCI-P3', 12: 'Display P3'}.get(primaries, 'RGB')
+            return make_profile(name, primaries if wide else 'sRGB', GAMMAS.get(transfer, 0.0))
+        return b''
+    if gamma:
+        red, green, blue, white = PRIMARIES['sRGB']
+        if len(gamma) == 9:
+            white, red, green, blue = zip(gamma[1::2], gamma[2::2], strict=True)
+        return make_profile('PNG', (red, green, blue, white), gamma[0])
+    return make_profile('Adobe RGB (1998) compatible', 'Adobe RGB', 563 / 256) if adobe else b''
+
+
+def by_tables(pixels, mode, icc):
+    """sRGB of an 8-bit photo through littlecms, or None where the profile does not fit.
+
+    Args:
+        pixels: (H, W, 3 or 4) uint8.
+        mode: Pillow's RGB, CMYK (255 is full ink) or LAB.
+        icc: the profile; b'' for LAB.
+    """
+    try:
+        source = ImageCms.createProfile('LAB') if mode == 'LAB' else ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        image = Image.frombytes(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes())
+        srgb = ImageCms.createProfile('sRGB')
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        done = ImageCms.profileToProfile(image, source, srgb, ImageCms.Intent.RELATIVE_COLORIMETRIC, 'RGB', flags=flags)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    return np.array(done)

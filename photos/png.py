@@ -1,0 +1,186 @@
+"""PNG files: their chunks, what these hold, and the chunks of a result.
+
+Pixels are OpenCV's, both ways. Source: PNG, third edition (W3C 2025); the "Raw profile type" texts are ImageMagick's,
+as ExifTool and exiv2 read and write them.
+"""
+
+import re
+import struct
+import zlib
+
+import numpy as np
+
+from photos.formats import Header
+from photos.metadata import clean_resources, iptc_of, resources_of
+
+SIGNATURE = b'\x89PNG\r\n\x1a\n'
+XMP = b'XML:com.adobe.xmp'
+LIMIT = 64 << 20  # bytes of an unpacked text or profile
+MODES = {0: 'L', 2: 'RGB', 3: 'P', 4: 'LA', 6: 'RGBA'}
+SILENT = {b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS', b'sRGB', b'gAMA', b'cHRM', b'sBIT', b'bKGD', b'hIST', b'tIME',
+          b'fcTL', b'fdAT', b'cLLI', b'mDCV', b'caNv', b'vpAg', b'orNT', b'CgBI'}  # fmt: skip
+PIXELS = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
+RAW_PROFILES = {
+    b'exif': 'exif',
+    b'APP1': 'app1',
+    b'iptc': 'iptc',
+    b'8bim': 'iptc',
+    b'xmp': 'xmp',
+    b'icc': 'icc',
+    b'icm': 'icc',
+}
+
+
+def walk(data, check=True):
+    """[(name, start, end of its body)] of a PNG's chunks.
+
+    Raises:
+        ValueError: truncated, or a chunk of pixels or header does not have its checksum.
+    """
+    found, at = [], len(SIGNATURE)
+    while at + 12 <= len(data):
+        size, name = struct.unpack_from('>I4s', data, at)
+        end = at + 8 + size
+        if end + 4 > len(data):
+            break
+        if (
+            check
+            and name[:1].isupper()
+            and zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from('>I', data, end)[0]
+        ):
+            raise ValueError(f'expected an undamaged photo, the checksum of {name.decode("latin-1")} is wrong')
+        found.append((name, at + 8, end))
+        if name == b'IEND':
+            return found
+        at = end + 4
+    raise ValueError('expected a whole photo, the file is truncated')
+
+
+def read_header(data):
+    """Header of a PNG's bytes.
+
+    Raises:
+        ValueError: not whole.
+    """
+    header, texts, colours = Header(kind='PNG'), b'', {}
+    for name, start, end in walk(data):
+        body = data[start:end] if name != b'IDAT' else b''
+        if name == b'IHDR' and len(body) == 13:
+            width, height, _, layout = struct.unpack('>IIBB', body[:10])
+            header.size, header.mode = (width, height), MODES.get(layout, '')
+        elif name == b'eXIf':
+            header.metadata['exif'] = body.removeprefix(b'Exif\0\0')
+        elif name == b'iCCP':
+            header.metadata['icc'] = inflate(body.split(b'\0', 1)[-1][1:])
+        elif name == b'pHYs' and len(body) == 9:
+            x, y, unit = struct.unpack('>IIB', body)
+            if unit == 1 and x and y:
+                header.metadata['resolution'] = (float(x), float(y))
+        elif name == b'acTL' and len(body) == 8:
+            header.frames = struct.unpack('>I', body[:4])[0]
+        elif name == b'cICP' and len(body) == 4:
+            header.colour = (body[0], body[1])
+        elif name in (b'gAMA', b'cHRM', b'sRGB'):
+            colours[name] = body
+        elif name in (b'tEXt', b'zTXt', b'iTXt'):
+            if not read_profile(header.metadata, name, body):
+                texts += data[start - 8 : end + 4]
+        elif name not in SILENT:
+            header.left_out.append(f'its PNG chunk {name.decode("latin-1")} is left out')
+    if texts:
+        header.metadata['text'] = texts
+    if b'sRGB' not in colours and not header.colour and 'icc' not in header.metadata:
+        header.gamma = read_gamma(colours)
+    return header
+
+
+def only_pixels(data):
+    """A PNG's bytes without what libpng may complain of: profiles, texts, EXIF."""
+    chunks = walk(data, check=False)
+    if all(name in PIXELS for name, _, _ in chunks):
+        return data
+    parts = [data[start - 8 : end + 4] for name, start, end in chunks if name in PIXELS]
+    return SIGNATURE + b''.join(parts)
+
+
+def read_gamma(chunks):
+    """(gamma, its primaries and white as eight xy) that gAMA and cHRM say, () where they say sRGB or nothing."""
+    if len(chunks.get(b'gAMA', b'')) != 4:
+        return ()
+    gamma = struct.unpack('>I', chunks[b'gAMA'])[0] / 1e5
+    if not 0.2 < gamma < 2 or abs(gamma - 1 / 2.2) < 0.02:
+        return ()
+    chroma = chunks.get(b'cHRM', b'')
+    return (1 / gamma, *(v / 1e5 for v in struct.unpack('>8I', chroma))) if len(chroma) == 32 else (1 / gamma,)
+
+
+def read_profile(metadata, name, body):
+    """Take XMP, EXIF, IPTC or a profile out of a text chunk; False where it is an ordinary text."""
+    key, _, rest = body.partition(b'\0')
+    if key == XMP and name == b'iTXt':
+        text = rest[2:].split(b'\0', 2)[-1]  # behind its language, twice
+        metadata['xmp'] = inflate(text) if rest[:1] == b'\1' else text
+        return True
+    kind = RAW_PROFILES.get(key.removeprefix(b'Raw profile type ')) if key.startswith(b'Raw profile type ') else None
+    if kind is None or name == b'iTXt':
+        return False
+    text = inflate(rest[1:]) if name == b'zTXt' else rest
+    found = re.match(rb'\s*\S+\s+(\d+)\s+([0-9a-fA-F\s]*)', text)
+    block = bytes.fromhex(found[2].decode()) if found and len(found[2].translate(None, b' \t\r\n')) % 2 == 0 else b''
+    if kind == 'app1':
+        kind = 'xmp' if block.startswith(b'http://ns.adobe.com/xap/1.0/\0') else 'exif'
+        block = block.removeprefix(b'http://ns.adobe.com/xap/1.0/\0')
+    if kind == 'iptc':
+        block = clean_resources(block.removeprefix(b'Photoshop 3.0\0')) or (block and resources_of(block))
+        if not iptc_of(block):
+            return True
+    metadata.setdefault(kind, block.removeprefix(b'Exif\0\0'))
+    return True
+
+
+def inflate(data):
+    """Unpacked bytes, b'' where they are damaged or a bomb."""
+    try:
+        unpacker = zlib.decompressobj()
+        unpacked = unpacker.decompress(data, LIMIT)
+        return b'' if unpacker.unconsumed_tail else unpacked
+    except zlib.error:
+        return b''
+
+
+def as_utf8(text):
+    """A comment's bytes as UTF-8; what is none is taken for Latin-1."""
+    text = text.rstrip(b'\0').replace(b'\0', b' ')
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode('latin-1').encode()
+    return text
+
+
+def chunk(name, body):
+    return struct.pack('>I', len(body)) + name + body + struct.pack('>I', zlib.crc32(name + body))
+
+
+def add_metadata(data, metadata):
+    """A PNG's bytes, a uint8 array, with its blocks behind its header chunk."""
+    added = b''
+    if 'icc' in metadata:
+        added += chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(metadata['icc']))
+    if 'resolution' in metadata:
+        added += chunk(b'pHYs', struct.pack('>IIB', *(min(round(v), 2**31 - 1) for v in metadata['resolution']), 1))
+    if 'exif' in metadata:
+        added += chunk(b'eXIf', metadata['exif'])
+    if 'xmp' in metadata:
+        added += chunk(b'iTXt', XMP + b'\0\0\0\0\0' + metadata['xmp'])
+    if 'iptc' in metadata:
+        block = metadata['iptc']
+        text = b'\niptc\n%8d\n' % len(block) + re.sub(b'(.{72})', rb'\1\n', block.hex().encode()) + b'\n'
+        added += chunk(b'zTXt', b'Raw profile type iptc\0\0' + zlib.compress(text))
+    if 'comment' in metadata:
+        added += chunk(b'iTXt', b'Comment\0\0\0\0\0' + as_utf8(metadata['comment']))
+    added += metadata.get('text', b'')
+    if not added:
+        return data
+    at = len(SIGNATURE) + 25
+    return np.concatenate([data[:at], np.frombuffer(added, np.uint8), data[at:]])

@@ -1,0 +1,229 @@
+"""TIFF files: which page is the photo, its pixels, its tags, and a result's file.
+
+Pixels are tifffile's. Where a compression needs more than tifffile has, 8-bit pages are Pillow's and plain 16-bit pages
+OpenCV's; what none of them reads rightly is refused by name. OpenCV alone is no choice: it takes separate planes of 16
+bit, palettes and MinIsWhite for what they are not. Source: TIFF 6.0; TIFF technical note 2 (NewSubfileType).
+"""
+
+import io
+import logging
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image
+
+from photos.formats import Header
+from photos.metadata import as_orientation, clean_resources, exif_of_tags, iptc_of, resources_of
+from photos.tags import ORIENTATION, Tag, Tags, pack_directories, read_directories, start_of_file
+
+logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # we say in one line what is wrong with a file
+
+XMP, IPTC, PHOTOSHOP, PROFILE, LAYERS = 700, 33723, 34377, 34675, 37724
+MEANT = {*range(254, 348), *range(512, 522), *range(529, 533), 559, XMP, IPTC, PHOTOSHOP, PROFILE,
+         32781, 32932, 33421, 33422, 34665, 34853, 65000}  # fmt: skip
+MODES = {0: 'L', 1: 'L', 2: 'RGB', 3: 'P', 5: 'CMYK', 6: 'YCbCr', 8: 'LAB', 9: 'ICCLAB'}
+INCHES = {2: 0.0254, 3: 0.01}  # metres of a resolution's unit
+
+
+def read_header(data):
+    """Header of a TIFF's bytes; `header.page` is the photo's page among those of the file.
+
+    Raises:
+        ValueError: not whole, or of a kind that cannot be read.
+    """
+    try:
+        pages = read_directories(data)
+    except ValueError:
+        raise ValueError('expected a whole photo, the TIFF is truncated or its directory damaged') from None
+    kinds = [page.integer(254, 0) or {2: 1, 3: 2}.get(page.integer(255), 0) for page in pages]
+    photos = [i for i, kind in enumerate(kinds) if not kind & 5]  # 1 is a smaller copy, 4 a mask
+    header = Header(kind='TIFF', frames=max(len(photos), 1), page=photos[0] if photos else 0)
+    tags = pages[header.page]
+    if len(pages) > header.frames and header.frames == 1:
+        header.left_out.append('its thumbnail page is left out' if any(kind & 1 for kind in kinds) else
+                               'its mask page is left out')  # fmt: skip
+    header.size = tags.integer(256), tags.integer(257)
+    header.mode = MODES.get(tags.integer(262, 1), f'photometric {tags.integer(262)}')
+    depths, formats = tags.integers(258) or (1,), tags.integers(339) or (1,)
+    header.bits = max(depths)
+    if any(kind == 3 for kind in formats):
+        raise ValueError(f'expected 8 or 16 bit, got float{header.bits}; tone-map it first')
+    if len({*depths}) > 1 or header.bits > 16 or any(kind not in (1, 4) for kind in formats):
+        signed = 'int' if 2 in formats else 'uint'
+        raise ValueError(f'expected unsigned levels of up to 16 bit, got {signed}{header.bits}')
+    channels, extra = {'RGB': 3, 'CMYK': 4, 'YCbCr': 3, 'LAB': 3, 'ICCLAB': 3}.get(header.mode, 1), tags.integers(338)
+    more = tags.integer(277, channels) - channels
+    if more > 0:
+        kind = extra[0] if extra else 0
+        header.extra, header.associated = kind == 0, kind == 1
+        if header.mode in ('L', 'RGB'):
+            header.mode += 'A'
+        if more > 1:
+            header.left_out.append('its further channels are left out')
+    where, sizes = tags.integers(273) or tags.integers(324), tags.integers(279) or tags.integers(325)
+    if not where or any(at + size > len(data) for at, size in zip(where, sizes, strict=False)):
+        raise ValueError('expected a whole photo, the file is truncated')
+    header.orientation = as_orientation(tags.integer(ORIENTATION, 1))
+    read_blocks(header, tags)
+    return header
+
+
+def read_blocks(header, tags):
+    """The metadata of a page's tags, and which of its tags are not kept."""
+    value = lambda number: tags.image[number].value if number in tags.image else b''  # noqa: E731
+    photoshop = clean_resources(value(PHOTOSHOP))
+    if not iptc_of(photoshop) and value(IPTC):
+        photoshop += resources_of(value(IPTC))
+    blocks = {'exif': exif_of_tags(tags), 'xmp': value(XMP), 'icc': value(PROFILE), 'iptc': photoshop}
+    header.metadata |= {name: block for name, block in blocks.items() if block}
+    resolution = resolution_of(tags)
+    if resolution:
+        header.metadata['resolution'] = resolution
+    if LAYERS in tags.image:
+        header.left_out.append('its Photoshop layers are left out')
+    described = read_directories(blocks['exif'])[0].image if blocks['exif'] else {}
+    others = sorted(set(tags.image) - MEANT - {*described, LAYERS})
+    if others:
+        header.left_out.append(f'its TIFF tags {", ".join(map(str, others))} are left out')
+
+
+def resolution_of(tags):
+    """(x, y) per metre of a TIFF's or EXIF's tags, () where they say none."""
+    metres = INCHES.get(tags.integer(296, 2))
+    values = [
+        tags.image[number].value for number in (282, 283) if number in tags.image and tags.image[number].type == 5
+    ]
+    if metres is None or len(values) < 2:
+        return ()
+    pairs = [struct.unpack_from(tags.order + 'II', value) for value in values]
+    return tuple(over / under / metres for over, under in pairs) if all(a and b for a, b in pairs) else ()
+
+
+# --------------------------------------------------------------------------------------------------------- decoding
+
+
+def decode(data, header):
+    """The pixels of a TIFF's photo as they are stored: (H, W), or (H, W, 2 to 4) grey or RGB, with a further channel.
+
+    CMYK and Lab come as Pillow's (H, W, 4 or 3) of 8 bit, palettes as RGB. Not turned.
+
+    Raises:
+        ValueError: of a kind that none of the decoders reads rightly, or damaged.
+    """
+    if header.bits < 8 or (header.bits == 8 and header.mode in ('P', 'YCbCr', 'CMYK', 'LAB', 'ICCLAB')):
+        return by_pillow(data, header)
+    if header.bits not in (8, 16) or header.mode not in ('L', 'LA', 'RGB', 'RGBA'):
+        raise ValueError(f'expected 8 or 16 bit RGB or grey, got a TIFF of {header.mode} with {header.bits} bit')
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[header.page]
+        negative, planar = page.photometric == 0, page.planarconfig == 2
+        compression = tifffile.COMPRESSION(page.compression).name.replace('_', ' ')
+        try:
+            pixels = page.asarray()
+        except (ValueError, ImportError, NotImplementedError) as error:
+            if 'imagecodecs' not in str(error) and not isinstance(error, (ImportError, NotImplementedError)):
+                raise ValueError(f'expected an undamaged photo, tifffile says: {error}') from error
+            pixels = None
+        except (zlib.error, struct.error, IndexError, TypeError) as error:
+            raise ValueError(f'expected an undamaged photo, tifffile says: {error}') from error
+    if pixels is None:
+        return by_others(data, header, planar, negative, compression)
+    if planar and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.shape[:2] != header.size[::-1]:
+        raise ValueError(f'expected {header.size[0]} x {header.size[1]} pixels, got the shape {pixels.shape}')
+    if negative:
+        colours = pixels if pixels.ndim == 2 else pixels[..., :1]
+        np.subtract(np.iinfo(pixels.dtype).max, colours, out=colours)
+    return np.ascontiguousarray(pixels[..., : len(header.mode)] if pixels.ndim == 3 else pixels)
+
+
+def by_others(data, header, planar, negative, compression):
+    """Pixels in a compression that tifffile does not have."""
+    if header.bits == 8 and header.page == 0:
+        return by_pillow(data, header)
+    if planar or header.page or header.mode == 'LA':
+        raise ValueError(f'expected imagecodecs to read this TIFF ({compression}), it is not installed: '
+                         'pip install imagecodecs')  # fmt: skip
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError(f'expected another compression, neither tifffile nor OpenCV reads {compression} here')
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return 65535 - pixels if negative else pixels
+
+
+def by_pillow(data, header):
+    """An 8-bit page's pixels by Pillow, which knows palettes, YCbCr and whatever libtiff unpacks."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.seek(header.page)
+            mode = {'P': 'RGB', '1': 'L', 'YCbCr': 'RGB', 'RGBX': 'RGB', 'PA': 'RGBA'}.get(image.mode, image.mode)
+            if image.mode == 'RGBX' and header.extra:
+                return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
+            if image.mode not in ('RGBa', 'LAB', 'CMYK') and image.mode != mode:
+                image.load()
+                return np.asarray(image.convert(mode))
+            if image.mode == 'RGBa':
+                return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f'expected an undamaged photo of a known kind, Pillow says: {error}') from error
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+STRIP = 1 << 18  # bytes of a strip before it is packed
+
+
+def encode(pixels, metadata, extra=''):
+    """A deflated TIFF's bytes as a uint8 array, with EXIF, GPS, XMP, colour profile, IPTC and resolution.
+
+    Args:
+        pixels: (H, W) or (H, W, 2 to 4) grey or RGB with alpha, uint8 or uint16.
+        extra: what the last of 2 or 4 channels is: 'unassociated', 'associated' or 'unspecified'.
+    Raises:
+        ValueError: larger than a TIFF's 4 GB.
+    """
+    exif = metadata.get('exif')
+    tags = read_directories(exif)[0] if exif else Tags()
+    order = tags.order
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    height, width, channels = pixels.shape
+    rows = max(1, STRIP // pixels[0].nbytes)
+    strips = [zlib.compress(predict(pixels[y : y + rows], order), 6) for y in range(0, height, rows)]
+    places = np.cumsum([8, *map(len, strips)])
+    start = int(places[-1] + places[-1] % 2)
+    if start > 0xFFFFFFFF - (1 << 24):
+        raise ValueError('a TIFF holds 4 GB')
+    short = lambda *values: Tag(3, len(values), struct.pack(f'{order}{len(values)}H', *values))  # noqa: E731
+    long = lambda *values: Tag(4, len(values), struct.pack(f'{order}{len(values)}I', *values))  # noqa: E731
+    tags.image |= {
+        256: long(width), 257: long(height), 258: short(*[8 * pixels.itemsize] * channels), 259: short(8),
+        262: short(1 if channels < 3 else 2), 273: long(*places[:-1]), ORIENTATION: short(1), 277: short(channels),
+        278: long(rows), 279: long(*map(len, strips)), 284: short(1), 317: short(2),
+    }  # fmt: skip
+    if channels in (2, 4):
+        tags.image[338] = short({'unspecified': 0, 'associated': 1, 'unassociated': 2}[extra])
+    if 'resolution' in metadata:
+        for number, value in zip((282, 283), metadata['resolution'], strict=True):
+            tags.image[number] = Tag(5, 1, struct.pack(order + 'II', min(round(value * 254), 0xFFFFFFFF), 10000))
+        tags.image[296] = short(2)
+    blocks = {XMP: (1, metadata.get('xmp')), PROFILE: (7, metadata.get('icc'))}
+    if 'iptc' in metadata:
+        blocks |= {IPTC: (7, iptc_of(metadata['iptc'])), PHOTOSHOP: (1, metadata['iptc'])}
+    tags.image |= {number: Tag(type, len(block), block) for number, (type, block) in blocks.items() if block}
+    first = start_of_file(order, start)
+    body = b''.join([first, *strips, b'\0' * (start - int(places[-1])), pack_directories(tags, start)])
+    return np.frombuffer(body, np.uint8)
+
+
+def predict(rows, order):
+    """Rows as differences to the pixel on the left (predictor 2), in a byte order."""
+    differences = rows.copy()
+    differences[:, 1:] -= rows[:, :-1]
+    return differences.astype(rows.dtype.newbyteorder(order), copy=False).tobytes()
