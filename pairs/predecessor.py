@@ -1,11 +1,13 @@
 """The split of hermosayhl/DeepUPE_pytorch out of its options.pkl, without running the code in it."""
 
+import io
 import os
 import pickle
 import re
 
 from pairs.lists import find_pairs
 from system.files import raise_all
+from system.pickles import check_pickle
 
 
 class InertType(type):
@@ -52,8 +54,10 @@ def read_options_pickle(path, dataset_dir):
         OSError: it cannot be opened. ValueError: not such a pickle, or photos that dataset_dir lacks, named.
     """
     try:
-        with open(path, 'rb') as file:
-            content = InertUnpickler(file).load()
+        with open(path, 'rb') as opened:
+            file = io.BytesIO(opened.read())
+        check_pickle(file)
+        content = InertUnpickler(file).load()
     except OSError:
         raise
     except Exception as error:  # a damaged pickle may raise anything

@@ -1,45 +1,111 @@
 """Checkpoints: written whole, read without running anything in them, and the network that they hold."""
 
+import json
 import os
-import pickle
-import zipfile
 
+import numpy as np
 import torch
 
 from model import build_network
 from runs.predecessor import convert_predecessor
-from system.files import save_whole
+from runs.tensors import read_tensors
+from system.files import plain, save_whole
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PREDECESSOR = 'coeffs.conv_out.conv.weight'  # a name in the predecessor's state dict
+HEADER = 'deepupe'  # name of our values in the header of a safetensors file
 
 
 def save_checkpoint(path, checkpoint):
     """Write a dict of tensors and plain values, whole or not at all."""
     try:
-        save_whole(lambda partial: torch.save(checkpoint, partial), path)
+        save_whole(lambda file: torch.save(checkpoint, file), path)
     except RuntimeError as error:  # torch's way to say that the disk is full
         raise OSError(f'{path}: cannot be written ({str(error).splitlines()[0]})') from error
 
 
-def read_checkpoint(path):
-    """Read a checkpoint without running anything in it.
+def save_safetensors(path, checkpoint):
+    """Write a checkpoint's weights as safetensors, its plain values as JSON in the header; an optimizer is left out.
 
+    Raises:
+        ValueError: safetensors is not installed.
+    """
+    weights = {name: value.contiguous() for name, value in checkpoint['model'].items()}
+    values = {name: value for name, value in checkpoint.items() if name != 'model' and is_plain(value)}
+    data = safetensors_torch(path).save(weights, {HEADER: json.dumps(plain(values))})
+    save_whole(lambda file: file.write(data), path)
+
+
+def is_plain(value):
+    """Whether JSON can hold a value."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and is_plain(item) for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, (str, int, float))
+
+
+def safetensors_torch(path):
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ValueError(f'{path}: expected safetensors, it is not installed: pip install safetensors') from None
+    return safetensors.torch
+
+
+def read_checkpoint(path):
+    """Read a checkpoint without running anything in it, in no more memory than a few times its size.
+
+    Args:
+        path: of what torch.save or `save_safetensors` wrote; one that is not there is looked for beside the scripts.
     Returns:
         dict with at least 'arch' and 'model'; a plain state dict of the predecessor becomes one, turned to RGB.
     Raises:
-        FileNotFoundError: no such file. ValueError: truncated, not a checkpoint, or a pickle with code in it.
+        FileNotFoundError: no such file. ValueError: truncated, not a checkpoint, or not of tensors and plain values.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'{path}: expected a checkpoint, found no such file')
+    path = find_checkpoint(path)
+    with open(path, 'rb') as file:
+        data = file.read()
+    library = safetensors_torch(path) if path.lower().endswith('.safetensors') else None
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f'{path}: not a checkpoint of tensors and plain values; refused, nothing in it ran') from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f'{path}: not a checkpoint, or a truncated one') from error
-    if isinstance(checkpoint, dict) and 'coeffs.conv_out.conv.weight' in checkpoint:
-        return {'arch': 'hdrnet', 'model': convert_predecessor(checkpoint), 'opt': {}, 'rounding': 'down'}
+        checkpoint = read_safetensors(library, data) if library else read_tensors(data)
+    except Exception as error:  # a damaged file may raise anything
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f'{path}: expected a whole checkpoint of tensors and plain values; refused, nothing in it ran ({reason})'
+        ) from error
+    if isinstance(checkpoint, dict) and PREDECESSOR in checkpoint:
+        try:
+            weights = convert_predecessor(checkpoint)
+        except (KeyError, RuntimeError, AttributeError, IndexError, TypeError) as error:
+            raise ValueError(f"{path}: expected the predecessor's whole state dict ({error})") from error
+        checkpoint = {'arch': 'hdrnet', 'model': weights, 'opt': {}, 'rounding': 'down'}
     if not isinstance(checkpoint, dict) or not {'arch', 'model'} <= set(checkpoint):
         raise ValueError(f"{path}: expected a checkpoint with 'arch' and 'model', or the predecessor's state dict")
+    for name in ('model', 'opt'):
+        if not isinstance(checkpoint.get(name, {}), dict):
+            raise ValueError(f'{path}: expected a dict as {name}, got {type(checkpoint[name]).__name__}')
     return checkpoint
+
+
+def find_checkpoint(path):
+    """A checkpoint's path: as it is, or beside the scripts, so that those shipped are found from any folder.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    for candidate in (path, os.path.join(ROOT, path)):
+        if os.path.isfile(candidate):
+            return candidate
+    raise FileNotFoundError(f'{path}: expected a checkpoint, found no such file')
+
+
+def read_safetensors(library, data):
+    """The checkpoint in the bytes of a safetensors file; without our header, its tensors alone."""
+    weights = library.load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
+    values = header.get('__metadata__', {}).get(HEADER)
+    return weights if values is None else {**json.loads(values), 'model': weights}
 
 
 def load_network(path, device='cpu'):
@@ -49,14 +115,45 @@ def load_network(path, device='cpu'):
         FileNotFoundError: no such file. ValueError: not a checkpoint, or its weights do not fit its architecture.
     """
     checkpoint = read_checkpoint(path)
-    weights = checkpoint['model']
     try:
-        network = build_network(**network_options(checkpoint))
-        network.load_state_dict({name: value.float() for name, value in weights.items()})
-    except (RuntimeError, AttributeError, KeyError, TypeError) as error:
-        detail = str(error).splitlines()[1 if '\n' in str(error) else 0].strip()
+        with torch.device('meta'):  # shapes alone: nothing is allocated before they are known to be the weights'
+            network = build_network(**network_options(checkpoint))
+        weights = fit_weights(checkpoint['model'], network.state_dict(), os.path.getsize(find_checkpoint(path)))
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        detail = ' '.join(str(error).split())
         raise ValueError(f'{path}: weights do not fit {checkpoint["arch"]} ({detail})') from error
+    network.load_state_dict(weights, assign=True)
     return network.eval().to(device), checkpoint
+
+
+def fit_weights(weights, expected, size):
+    """Weights as the dtypes of a network.
+
+    Args:
+        weights: {name: tensor} of a checkpoint.
+        expected: state dict of the network, without values.
+        size: bytes of the checkpoint's file.
+    Raises:
+        ValueError: others than expected, or not finite numbers; the message names the first.
+    """
+    if different := sorted(set(weights) ^ set(expected)):
+        raise ValueError(f'{different[0]}: {"not expected" if different[0] in weights else "missing"}')
+    for name, value in weights.items():
+        if not torch.is_tensor(value) or value.shape != expected[name].shape:
+            shape = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
+            raise ValueError(f'{name}: expected {tuple(expected[name].shape)}, got {shape}')
+        if value.is_floating_point() != expected[name].is_floating_point():
+            raise ValueError(f'{name}: expected {expected[name].dtype}, got {value.dtype}')
+    if sum(value.nbytes for value in weights.values()) > size:
+        raise ValueError('its weights share their values')
+    fitted = {name: value.to(expected[name].dtype).contiguous() for name, value in weights.items()}
+    for name, value in fitted.items():
+        values = value.numpy()  # torch would start threads for each of a hundred small tensors
+        if not np.isfinite(values).all():
+            raise ValueError(f'{name}: expected finite numbers, got others')
+        if name.endswith('running_var') and values.min() < 0:
+            raise ValueError(f'{name}: expected variances of 0 or more, got {values.min():g}')
+    return fitted
 
 
 def network_options(checkpoint):
