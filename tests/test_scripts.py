@@ -148,7 +148,7 @@ def test_inference_gives_the_published_r(shared, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     for name in PUBLISHED:
-        ours = as_published(read_photo(str(tmp_path / 'out' / f'{name}.png')))
+        ours = as_published(read_photo(str(tmp_path / 'out' / f'{name}_jpg.png')))
         published = read_photo(f'{shared}/reference/sample_results/{name}.jpg')
         width = ours.shape[1] // 3
         assert db(ours[:, width : 2 * width], published[:, width : 2 * width]) >= 41
