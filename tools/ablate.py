@@ -19,14 +19,16 @@ from system.files import read_csv, save_text
 
 opt = SimpleNamespace(
     train_pairs='',  # as for train.py; '' takes dataset_dir
-    valid_pairs='',
-    dataset_dir='data/fivek',
-    total_epochs=6,
-    full_size=256,
-    seeds='1,2,3',
+    valid_pairs='',  # as for train.py
+    dataset_dir='data/fivek',  # as for train.py
+    total_epochs=6,  # of each run
+    full_size=256,  # side in pixels of the photos in training
+    seeds='1,2,3',  # a run of each variant for each
     only='',  # names of VARIANTS, commas between; '' is all
-    result_dir='checkpoints/ablation',
+    result_dir='checkpoints/ablation',  # holds the runs and table.md
 )
+
+LIMITS = {'total_epochs': '1 or more', 'full_size': '16 or more'}
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BASE = 'base'
@@ -60,10 +62,14 @@ VARIANTS = {  # options of train.py beside the base's
 
 
 def main(opt):
+    utils.check_options(opt, LIMITS)
     names = [name.strip() for name in opt.only.split(',') if name.strip()] or list(VARIANTS)
     if unknown := set(names) - set(VARIANTS):
         raise ValueError(f'only: expected some of {", ".join(VARIANTS)}; got {", ".join(sorted(unknown))}')
-    seeds = [int(seed) for seed in opt.seeds.split(',')]
+    try:
+        seeds = [int(seed) for seed in opt.seeds.split(',')]
+    except ValueError as error:
+        raise ValueError(f'seeds: expected whole numbers with commas between, got {opt.seeds!r}') from error
     # seed by seed, so that a table of all variants is there early
     runs = {(name, seed): train(opt, name, seed) for seed in seeds for name in dict.fromkeys((BASE, *names))}
     table = make_table(runs, names, seeds)
@@ -113,4 +119,4 @@ def make_table(runs, names, seeds):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt)
+    utils.run_script(main, opt, LIMITS)

@@ -24,7 +24,7 @@ from scoring.sheets import draw_curves
 opt = SimpleNamespace(
     runs='',  # folders of runs, commas between
     images_dir='sample_imgs',  # photos that the first epoch is shown on
-    result_dir='docs',
+    result_dir='docs',  # gets curves.png and first_epoch.jpg
 )
 
 

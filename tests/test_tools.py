@@ -1,0 +1,58 @@
+"""What the measuring programs compute; no times are tested."""
+
+import numpy as np
+import pytest
+
+from tools import compare_systems, measure
+
+
+def test_median_is_of_the_runs_after_the_warm_up(monkeypatch):
+    clock = iter([0, 100, 0, 100] + [t for took in (1, 2, 3, 4, 8, 6) for t in (0, took)])  # seconds
+    monkeypatch.setattr(measure.time, 'perf_counter', lambda: next(clock))
+    order = []
+    assert measure.time_in_turn([lambda: order.append('a'), lambda: order.append('b')], 3) == [3, 4]
+    assert order == ['a', 'b'] * 4
+
+
+@pytest.mark.parametrize('name', list(compare_systems.BUILTIN))
+def test_builtin_systems_give_a_photo_of_the_same_size(name):
+    photo = measure.noisy_photo(0.002)
+    result = compare_systems.load_system(name, compare_systems.opt)(photo.copy())
+    assert result.shape == photo.shape
+    assert result.dtype == np.uint8
+    assert (result != photo).any()
+
+
+def test_systems_are_named_functions_and_commands():
+    found = compare_systems.split_systems('SCI = wrap:sci; other=python x.py -i {input} -o {output} --gamma=2')
+    assert found == {'SCI': 'wrap:sci', 'other': 'python x.py -i {input} -o {output} --gamma=2'}
+    for bad in ('wrap:sci', 'a=', 'a=x:y;a=x:z', 'ours=x:y'):
+        with pytest.raises(ValueError, match='systems: expected NAME=MODULE:FUNCTION or NAME=COMMAND'):
+            compare_systems.split_systems(bad)
+    with pytest.raises(ValueError, match='expected a function sci in a module no_such_module'):
+        compare_systems.load_system('no_such_module:sci', None)
+
+
+def test_a_command_gets_the_photo_and_must_write_a_result(tmp_path):
+    (large, result), (small, nothing) = compare_systems.write_inputs(str(tmp_path), 0.002)
+    assert compare_systems.run_command('cp {input} {output_dir}/x.bmp', large, result, 1) > 0
+    copy = tmp_path / 'large' / 'output' / 'x.bmp'
+    assert copy.read_bytes() == (tmp_path / 'large' / 'input' / 'photo.bmp').read_bytes()
+    with pytest.raises(ValueError, match='exit status 3: broken'):
+        compare_systems.run_command('echo broken >&2; exit 3; {input}', large, result, 1)
+    with pytest.raises(ValueError, match='it wrote nothing'):
+        compare_systems.run_command('true {input}', small, nothing, 1)
+
+
+def test_a_system_that_gives_no_photo_is_refused(monkeypatch):
+    photo = measure.noisy_photo(0.002)
+    monkeypatch.setattr(compare_systems, 'STATE', {'photo': photo, 'function': lambda photo: photo / 255})
+    with pytest.raises(ValueError, match=r'result: expected \(.*\) uint8, got .* float64'):
+        compare_systems.run_once()
+
+
+def test_a_system_that_fails_keeps_its_row():
+    row = compare_systems.write_row({'system': 'RetinexNet', 'failed': 'out of memory'})
+    assert row == '| RetinexNet | failed: out of memory | | |'
+    row = compare_systems.write_row({'system': 'SCI', 'ratio': 55.21, 'seconds': 1.5, 'peak_gb': 3.21})
+    assert row == '| SCI | 55.2 | 1.500 | 3.2 GB |'

@@ -1,0 +1,130 @@
+"""What tools.benchmark measures: training steps, the coefficient network, photos on a GPU, inference.py on a folder."""
+
+import contextlib
+import copy
+import io
+import os
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+
+import inference
+from kernels import estimate_illumination, training_loss
+from model import build_network
+from photos.picture import write_photo
+from runs.checkpoint import load_network
+from tools.measure import measure_peak, noisy_photo
+
+
+def load_both(checkpoints_file):
+    """[(arch, network)] of a checkpoint, and of an untrained network of the other architecture."""
+    network, checkpoint = load_network(checkpoints_file)
+    torch.manual_seed(0)
+    other = 'deepupe' if checkpoint['arch'] == 'hdrnet' else 'hdrnet'
+    return [(checkpoint['arch'], network), (other, build_network(other).eval())]
+
+
+def synchronized(function, device):
+    """A function that also waits for the device."""
+
+    def run():
+        function()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+
+    return run
+
+
+def training_step(arch, fused, batch, device='cpu'):
+    """A function that does one forward, loss, backward and optimiser step on photos of 512 x 512."""
+    torch.manual_seed(0)
+    network = build_network(arch).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    lowres = torch.rand(batch, 3, 256, 256, device=device)
+    fullres = torch.rand(batch, 3, 64, 64, device=device)
+    fullres = torch.nn.functional.interpolate(fullres, (512, 512), mode='bilinear').contiguous()
+    target = fullres.sqrt()
+
+    def step():
+        illumination = estimate_illumination(network, lowres, fullres, fused)
+        losses = training_loss(network, fullres, illumination, target, True, arch, fused=fused)
+        optimizer.zero_grad()
+        losses['total'].backward()
+        optimizer.step()
+
+    return synchronized(step, torch.device(device))
+
+
+def run_steps(arch, fused, batch):
+    """Two training steps: one allocates, one reuses."""
+    step = training_step(arch, fused, batch)
+    step()
+    step()
+
+
+def coefficient_passes(batch, device):
+    """{form: function} of the coefficient network's forward and backward: as train.py runs it (''), and other forms."""
+    lowres = torch.rand(batch, 3, 256, 256, device=device)
+    network = build_network('hdrnet').to(device).train()
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+
+    def passes(predict_grid, lowres):
+        return synchronized(lambda: predict_grid(lowres).square().sum().backward(), device)
+
+    return {
+        '': passes(network.predict_grid, lowres),
+        'channels_last': passes(last.predict_grid, lowres.contiguous(memory_format=torch.channels_last)),
+        'torch.compile': passes(torch.compile(network.predict_grid), lowres),
+    }
+
+
+def enhance_on_gpu(network, photo, device):
+    """Functions that enhance an 8-bit photo which lies on the GPU, and that copy the same bytes."""
+    from kernels import cuda
+
+    photo = torch.from_numpy(photo).to(device)
+    lowres = torch.rand(1, 3, 256, 256, device=device)
+    rule = {name: getattr(network, name) for name in ('align_corners', 'clip', 'eps', 'pedestal')}
+
+    @torch.inference_mode()
+    def enhance():
+        cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres), **rule)
+
+    return synchronized(enhance, device), synchronized(photo.clone, device)
+
+
+def copy_by_opencv(path):
+    """Decode and encode one photo."""
+    cv2.imwrite(path, cv2.imread(path))
+
+
+def copy_folder(source, result):
+    """The plain loop that inference.py is compared with: read and write each photo."""
+    for name in os.listdir(source):
+        cv2.imwrite(os.path.join(result, name), cv2.imread(os.path.join(source, name)))
+
+
+def enhance_folder(checkpoints_file, source, result):
+    """inference.py on a folder, in this process."""
+    values = {'images_dir': source, 'result_dir': result, 'checkpoints_file': checkpoints_file, 'overwrite': True}
+    with contextlib.redirect_stdout(io.StringIO()):
+        inference.main(SimpleNamespace(**{**vars(inference.opt), **values}))
+
+
+def make_photos(megapixels, count, folder):
+    """JPEGs in a folder, by a process of its own, so that its memory is not counted as ours."""
+    measure_peak(write_photos, megapixels, count, folder)
+
+
+def write_photos(megapixels, count, folder):
+    """JPEGs of one photo, each shifted, so that no two are equal."""
+    os.makedirs(folder, exist_ok=True)
+    photo = noisy_photo(megapixels)
+    for i in range(count):
+        write_photo(os.path.join(folder, f'{i}.jpg'), np.roll(photo, 16 * i, axis=1))
+
+
+def do_nothing():
+    """What a process needs that only imports."""
