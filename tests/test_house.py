@@ -1,15 +1,12 @@
-"""The house: few files in front, rooms behind, arrows in one direction, and a tree in README that is the tree."""
+"""The house: few files in front, rooms behind, and arrows in one direction."""
 
 import ast
-import os
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ARGUMENTS = 8  # at most, else they are a record
 
 
 def find_files():
@@ -79,37 +76,3 @@ def test_no_two_rooms_use_each_other():
 @pytest.mark.parametrize('room', ROOMS)
 def test_each_room_says_what_it_is_for(room):
     assert ast.get_docstring(TREES[f'{room}/__init__.py'])
-
-
-def test_functions_take_few_arguments():
-    """Kernels, decorated for Numba or Triton, take what their compilers allow."""
-    many = []
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and not is_kernel(node):
-                taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-                names = [argument.arg for argument in taken if argument.arg not in ('self', 'cls', 'ctx')]
-                if len(names) > ARGUMENTS:
-                    many.append(f'{name}:{node.lineno} {node.name} takes {len(names)}')
-    assert not many, '\n'.join(many)
-
-
-def is_kernel(node):
-    return any(
-        re.search(r'jit|kernel|inlined|overload|intrinsic', ast.unparse(decorator)) for decorator in node.decorator_list
-    )
-
-
-def test_the_tree_in_readme_is_the_tree():
-    """A code block that begins with train.py names every file in front and every .py of the rooms, and no other .py."""
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    blocks = re.findall(r'^```[^\n]*\n(.*?)^```', readme, re.MULTILINE | re.DOTALL)
-    tree = next((block for block in blocks if block.startswith('train.py')), None)
-    assert tree is not None, 'README.md: no code block that begins with train.py'
-    front = [name for name in FILES if '/' not in name and not name.startswith('.')]
-    rooms = [os.path.basename(name) for name in SOURCES if name.split('/')[0] in ROOMS]
-    words = set(re.findall(r'[\w.-]+', tree))
-    assert not sorted({*front, *rooms} - {'__init__.py'} - words), 'not in the tree'
-    assert not sorted({f'{room}/' for room in ROOMS} - set(re.findall(r'[\w-]+/', tree))), 'not in the tree'
-    known = {os.path.basename(name) for name in SOURCES}
-    assert not sorted(word for word in words if word.endswith('.py') and word not in known), 'no such file'
