@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from types import SimpleNamespace
 
 import cv2
@@ -76,7 +77,7 @@ def main(opt):
     gpu = device if opt.nvjpeg and nvjpeg.load_codec(device) else None
     network, _ = load_network(opt.checkpoints_file, device)
 
-    rank, world = join_ranks()
+    rank, world = join_ranks(timedelta(days=30))  # a share may take long
     os.makedirs(opt.result_dir, exist_ok=True)
     remove_stale_parts({os.path.dirname(path) for job in jobs for path in (job.result, job.illumination) if path})
     todo = [job for job in jobs if opt.overwrite or not os.path.lexists(job.result)]

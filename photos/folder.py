@@ -119,12 +119,7 @@ def match(pattern, problems):
 
     Unlike glob.glob, `**` goes into each real folder once, however links lead round.
     """
-    root = os.path.dirname(pattern)
-    while glob.has_magic(root) and not os.path.isdir(root):
-        root = os.path.dirname(root)
-    *parts, last = [part for part in os.path.relpath(pattern, root or '.').split(os.sep) if part != '.']
-    if last == '**':
-        parts, last = [*parts, '**'], '*'
+    root, (*parts, last) = split_pattern(pattern)
     folders = [root or '.']
     for part in parts:
         if part == '**':
@@ -135,6 +130,19 @@ def match(pattern, problems):
     files = [os.path.join(folder, name) for folder in folders for name in names_like(folder, last)]
     files = files if root else [file.removeprefix(f'.{os.sep}') for file in files]
     return root or '.', [file for file in files if not os.path.isdir(file)]
+
+
+def split_pattern(pattern, path=os.path):
+    """(folder before a pattern's first wildcard, its parts below that); a folder of that very name is none.
+
+    Args:
+        path: os.path of the system whose separators count.
+    """
+    root = path.dirname(pattern)
+    while glob.has_magic(root) and not path.isdir(root):
+        root = path.dirname(root)
+    parts = path.relpath(pattern, root or path.curdir).split(path.sep)
+    return root, [*parts, '*'] if parts[-1] == '**' else parts
 
 
 def names_like(folder, pattern):

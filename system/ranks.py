@@ -24,11 +24,17 @@ def ranks():
     return int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
 
 
-def join_ranks():
-    """Join the process group where torchrun started several processes; returns (rank, world size)."""
+def join_ranks(timeout=None):
+    """Join the process group where torchrun started several processes; returns (rank, world size).
+
+    Args:
+        timeout: datetime.timedelta after which a rank gives up waiting for another; None is torch's, half an hour.
+    """
     rank, world = ranks()
     if world > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
+        torch.distributed.init_process_group(
+            'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo', timeout=timeout
+        )
     return rank, world
 
 

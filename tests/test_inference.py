@@ -3,6 +3,7 @@
 Results are read back by Pillow, which plays no part in writing them.
 """
 
+import errno
 import io
 import os
 import random
@@ -599,6 +600,37 @@ def test_full_disk_leaves_whole_files_only(checkpoint, folder, tmp_path):
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.startswith('failed: ') and 'large.png' in line]
     assert tree(tmp_path / 'out') == ['small.png']
+
+
+def test_full_disk_is_said_and_stops_the_run(checkpoint, folder, tmp_path, monkeypatch):
+    for i in range(9):
+        write(folder / f'{i}.png')
+    tried = []
+
+    def write_nothing(path, *args):
+        tried.append(path)
+        raise OSError(errno.ENOSPC, 'No space left on device', path)
+
+    monkeypatch.setattr(inference, 'write_picture', write_nothing)
+    monkeypatch.setattr(inference, 'cores', lambda: 1)
+    with pytest.raises(OSError, match='No space left on device'):
+        run(checkpoint, folder, tmp_path / 'out')
+    assert len(tried) < 9
+
+
+def test_defect_that_one_photo_shows_does_not_end_the_run(checkpoint, folder, tmp_path, capsys, monkeypatch):
+    for name in ('a.png', 'b.png'):
+        write(folder / name)
+    real = inference.read_picture
+
+    def read(path, *args):
+        return {}['no such key'] if path.endswith('a.png') else real(path, *args)
+
+    monkeypatch.setattr(inference, 'read_picture', read)
+    assert run(checkpoint, folder, tmp_path / 'out') == 1
+    printed = capsys.readouterr()
+    assert "a.png: defect: KeyError: 'no such key' (test_inference.py, line " in printed.err
+    assert '1 enhanced' in printed.out
 
 
 def test_ranks_share_what_is_left_and_a_bad_photo_of_one_ends_no_other(checkpoint, folder, tmp_path):
