@@ -102,12 +102,20 @@ def enhance_jobs(network, jobs, opt, gpu):
     Raises:
         OSError: the disk is full; what was not started is left out.
     """
-    outcomes = []
+    outcomes, full, all_cores = [], [], len(jobs) < cores()
+
+    def enhance(job):
+        if full:
+            raise full[0]
+        try:
+            return enhance_file(network, job, opt, all_cores, gpu)
+        except OSError as error:
+            full.append(error)
+            raise
+
     with ThreadPoolExecutor(min(cores(), len(jobs)) or 1) as pool:
         try:
-            all_cores = len(jobs) < cores()
-            done = pool.map(lambda job: enhance_file(network, job, opt, all_cores, gpu), jobs)
-            for outcome in tqdm(done, 'enhance', len(jobs), disable=None, leave=False):
+            for outcome in tqdm(pool.map(enhance, jobs), 'enhance', len(jobs), disable=None, leave=False):
                 outcomes.append(outcome)
                 if outcome[1]:
                     tqdm.write(f'failed: {outcome[1]}', file=sys.stderr)

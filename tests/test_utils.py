@@ -25,6 +25,40 @@ def test_overrides_take_the_type_of_the_default():
             utils.parse_overrides(opt, bad)
 
 
+def test_paths_are_taken_without_their_option(capsys):
+    def parse(*argv):
+        opt = SimpleNamespace(images_dir='sample', flag=False)
+        utils.parse_overrides(opt, list(argv), positional='images_dir')
+        return opt.images_dir, opt.flag
+
+    assert parse() == ('sample', False)
+    assert parse('--images_dir', 'a', '--flag') == ('a', True)
+    assert parse('a', '--flag') == ('a', True)
+    assert parse('a.jpg', '--flag', 'b c.jpg') == (['a.jpg', 'b c.jpg'], True)
+    with pytest.raises(SystemExit):
+        parse('a', '--images_dir', 'b')
+    assert 'expected --images_dir or paths without it, got both' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'said'),
+    [
+        (KeyboardInterrupt(), 130, 'stopped'),
+        (OSError(28, 'No space left on device', 'a.jpg'), 'error: a.jpg: No space left on device', ''),
+        (ValueError('lr: expected above 0'), 'error: lr: expected above 0', ''),
+    ],
+)
+def test_script_ends_with_one_line_and_its_status(monkeypatch, capsys, error, status, said):
+    def main(opt):
+        raise error
+
+    monkeypatch.setattr('sys.argv', ['script.py'])
+    with pytest.raises(SystemExit) as ended:
+        utils.run_script(main, SimpleNamespace())
+    assert ended.value.code == status
+    assert capsys.readouterr().err.strip() == said
+
+
 def test_help_prints_the_comments_of_the_option_block(tmp_path, capsys):
     script = tmp_path / 'script.py'
     block = "opt = SimpleNamespace(\n    # network\n    lr=0.1,  # Adam, 50 % of it\n    name='',\n)\n"
