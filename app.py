@@ -1,0 +1,220 @@
+"""A page in the browser that enhances photos; it runs on this machine and nothing leaves it.
+
+    pip install 'gradio>=6'
+    python app.py
+    python app.py --port 8000 --max_megapixels 50
+
+Drop photos, compare before and after, choose look, strength and denoising; then all are enhanced at full size, each in
+its own format with all that inference.py keeps: a result is, byte for byte, the file that inference.py writes. The
+preview is a small copy, so that it follows the slider: a photo's grid is predicted once, from the whole photo.
+
+Photos lie in a temporary folder while their tab is open; it goes with the tab, and all go when the page is stopped.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+import inference
+import utils
+from kernels import Edit, apply_grid, predict_grid
+from photos.folder import Job
+from photos.levels import to_8bit, to_photo
+from photos.picture import read_picture
+from runs.checkpoint import load_network
+from system.files import describe
+
+try:
+    import gradio as gr
+except ImportError:
+    gr = None
+
+opt = SimpleNamespace(
+    checkpoints_dir='checkpoints',  # every folder in it with a best.pth is a look
+    host='127.0.0.1',  # this machine only; 0.0.0.0 lets the whole network in
+    port=7860,
+    max_megapixels=300.0,  # larger photos are refused (decompression bombs)
+    device='',  # '' takes CUDA when there is one
+)
+
+LIMITS = {'port': '1 to 65535', 'max_megapixels': 'above 0'}
+PREVIEW = 1024  # pixels of a preview's longer side
+CLEAN = (600, 3600)  # seconds: every ten minutes, previews of more than an hour ago are removed
+
+
+def main(opt):
+    utils.check_options(opt, LIMITS)
+    if gr is None:
+        raise ValueError("app: expected gradio, it is not installed: pip install 'gradio>=6'")
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    with tempfile.TemporaryDirectory(prefix='deepupe-') as folder:
+        os.environ['GRADIO_TEMP_DIR'] = folder  # where gradio puts uploads and previews
+        page = build_page(Desk(opt, folder))
+        page.launch(
+            server_name=opt.host, server_port=opt.port, share=False, prevent_thread_lock=True, quiet=True,
+            theme=gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace']),  # none from the net
+            run_history=False, footer_links=[], enable_monitoring=False,
+        )  # fmt: skip
+        print(f'open http://{opt.host}:{opt.port} in a browser; Ctrl-C stops', flush=True)
+        stopped.wait()
+        page.close(verbose=False)
+
+
+def build_page(desk):
+    """The page, and which function of the desk each of its parts calls."""
+    with gr.Blocks(title='DeepUPE', analytics_enabled=False, delete_cache=CLEAN) as page:
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                drop = gr.File(label='Photos', file_count='multiple', height=140)
+                name = gr.Dropdown([], label='Shown', interactive=True)
+                look = gr.Dropdown(desk.looks, value=desk.looks[0], label='Look', interactive=True)
+                strength = gr.Slider(0, 1, 1, step=0.01, label='Strength')
+                denoise = gr.Slider(0, 2, 0, step=0.1, label='Denoise')
+                make = gr.Button('Enhance at full size', variant='primary')
+                results = gr.File(label='Results', file_count='multiple', interactive=False, visible=False)
+            with gr.Column(scale=3):
+                view = {'format': 'jpeg', 'interactive': False, 'buttons': ['fullscreen']}
+                pair = gr.ImageSlider(label='Before and after', max_height=720, **view)
+                illumination = gr.Image(label='Illumination', height=300, **view)
+
+        settings = [look, strength, denoise]
+        drop.upload(desk.add, [drop, look], [drop, name])
+        gr.on(
+            [name.change, *(part.change for part in settings)], desk.show, [name, *settings],
+            [pair, illumination, results], trigger_mode='always_last', show_progress='hidden',
+        )  # fmt: skip
+        make.click(desk.enhance, settings, results)
+        page.unload(desk.forget)
+    return page
+
+
+class Photo(NamedTuple):
+    """A photo that was dropped on the page."""
+
+    path: str
+    preview: np.ndarray  # (h, w, 3) RGB of the photo's dtype, up to PREVIEW pixels wide and high
+    grey: bool
+    grids: dict  # {look: (1, 12, D, Gh, Gw)}
+
+
+class Desk:
+    """The photos of every open tab, and what its buttons do.
+
+    Args:
+        folder: where files may lie while the page runs.
+    """
+
+    def __init__(self, opt, folder):
+        self.opt, self.folder = opt, folder
+        self.device = utils.pick_device(opt.device)
+        self.looks = find_looks(opt.checkpoints_dir)
+        self.network = lru_cache(self.load)  # of a look
+        self.photos = {}  # {session: {name: Photo}}
+
+    def load(self, look):
+        return load_network(os.path.join(self.opt.checkpoints_dir, look, 'best.pth'), self.device)[0]
+
+    def add(self, paths, look, request: gr.Request):
+        """Take photos that were dropped; those that cannot be read are named. Empties the drop zone, fills the list."""
+        photos, new = self.photos.setdefault(request.session_hash, {}), []
+        for path in paths or ():
+            name = base = os.path.basename(path)
+            while name in photos:
+                name = f'{base} ({len(photos) + 1})'
+            mine = os.path.join(self.folder, f'tab-{request.session_hash}', secrets.token_hex(8))
+            os.makedirs(mine)
+            path = shutil.move(path, mine)
+            try:
+                picture = read_picture(path, self.opt.max_megapixels)
+                grids = {look: predict_grid(self.network(look), picture.photo)}
+            except (OSError, ValueError, MemoryError, RuntimeError, cv2.error) as error:
+                gr.Warning(reason(inference.one_line(describe(error), path), path))
+                shutil.rmtree(mine)
+                continue
+            photos[name] = Photo(path, shrink(picture.photo), picture.grey, grids)
+            new.append(name)
+        shown = new[0] if new else next(iter(photos), None)
+        return None, gr.Dropdown(list(photos), value=shown)
+
+    def show(self, name, look, strength, denoise, request: gr.Request):
+        """((before, after), illumination) of a preview; results of other settings are taken off the page."""
+        photo = self.photos.get(request.session_hash, {}).get(name)
+        if photo is None:
+            return None, None, gr.File(None, visible=False)
+        network = self.network(look)
+        if look not in photo.grids:
+            photo.grids[look] = predict_grid(network, read_picture(photo.path, self.opt.max_megapixels).photo)
+        edit = Edit(strength, denoise)
+        after, illumination = apply_grid(network, photo.preview, photo.grids[look], edit, keep_illumination=True)
+        if photo.grey:
+            after = cv2.cvtColor(cv2.cvtColor(after, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1))
+        return (to_8bit(photo.preview), to_8bit(after)), illumination, gr.File(None, visible=False)
+
+    def enhance(self, look, strength, denoise, request: gr.Request, progress=gr.Progress() if gr else None):
+        """Files of all photos at full size, as inference.py writes them."""
+        photos = self.photos.get(request.session_hash, {})
+        if not photos:
+            raise gr.Error('no photo to enhance: drop one first')
+        theirs = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
+        edit = SimpleNamespace(**{**vars(inference.opt), **theirs})
+        results = []
+        for photo in progress.tqdm(list(photos.values()), 'enhance'):
+            folder, name = os.path.split(photo.path)
+            result = os.path.join(folder, 'enhanced', name)
+            _, failed, notes = inference.enhance_file(self.network(look), Job(photo.path, result, ''), edit, True)
+            if failed:
+                gr.Warning(reason(failed, photo.path))
+            else:
+                results.append(result)
+            for note in notes:
+                gr.Info(f'{name}: {note}')
+        return gr.File(results, visible=True)
+
+    def forget(self, request: gr.Request):
+        """Remove the photos of a tab that was closed."""
+        self.photos.pop(request.session_hash, None)
+        shutil.rmtree(os.path.join(self.folder, f'tab-{request.session_hash}'), ignore_errors=True)
+
+
+def find_looks(folder):
+    """Names of the checkpoints in a folder, the general one first.
+
+    Raises:
+        FileNotFoundError: none.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    looks = [name for name in names if os.path.isfile(os.path.join(folder, name, 'best.pth'))]
+    if not looks:
+        raise FileNotFoundError(f'{folder}: expected folders with a best.pth, found none')
+    return sorted(looks, key=lambda name: (name != 'general', name))
+
+
+def shrink(photo):
+    """A copy of a photo of at most PREVIEW pixels a side."""
+    scale = PREVIEW / max(photo.shape[:2])
+    if scale >= 1:
+        return photo
+    size = (max(round(photo.shape[1] * scale), 1), max(round(photo.shape[0] * scale), 1))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
+def reason(message, path):
+    """A message with a photo's name in place of its path here."""
+    return message.replace(path, os.path.basename(path))
+
+
+if __name__ == '__main__':
+    utils.run_script(main, opt, LIMITS)

@@ -1,0 +1,192 @@
+"""Write a checkpoint for other programs: as an ONNX graph, photo in and photo out, or as safetensors.
+
+    python export.py --checkpoints_file checkpoints/general/best.pth --result_file general.onnx
+    python export.py --checkpoints_file checkpoints/general/best.pth --safetensors
+
+The graph takes `photo` (N, 3, H, W) RGB uint8 of any height and width, and `strength` (1,), a float from 0 to 1. It
+gives `enhanced`, of the photo's shape and type: shrinking, network, slicing, R = I / S^strength and rounding are all
+in it. It needs opset 18 and no operator beyond those that TensorRT and the runtimes for browsers have: the slice is two
+4-D GridSample of the grid's bins stacked as rows, and a mean of the two. A safetensors file loads wherever a checkpoint
+does.
+"""
+
+import importlib.util
+import logging
+import os
+import warnings
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import utils
+from model import TINY, add_pedestal, apply_affine, clip_illumination, remove_pedestal
+from photos.levels import LOW_SIZE
+from runs.checkpoint import load_network, save_safetensors
+from system.files import save_whole
+
+opt = SimpleNamespace(
+    checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's plain state dict
+    result_file='',  # '' is <the checkpoint's folder>.onnx or .safetensors
+    safetensors=False,  # write the weights as safetensors instead of a graph
+    separate_lowres=False,  # the graph takes `lowres` too, (N, 3, 256, 256) float in levels of 255, and does not shrink
+)
+
+OPSET = 18
+INSTALL = 'pip install onnx onnxscript'
+
+
+def main(opt):
+    extension = '.safetensors' if opt.safetensors else '.onnx'
+    name = os.path.basename(os.path.dirname(os.path.abspath(opt.checkpoints_file)))
+    path = opt.result_file or name + extension
+    if not path.endswith(extension):
+        raise ValueError(f'result_file: expected {extension}, got {path!r}')
+    network, checkpoint = load_network(opt.checkpoints_file)
+    if opt.safetensors:
+        save_safetensors(path, checkpoint)
+    else:
+        export_onnx(network, path, opt.separate_lowres)
+    print(f'{path}: {os.path.getsize(path) / 1e6:.1f} MB, {network.arch}')
+
+
+def export_onnx(network, path, separate_lowres=False):
+    """Write the graph of a network, whole or not at all.
+
+    Raises:
+        ValueError: the packages for it are not installed.
+    """
+    missing = [name for name in ('onnx', 'onnxscript') if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f'export: expected {" and ".join(missing)}, not installed: {INSTALL}')
+    photo, strength = torch.zeros(2, 3, 300, 400, dtype=torch.uint8), torch.ones(1)
+    inputs = {'photo': photo, 'strength': strength}
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ('batch', 'height', 'width'))
+    shapes = {'photo': {0: batch, 2: height, 3: width}, 'strength': {}}
+    if separate_lowres:
+        inputs['lowres'] = torch.zeros(2, 3, LOW_SIZE, LOW_SIZE)
+        shapes['lowres'] = {0: batch}
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it says which other packages it could export
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # torch's own, of its next version
+        program = torch.onnx.export(
+            PhotoToPhoto(network).eval(), kwargs=inputs, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes,
+            input_names=list(inputs), output_names=['enhanced'], verbose=False,
+        )  # fmt: skip
+    data = program.model_proto.SerializeToString()
+    save_whole(lambda file: file.write(data), path)
+
+
+class PhotoToPhoto(nn.Module):
+    """A network with all that kernels.enhance_photo does around it, in operators that exist everywhere."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, photo, strength, lowres=None):
+        """Enhanced photo (N, 3, H, W) uint8 of one like it.
+
+        Args:
+            strength: (1,) float in [0, 1].
+            lowres: (N, 3, 256, 256) float levels of 255; None shrinks the photo.
+        """
+        network = self.network
+        if lowres is None:
+            lowres = shrink(photo, network.lowres_mode)
+        grid = network.predict_grid(lowres / 255)
+        fullres = add_pedestal(photo.float() / 255, network.pedestal)
+        coeffs = slice_rows(grid, network.guide(fullres), network.align_corners)
+        illumination = apply_affine(coeffs, fullres)
+        if network.clip:
+            illumination = clip_illumination(illumination, fullres)
+        divisor = illumination + network.eps
+        enhanced = torch.where(divisor > 0, fullres / divisor.clamp(min=TINY) ** strength, fullres * (1 - strength))
+        return remove_pedestal(enhanced.clamp(0, 1), network.pedestal).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def slice_rows(grid, guide, align_corners):
+    """model.slice_grid by two 4-D grid_sample: a pixel's two bins are lain out as rows, and mixed afterwards."""
+    n, channels, bins, rows, columns = grid.shape
+    _, _, height, width = guide.shape
+    y = cell_coords(height, rows, align_corners)
+    x = cell_coords(width, columns, align_corners) / (columns - 1) * 2 - 1
+    z = guide[:, 0] * (bins - 1) if align_corners else (guide[:, 0] * bins - 0.5).clamp(0, bins - 1)  # (N, H, W)
+    bin = z.floor().clamp(max=bins - 2)
+    stacked = grid.reshape(n, channels, bins * rows, columns)
+    x = x.expand_as(z)
+    coeffs = []
+    for step in (0, 1):
+        row = ((bin + step) * rows + y[:, None]) / (bins * rows - 1) * 2 - 1
+        coords = torch.stack([x, row], dim=-1)  # (N, H, W, 2)
+        coeffs.append(F.grid_sample(stacked, coords, mode='bilinear', padding_mode='border', align_corners=True))
+    return torch.lerp(*coeffs, (z - bin)[:, None])  # (N, 12, H, W)
+
+
+def cell_coords(size, cells, align_corners):
+    """Where each of `size` pixels lies among `cells` cell centres, from 0 to cells - 1."""
+    pixels = torch.arange(size, dtype=torch.float32)
+    if align_corners:
+        return pixels * ((cells - 1) / torch.sym_max(size - 1, 1))
+    return ((pixels + 0.5) * (cells / size) - 0.5).clamp(0, cells - 1)
+
+
+def shrink(photo, mode):
+    """The copy that the network looks at, (N, 3, 256, 256) float levels of 255, as kernels.look makes it.
+
+    Args:
+        photo: (N, 3, H, W) uint8.
+        mode: 'area', 'bilinear' or 'nearest'.
+    """
+    height, width = photo.shape[-2:]
+    if mode == 'area':
+        return area_weights(height) @ (photo.float() @ area_weights(width).T)
+    if mode == 'nearest':
+        rows, columns = (
+            (torch.arange(LOW_SIZE, dtype=torch.float32) * size / LOW_SIZE).long() for size in (height, width)
+        )
+        return photo.index_select(2, rows).index_select(3, columns).float()
+    return shrink_bilinear(photo)
+
+
+def area_weights(size):
+    """photos.lowres.shrink_matrix for a size that the graph learns when it runs.
+
+    All places are multiples of 1/512 and exact in float32.
+    """
+    new, old = torch.arange(LOW_SIZE, dtype=torch.float32)[:, None], torch.arange(size, dtype=torch.float32)
+    start, end = new * size / LOW_SIZE - old, (new + 1) * size / LOW_SIZE - old
+    covered = (end.clamp(max=1) - start.clamp(min=0)).clamp(min=0)
+    place = ((new + 0.5) * size / LOW_SIZE - 0.5).clamp(min=0).minimum(old[-1])
+    weights = torch.where(old[-1] + 1 >= LOW_SIZE, covered, (1 - (place - old).abs()).clamp(min=0))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def shrink_bilinear(photo):
+    """cv2.resize of 8 bit with INTER_LINEAR, level for level: its integers, which float32 holds exactly.
+
+    OpenCV's weights have 11 bits; the places are multiples of 1/512, so the last two are always 0 and left out here.
+    Source: OpenCV, resize.cpp, HResizeLinear and VResizeLinear.
+    """
+    y0, y1, top, bottom = bilinear_taps(photo.shape[2])
+    x0, x1, left, right = bilinear_taps(photo.shape[3])
+    parts = []
+    for y, weight in ((y0, top), (y1, bottom)):
+        rows = photo.index_select(2, y)
+        line = rows.index_select(3, x0).float() * left + rows.index_select(3, x1).float() * right
+        parts.append((weight[:, None] * (line / 4).floor() / 16384).floor())
+    return ((parts[0] + parts[1] + 2) / 4).floor()
+
+
+def bilinear_taps(size):
+    """Two pixels for each of 256 new ones, and their weights in 512ths."""
+    place = (torch.arange(LOW_SIZE, dtype=torch.float32) + 0.5) * size / LOW_SIZE - 0.5
+    first = place.floor()
+    weight = (place - first) * 512
+    last = size - 1
+    return first.long().clamp(0, last), (first.long() + 1).clamp(0, last), 512 - weight, weight
+
+
+if __name__ == '__main__':
+    utils.run_script(main, opt)

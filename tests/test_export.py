@@ -1,0 +1,115 @@
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import export
+from kernels import Edit, enhance_photo, look
+from model import build_network
+from runs.checkpoint import load_network
+
+
+@pytest.fixture(autouse=True)
+def no_trace(monkeypatch):
+    """pytest would format every step of torch.export, which takes longer than the export."""
+    monkeypatch.setattr(torch._logging._internal.trace_log, 'handlers', [])
+
+
+def dark_photo(height, width, seed=0):
+    """A dark photo with smooth parts, edges and noise."""
+    rng = np.random.default_rng(seed)
+    photo = cv2.resize(
+        rng.integers(0, 120, (5, 7, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    photo[: height // 3] *= 0.2
+    return (photo + rng.normal(0, 3, photo.shape)).clip(0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize('mode', ['area', 'bilinear', 'nearest'])
+@pytest.mark.parametrize('size', [(512, 512), (401, 640), (1000, 1503), (100, 120), (3, 5), (257, 255), (1, 300)])
+def test_the_graph_shrinks_as_we_do(size, mode):
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    lowres = export.shrink(torch.from_numpy(photo).permute(2, 0, 1)[None], mode)[0].permute(1, 2, 0).numpy()
+    expected = look(photo, mode, fused=False)
+    if mode == 'area':
+        assert abs(lowres - expected).max() < 1e-3  # the order of sums
+    else:
+        assert (lowres == expected).all()  # OpenCV's own levels
+
+
+def variants(name):
+    """Networks whose illumination is sensible: the shipped one, sliced either way, and one that is clipped."""
+    if name == 'deepupe':
+        torch.manual_seed(0)
+        return build_network('deepupe', pedestal=1.0, lowres='area').eval()
+    network, _ = load_network('checkpoints/general/best.pth')
+    network.align_corners = name == 'corners'
+    network.lowres_mode = 'bilinear'
+    return network
+
+
+@pytest.mark.parametrize('name', ['corners', 'centers', 'deepupe'])
+def test_the_onnx_graph_gives_our_photos(tmp_path, name):
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxscript')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    network, path, separate = variants(name), str(tmp_path / 'graph.onnx'), name == 'centers'
+    export.export_onnx(network, path, separate)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    assert [value.name for value in session.get_inputs()] == ['photo', 'strength', 'lowres'][: 2 + separate]
+    for size, strength in (((401, 640), 1.0), ((128, 90), 0.6), ((256, 256), 0.0)):
+        photo = dark_photo(*size)
+        feeds = {'photo': photo.transpose(2, 0, 1)[None], 'strength': np.array([strength], np.float32)}
+        if separate:
+            lowres = look(photo, network.lowres_mode, fused=False)
+            feeds['lowres'] = lowres.transpose(2, 0, 1)[None].astype(np.float32)
+        (enhanced,) = session.run(None, feeds)
+        assert enhanced.dtype == np.uint8
+        expected, _ = enhance_photo(network, photo, Edit(strength), fused=False)
+        difference = abs(enhanced[0].transpose(1, 2, 0).astype(int) - expected)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() <= 1e-3
+
+
+def test_the_onnx_graph_holds_what_other_runtimes_take(tmp_path):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxscript')
+    path = str(tmp_path / 'graph.onnx')
+    export.export_onnx(variants('corners'), path)
+    model = onnx.load(path)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 18)]
+    shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
+    samples = [node for node in model.graph.node if node.op_type == 'GridSample']
+    assert len(samples) == 2
+    assert [shapes[node.output[0]] for node in samples] == [4, 4]  # TensorRT refuses five dimensions
+    assert {value.type.tensor_type.elem_type for value in model.graph.value_info} <= {
+        getattr(onnx.TensorProto, name) for name in ('FLOAT', 'INT64', 'UINT8', 'BOOL')
+    }
+
+
+def test_a_missing_package_is_named_with_its_install_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(export.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match='pip install onnx onnxscript'):
+        export.export_onnx(None, str(tmp_path / 'graph.onnx'))
+
+
+def options(**changes):
+    return SimpleNamespace(**{**vars(export.opt), **changes})
+
+
+def test_safetensors_load_as_the_checkpoint(tmp_path):
+    pytest.importorskip('safetensors')
+    path = str(tmp_path / 'general.safetensors')
+    export.main(options(result_file=path, safetensors=True))
+    (ours, kept), (theirs, loaded) = load_network(export.opt.checkpoints_file), load_network(path)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all((ours.state_dict()[name] == value).all() for name, value in theirs.state_dict().items())
+    assert (loaded['arch'], loaded['opt']) == (kept['arch'], kept['opt'])
+    assert (ours.pedestal, ours.lowres_mode) == (theirs.pedestal, theirs.lowres_mode)
+
+
+def test_a_result_with_another_extension_is_refused():
+    with pytest.raises(ValueError, match=r"result_file: expected \.onnx, got 'graph\.pb'"):
+        export.main(options(result_file='graph.pb'))
