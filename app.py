@@ -49,6 +49,7 @@ opt = SimpleNamespace(
 
 LIMITS = {'port': '1 to 65535', 'max_megapixels': 'above 0'}
 PREVIEW = 1024  # pixels of a preview's longer side
+PROGRESS = gr.Progress() if gr else None  # gradio's way to give a function a bar
 CLEAN = (600, 3600)  # seconds: every ten minutes, previews of more than an hour ago are removed
 
 
@@ -163,7 +164,7 @@ class Desk:
         illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1))
         return (to_8bit(photo.preview), to_8bit(after)), illumination, gr.File(None, visible=False)
 
-    def enhance(self, look, strength, denoise, request: gr.Request, progress=gr.Progress() if gr else None):
+    def enhance(self, look, strength, denoise, request: gr.Request, progress=PROGRESS):
         """Files of all photos at full size, as inference.py writes them."""
         photos = self.photos.get(request.session_hash, {})
         if not photos:

@@ -1,4 +1,5 @@
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -75,7 +76,7 @@ def test_results_are_the_files_that_inference_writes(desk, tmp_path, messages):
     expected = [run_inference(path, tmp_path / 'ours', strength=0.5) for path in paths]
     desk.add(paths, 'general', TAB)
     results = desk.enhance('general', 0.5, 0.0, TAB, Progress()).value
-    got = [open(entry['path'], 'rb').read() for entry in results]
+    got = [pathlib.Path(entry['path']).read_bytes() for entry in results]
     assert got == expected
     assert messages == []
 
