@@ -34,7 +34,7 @@ from photos.folder import SHEET, find_photos, plan_jobs
 from photos.levels import to_photo
 from photos.picture import as_plain_srgb, read_picture, write_photo, write_picture
 from runs.checkpoint import load_network
-from system.files import describe, remove_stale_parts
+from system.files import describe, printable, remove_stale_parts
 from system.process import cores, keep_memory
 from system.ranks import gather, join_ranks
 
@@ -178,8 +178,10 @@ def enhance_file(network, job, opt, all_cores, gpu=None):
 
 
 def one_line(reason, path):
-    reason = ' '.join(reason.split())
-    return reason if path in reason else f'{path}: {reason}'
+    """A reason as one line that names the photo."""
+    named = path in reason
+    reason = ' '.join(reason.replace(path, '\0').split()).replace('\0', path)
+    return printable(reason if named else f'{path}: {reason}')
 
 
 def report(outcomes, found, there, result_dir):
@@ -190,14 +192,14 @@ def report(outcomes, found, there, result_dir):
             lost.setdefault(note, []).append(path)
     for note, names in lost.items():
         others = f' and {len(names) - 1} more' if len(names) > 1 else ''
-        print(f'note: {note} ({names[0]}{others})', file=sys.stderr)
+        print(printable(f'note: {note} ({names[0]}{others})'), file=sys.stderr)
     for problem in found.problems:
-        print(f'failed: {problem}', file=sys.stderr)
+        print(f'failed: {printable(problem)}', file=sys.stderr)
     failed = sum(1 for _, reason, _ in outcomes if reason)
     kinds = ', '.join(f'{count} {kind}' for kind, count in (+Counter(found.others)).most_common())
     print(
-        f'{len(outcomes) - failed} enhanced into {result_dir}, {there} there already (--overwrite redoes them), '
-        f'{failed + len(found.problems)} failed, {found.others.total()} other files left out'
+        f'{len(outcomes) - failed} enhanced into {printable(result_dir)}, '
+        f'{there} there already (--overwrite redoes them), {failed + len(found.problems)} failed, {found.others.total()} other files left out'
         + (f' ({kinds})' if kinds else ''),
         flush=True,
     )

@@ -77,6 +77,11 @@ def describe(error):
     return f'{error.filename}: {error.strerror}' if isinstance(error, OSError) and error.filename else str(error)
 
 
+def printable(text):
+    """Text with control characters, and bytes of names that are no text, escaped, so that it is safe on a terminal."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
 def raise_all(problems, where):
     """Raise one ValueError that names every problem, a line each; none, none."""
     if problems:

@@ -618,6 +618,16 @@ def test_full_disk_is_said_and_stops_the_run(checkpoint, folder, tmp_path, monke
     assert tried == [f'{tmp_path}/out/0.png']
 
 
+def test_names_are_printed_so_that_a_terminal_shows_them(checkpoint, folder, tmp_path, capsys):
+    names = ['new\nline  .jpg', 'esc\x1b[31mred.jpg', os.fsdecode(b'caf\xe9.jpg'), 'föhn.jpg']
+    for name in names:
+        (folder / name).write_bytes(b'')
+    assert run(checkpoint, folder, tmp_path / 'out') == 1
+    lines = capsys.readouterr().err.splitlines()
+    shown = [r'new\nline  .jpg', r'esc\x1b[31mred.jpg', r'caf\udce9.jpg', 'föhn.jpg']
+    assert sorted(lines) == sorted(f'failed: {folder}/{name}: expected a photo, got an empty file' for name in shown)
+
+
 def test_defect_that_one_photo_shows_does_not_end_the_run(checkpoint, folder, tmp_path, capsys, monkeypatch):
     for name in ('a.png', 'b.png'):
         write(folder / name)
