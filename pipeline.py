@@ -1,4 +1,4 @@
-"""Training and evaluation pairs: find them, check them, make batches of them.
+"""Training and evaluation pairs: read them, make batches of them.
 
 A pair is (input path, target path): an underexposed photo and the same photo well exposed, equal in size. An item of
 `PairDataset` is (lowres, fullres, target), 8-bit RGB; `Loader` makes float batches of them. Everything random comes
@@ -9,6 +9,7 @@ uninterrupted one would.
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +20,6 @@ from pairs import augment, degrade
 from photos.picture import read_photo
 from system.files import describe, raise_all
 from system.process import available_memory, cores
-
-# ------------------------------------------------------------------------------------------------- find pairs
-
-
-# ------------------------------------------------------------------------- the predecessor's split, overlaps
-
-
-# ------------------------------------------------------------------------------------------------- read pairs
 
 
 def read_pair(pair):
@@ -100,35 +93,40 @@ def degrade_pairs(photos, ranges, seed=0):
 # ---------------------------------------------------------------------------------------------------- dataset
 
 
+class Items(NamedTuple):
+    """How training items are made of pairs."""
+
+    arch: str = 'hdrnet'  # hdrnet squeezes whole photos to full_size x full_size; deepupe crops 256 x 256 at random
+    full_size: int = 512  # side of fullres and target in pixels (hdrnet)
+    augment: bool = True  # flip, crop and rotate (hdrnet)
+    keep_good: float = 0.0  # probability that an item is (target, target), so that good photos stay as they are
+    simulate: float = 0.0  # probability that an item's photo is its target, darkened by 0.5 to max_stops, see augment
+    max_stops: float = 2.5
+    jitter: float = 0.0  # every photo is darkened or brightened by up to so many stops; its target stays
+    ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
+    lowres_mode: str = 'bilinear'  # see augment.render
+
+
+ITEMS = Items()
+
+
 class PairDataset:
     """Augmented training pairs of one epoch; call `set_epoch` before each.
 
     Args:
         lists: list of (pairs, weight), see mix_pairs.
-        arch: 'hdrnet' squeezes whole photos to full_size x full_size; 'deepupe' takes random 256 x 256 crops.
-        full_size: side of fullres and target in pixels (hdrnet).
-        augment: flip, crop and rotate (hdrnet).
-        keep_good: probability that an item is (target, target), so that the network leaves good photos as they are.
-        simulate: probability that an item's photo is its target, darkened by up to max_stops, see augment.py.
-        jitter: every photo is darkened or brightened by up to so many stops; its target stays.
+        items: how items are made of them.
         good: (photos, weight) like one of `lists`: photos without a darker partner, each paired with itself.
-        ranges: degrade.Ranges of what is simulated from them where they do not stay as they are.
-        lowres_mode: see augment.render.
         cache, folder: see load_pairs.
     """
 
-    def __init__(self, lists, arch='hdrnet', full_size=512, augment=True, keep_good=0.0, simulate=0.0, max_stops=2.5,
-                 jitter=0.0, good=((), 1.0), ranges=None, lowres_mode='bilinear', cache='ram', folder=None,
-                 seed=212):  # fmt: skip
+    def __init__(self, lists, items=ITEMS, good=((), 1.0), cache='ram', folder=None, seed=212):
         self.first_good = sum(len(pairs) for pairs, _ in lists)
-        self.ranges, self.levels, self.lowres_mode = ranges or degrade.Ranges(), {}, lowres_mode
+        self.items, self.seed, self.levels = items, seed, {}
         lists = [*lists, good]
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
-        self.arch, self.seed = arch, seed
-        self.augment, self.keep_good = augment, keep_good
-        self.simulate, self.max_stops, self.jitter = simulate, max_stops, jitter
-        self.side = 0 if arch == 'deepupe' else full_size
+        self.side = 0 if items.arch == 'deepupe' else items.full_size
         self.cached = load_pairs(self.pairs, cache, folder)
         self.set_epoch(1)
 
@@ -149,40 +147,41 @@ class PairDataset:
     def __getitem__(self, position):
         """(lowres, fullres, target) of a position in the epoch: (H, W, 3) uint8 or uint16 RGB."""
         pair = self.pair(position)
-        return augment.render(*pair, self.draw(position, pair[0].shape), self.side, self.lowres_mode)
+        return augment.render(*pair, self.draw(position, pair[0].shape), self.side, self.items.lowres_mode)
 
     def pair(self, position):
         """The decoded (photo, target) that a position in the epoch shows."""
         index = int(self.order[position])
         pair = self.cached[index] or read_pair(self.pairs[index])
         if index >= self.first_good and index not in self.levels:
-            self.levels[index] = degrade.find_levels(pair[1], self.ranges.levels)
+            self.levels[index] = degrade.find_levels(pair[1], self.items.ranges.levels)
         return pair
 
     def draw(self, position, shape):
         """The augment.Recipe of a position in the epoch, for photos of that shape, once `pair` has read them."""
         rng = np.random.default_rng([self.seed, self.epoch, position])
-        kind, stops = rng.random(), []
+        items, share, stops = self.items, rng.random(), []
         if self.order[position] >= self.first_good:
-            return self.draw_good(int(self.order[position]), kind < self.keep_good, shape, rng)
-        if self.keep_good <= kind < self.keep_good + self.simulate:
-            stops.append(rng.uniform(0.5, self.max_stops))
-        if self.jitter:
-            stops.append(rng.uniform(-self.jitter, self.jitter))
-        return augment.Recipe(kind < self.keep_good + self.simulate, tuple(stops), self.draw_steps(shape, rng))
+            return self.draw_good(int(self.order[position]), share < items.keep_good, shape, rng)
+        if items.keep_good <= share < items.keep_good + items.simulate:
+            stops.append(rng.uniform(0.5, items.max_stops))
+        if items.jitter:
+            stops.append(rng.uniform(-items.jitter, items.jitter))
+        target_as_input = share < items.keep_good + items.simulate
+        return augment.Recipe(target_as_input, tuple(stops), self.draw_steps(shape, rng))
 
     def draw_good(self, index, keep, shape, rng):
         """The Recipe of a good photo: as it is, or with what is simulated from it."""
         steps = self.draw_steps(shape, rng)
         if keep:
             return augment.Recipe(True, (), steps)
-        return augment.Recipe(True, (), steps, degrade.draw_degradation(self.ranges, self.levels[index], rng))
+        return augment.Recipe(True, (), steps, degrade.draw_degradation(self.items.ranges, self.levels[index], rng))
 
     def draw_steps(self, shape, rng):
         """The geometry of an item."""
-        if self.arch == 'deepupe':
+        if self.items.arch == 'deepupe':
             return tuple(augment.draw_patch(*shape[:2], LOW_SIZE, rng))
-        return tuple(augment.draw_steps(*shape[:2], rng)) if self.augment else ()
+        return tuple(augment.draw_steps(*shape[:2], rng)) if self.items.augment else ()
 
 
 class Loader:
@@ -237,7 +236,7 @@ class Loader:
             recipes = [
                 self.dataset.draw(position, pair[0][0].shape) for position, pair in zip(positions, pairs, strict=True)
             ]
-            return positions, augment.render_on(pairs, recipes, self.dataset.side, self.dataset.lowres_mode)
+            return positions, augment.render_on(pairs, recipes, self.dataset.side, self.dataset.items.lowres_mode)
         stacked = []
         for photos in zip(*(self.dataset[position] for position in positions), strict=True):
             if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level

@@ -19,8 +19,7 @@ import os
 # more time than it saves
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
-import copy
-import importlib.util
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -28,21 +27,29 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import pipeline
 import utils
-from kernels import enhance_photo, estimate_illumination, training_loss
+from kernels import enhance_photo, training_loss
 from loss import PRESETS
 from model import build_network
 from pairs import degrade
-from pairs.lists import find_good, find_pairs, hash_pairs, mix_pairs, split_pairs, write_pairs
-from photos.picture import write_photo
-from runs.checkpoint import load_network, network_options, read_checkpoint, save_checkpoint
+from pairs.lists import (
+    find_good,
+    find_overlap,
+    find_pairs,
+    list_names,
+    list_weights,
+    mix_pairs,
+    split_pairs,
+)
+from runs.checkpoint import load_network, network_options
+from runs.folder import open_folder
+from runs.resume import Data, adopt_options
+from runs.state import Estimator, State, lr_factor, share_gradients
 from scoring.metrics import psnr, ssim
-from scoring.sheets import draw_curves, save_sheet
-from system.files import append_csv, read_csv, save_csv, save_json
+from scoring.sheets import save_sheet
 from system.process import cores, keep_memory
 from system.ranks import gather, join_ranks
 
@@ -112,208 +119,157 @@ opt = SimpleNamespace(
     tensorboard=True,  # scalars and pictures for TensorBoard, if it is installed
 )
 
-COLUMNS = ('epoch', 'total', *PRESETS['hdrnet'], 'psnr', 'ssim', 'lr', 'photos_per_s', 'waiting', 'seconds')  # log.csv
+LIMITS = {
+    'arch': 'one of hdrnet, deepupe',
+    'luma_bins': '1 to 64',
+    'spatial_bin': '0, or 4, or 8, or 16, or 32, or 64',
+    'slicing': "one of '', corners, centers",
+    'illumination': "one of '', free, clipped",
+    'guide': "one of '', pointwise, curves",
+    'lowres': "one of '', area, bilinear, nearest",
+    'pedestal': '0 to 8',
+    'dataset_ratio': '0.01 to 0.99',
+    'full_size': '1 to 8192',
+    'keep_good': '0 to 1',
+    'simulate': '0 to 1',
+    'max_stops': '0.5 to 16',
+    'jitter': '0 to 16',
+    'good_weight': '0.001 to 1000',
+    'good_flare': '0 to 0.5',
+    'good_balance': '0 to 0.9',
+    'good_noise': '0 to 64',
+    'good_cast': '0 to 0.9',
+    'good_levels': '0 to 20',
+    'cache': 'one of auto, ram, file, none',
+    'num_workers': '-1, or 0 or more',
+    'limit': '0 or more',
+    'overfit': '0 or more',
+    'total_epochs': '1 or more',
+    'train_batch_size': '2 or more',
+    'lr': '0 or more',
+    'weight_decay': '0 or more',
+    'schedule': 'one of steps, constant, cosine',
+    'grad_clip': '0 or more',
+    'ema': '0 to below 1',
+    'amp': "one of '', bf16, fp16",
+    'loss': "one of '', hdrnet, deepupe",
+    **{f'w_{name}': '-1, or 0 or more' for name in PRESETS['hdrnet']},
+    'seed': '0 to 4294967295',
+    'valid_interval': '1 or more',
+    'visualize_batch': '1 or more',
+}
 OWN = {  # what '' and 0 stand for
     'hdrnet': {'lr': 1e-2, 'loss': 'hdrnet'},
     'deepupe': {'lr': 1e-4, 'loss': 'deepupe'},
 }
 AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-FREE = (  # options that may change when a run is resumed
-    'exp_name', 'checkpoints_dir', 'resume', 'total_epochs', 'valid_interval', 'visualize_batch', 'tensorboard',
-    'cache', 'num_workers', 'device', 'fused', 'deterministic', 'dataset_dir', 'train_pairs', 'valid_pairs',
-    'good_photos',
-)  # fmt: skip
 
 
 def main(opt):
+    utils.check_options(opt, LIMITS)
+    ranges = check_together(opt)
     rank, world = join_ranks()
-    device = utils.pick_device(opt.device)
-    keep_memory()
-    cv2.setNumThreads(1)  # the loader's threads are the parallel ones
-    utils.set_seed(opt.seed)
-    if opt.deterministic:
-        if device.type == 'cuda' and not opt.fused:
-            raise ValueError('deterministic: expected fused on CUDA, where grid_sample has no deterministic gradient')
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-        torch.use_deterministic_algorithms(True)
-    network = make_network(opt).to(device)
-    check(opt)
-    exp_dir = os.path.join(opt.checkpoints_dir, opt.exp_name)
-    train_lists, good, valid_pairs = choose_pairs(opt)
-    ranges = good_ranges(opt)
-    checkpoint = read_resumable(opt, exp_dir)
+    device = set_up_torch(opt)
+    with open_folder(os.path.join(opt.checkpoints_dir, opt.exp_name), rank) as folder:
+        # network
+        opt.resume, checkpoint = folder.read_last(opt.resume)
+        network = make_network(opt, checkpoint).to(device)
+        state = State(network, opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
+        model = share_gradients(Estimator(network, opt.fused, AMP[opt.amp]), device, world)
 
-    # data
-    if rank == 0:
-        print(
-            f'seed {opt.seed}, {device}, {world} rank(s), {sum(p.numel() for p in network.parameters()):,} parameters'
-        )
-        print('  '.join(f'{name}={value}' for name, value in vars(opt).items()))
-        os.makedirs(exp_dir, exist_ok=True)
-    dataset = pipeline.PairDataset(
-        train_lists, opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.simulate, opt.max_stops, opt.jitter,
-        good, ranges, network.lowres_mode, opt.cache,
-        opt.checkpoints_dir if rank == 0 or os.path.isdir(opt.checkpoints_dir) else None, opt.seed,
-    )  # fmt: skip
-    valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
-    if not train_lists:  # good photos alone
-        valid_photos = pipeline.degrade_pairs([target for _, target in valid_photos], ranges, opt.seed)
-    loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world)
-    data_hash = hash_pairs(dataset.pairs)
-    if checkpoint and checkpoint['data_hash'] != data_hash:
-        raise ValueError(f'resume: expected the training photos that the run began with, {opt.resume} had others')
+        # data
+        train_lists, good, valid_pairs = choose_pairs(opt)
+        items = pipeline.Items(
+            opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.simulate, opt.max_stops, opt.jitter, ranges,
+            network.lowres_mode,
+        )  # fmt: skip
+        beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
+        dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
+        loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world)
+        valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
+        if not train_lists:  # good photos alone
+            valid_photos = pipeline.degrade_pairs([target for _, target in valid_photos], ranges, opt.seed)
+        data = Data.of(dataset, valid_pairs)
 
-    # optimiser, resume
-    optimizer = torch.optim.Adam(network.parameters(), opt.lr, weight_decay=opt.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=opt.amp == 'fp16')
-    average = copy.deepcopy(network).eval() if opt.ema else network  # what is validated and saved
-    epoch, best = 0, float('-inf')
-    if checkpoint:
-        average.load_state_dict(checkpoint['model'])
-        network.load_state_dict(checkpoint['network'])
-        optimizer.load_state_dict(checkpoint['optimizer'])
-        scaler.load_state_dict(checkpoint['scaler'])
-        torch.set_rng_state(checkpoint['random'])
-        epoch, best = checkpoint['epoch'], checkpoint['best']
-    run = SimpleNamespace(
-        network=network, average=average, optimizer=optimizer, scaler=scaler, loader=loader, exp_dir=exp_dir, rank=rank,
-        start=time.perf_counter(), first=epoch, model=wrap(network, opt, device, world),
-    )  # fmt: skip
-    if rank == 0:
-        prepare_folder(exp_dir, opt, dataset.pairs, valid_pairs, epoch)
-        print(f'{len(dataset)} training pairs an epoch, {len(valid_pairs)} validation pairs')
-        print(f'resumed {opt.resume} after epoch {epoch}, best PSNR {best:.3f}' if checkpoint else 'a new run')
-    board = open_board(exp_dir, opt, rank, epoch)
-
-    for epoch in range(epoch + 1, opt.total_epochs + 1):  # noqa: B020 - goes on from the checkpoint's
-        row = train_epoch(run, epoch, opt)
-        if epoch % opt.valid_interval == 0 or epoch == opt.total_epochs:
-            row['psnr'], row['ssim'] = validate(average, valid_photos, opt.fused, exp_dir if rank == 0 else '', epoch)
-        row['seconds'] = time.perf_counter() - run.start
+        # resume
+        if checkpoint:
+            data.check(checkpoint, opt.resume)
+            state.load_state_dict(checkpoint)
+        folder.describe(opt, data, state.epoch)
         if rank == 0:
-            save(run, row, best, opt, data_hash)
-            show(board, exp_dir, row)
-        best = max(best, row.get('psnr', best))
+            parameters = sum(p.numel() for p in network.parameters())
+            print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
+            print('  '.join(f'{name}={value}' for name, value in vars(opt).items()))
+            print(f'{len(dataset)} training pairs an epoch, {len(valid_pairs)} validation pairs')
+            print(
+                f'resumed {opt.resume} after epoch {state.epoch}, best PSNR {state.best:.3f}'
+                if checkpoint
+                else 'a new run'
+            )
+            warn_of_overlap(data, opt.overfit)
+
+        for epoch in range(state.epoch + 1, opt.total_epochs + 1):
+            row = train_epoch(state, model, loader, epoch, opt, folder)
+            scores = {}
+            if epoch % opt.valid_interval == 0 or epoch == opt.total_epochs:
+                scores = validate(state.average, valid_photos, opt.fused, folder.path if rank == 0 else '', epoch)
+            row |= {**scores, 'seconds': time.perf_counter() - state.start}
+            better = state.finish_epoch(scores)
+            folder.save(state, row, better)
+            folder.report(row)
     return 0
 
 
-def train_epoch(run, epoch, opt):
-    """Train for one epoch; returns its row of log.csv, with the means of the losses over all ranks."""
-    loader, optimizer, scaler = run.loader, run.optimizer, run.scaler
+def train_epoch(state, model, loader, epoch, opt, folder):
+    """Train for one epoch; returns its row of log.csv, with the means of the losses over all ranks.
+
+    Args:
+        model: (lowres, fullres) -> illumination.
+    """
+    network, weights = state.network, loss_weights(opt)
     loader.dataset.set_epoch(epoch)
     loader.waited, sums, last, start = 0.0, None, None, time.perf_counter()
-    run.model.train()
+    model.train()
     label = f'epoch {epoch}/{opt.total_epochs}'
-    bar = tqdm(loader, label, len(loader), disable=None if run.rank == 0 else True, leave=False, dynamic_ncols=True)
+    bar = tqdm(loader, label, len(loader), disable=None if loader.rank == 0 else True, leave=False, dynamic_ncols=True)
     for step, (positions, (lowres, fullres, target)) in enumerate(bar, 1):
         progress = epoch - 1 + step / len(loader)
-        for group in optimizer.param_groups:
+        for group in state.optimizer.param_groups:
             group['lr'] = opt.lr * lr_factor(opt.schedule, progress, opt.total_epochs)
-        illumination = run.model(lowres, fullres)
+        illumination = model(lowres, fullres)
         losses = training_loss(
-            run.network, fullres, illumination, target, opt.clamp_reflectance, opt.loss, opt.weights, opt.fused
+            network, fullres, illumination, target, opt.clamp_reflectance, opt.loss, weights, opt.fused
         )
-        optimizer.zero_grad()
-        scaler.scale(losses['total']).backward()
-        if opt.grad_clip:
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(run.network.parameters(), opt.grad_clip)
-        check_finite(last, loader.dataset, run.exp_dir)  # the step before: nothing waits for the device
+        check_loss(last, loader.dataset, folder.path)  # the step before: nothing waits for the device
         last = epoch, step, positions, utils.fetch(losses['total'])
-        scaler.step(optimizer)
-        scaler.update()
-        if opt.ema:
-            update_average(run.average, run.network, opt.ema, round(progress * len(loader)))
+        state.step(losses['total'], opt.grad_clip, round(progress * len(loader)))
         values = torch.stack([value.detach() for value in losses.values()])
         sums = values if sums is None else sums + values
         if step % 20 == 0:
-            seconds = (time.perf_counter() - run.start) * (opt.total_epochs - progress) / (progress - run.first)
-            bar.set_postfix(loss=f'{(sums[0] / step).item():.4f}', run=f'{tqdm.format_interval(seconds)} left')
-        if run.rank == 0 and (step % opt.visualize_batch == 0 or step == len(loader)):
-            sheet = os.path.join(run.exp_dir, 'train_phase', f'ep_{epoch}_batch_{step}')
-            enhanced = run.network.reflectance(fullres, illumination.detach())
+            left = tqdm.format_interval(state.seconds_left(progress, opt.total_epochs))
+            bar.set_postfix(loss=f'{(sums[0] / step).item():.4f}', run=f'{left} left')
+        if loader.rank == 0 and (step % opt.visualize_batch == 0 or step == len(loader)):
+            sheet = os.path.join(folder.path, 'train_phase', f'ep_{epoch}_batch_{step}')
+            enhanced = network.reflectance(fullres, illumination.detach())
             for name, images in (('input', fullres), ('reflect', enhanced), ('illumination', illumination)):
                 save_sheet(f'{sheet}_{name}.png', images)
-    check_finite(last, loader.dataset, run.exp_dir)
+    check_loss(last, loader.dataset, folder.path)
+    if name := state.find_not_finite():
+        raise ValueError(f'training: expected finite weights, got others in {name} after epoch {epoch}; '
+                         f'{folder.path}/last.pth holds epoch {epoch - 1}')  # fmt: skip
     means = np.mean(gather([(sums / len(loader)).tolist()]), axis=0)
     taken = time.perf_counter() - start
     return {
         'epoch': epoch,
         **dict(zip(losses, map(float, means), strict=True)),
-        'lr': optimizer.param_groups[0]['lr'],
+        'lr': state.optimizer.param_groups[0]['lr'],
         'photos_per_s': len(loader) * loader.batch_size / taken,
         'waiting': loader.waited / taken,
     }
 
 
-def lr_factor(schedule, progress, total):
-    """What the learning rate is multiplied by after `progress` epochs (a fraction within an epoch) of `total`.
-
-    Raises:
-        ValueError: unknown schedule.
-    Source of 'steps': hermosayhl/DeepUPE_pytorch.
-    """
-    if schedule == 'constant':
-        return 1.0
-    if schedule == 'cosine':
-        warmup = min(1.0, progress)
-        return float(warmup * 0.5 * (1 + torch.tensor(torch.pi * min(progress / total, 1)).cos()))
-    if schedule == 'steps':
-        epoch = -(-progress // 1) - 1  # progress in (0, 1] is epoch 0
-        for last, factor in ((0, 1.0), (1, 0.5), (8, 0.1), (18, 0.05), (30, 0.01)):
-            if epoch <= last:
-                return factor
-        return 0.003
-    raise ValueError(f'schedule: expected steps, constant or cosine, got {schedule!r}')
-
-
-def wrap(network, opt, device, world):
-    """The network as train_epoch calls it: (lowres, fullres) -> illumination, on several ranks with mean gradients."""
-    model = Estimator(network, opt.fused, AMP[opt.amp])
-    if world == 1:
-        return model
-    return DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
-
-
-class Estimator(torch.nn.Module):
-    """The network by its fastest path, as a module that DistributedDataParallel can wrap."""
-
-    def __init__(self, network, fused, amp):
-        super().__init__()
-        self.network, self.fused, self.amp = network, fused, amp
-
-    def forward(self, lowres, fullres):
-        return estimate_illumination(self.network, lowres, fullres, self.fused, self.amp)
-
-
-@torch.no_grad()
-def update_average(average, network, decay, step):
-    """Move averaged weights and BatchNorm statistics towards the network's; the first steps weigh more."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for ours, theirs in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if ours.is_floating_point():
-            ours.lerp_(theirs, 1 - decay)
-        else:
-            ours.copy_(theirs)
-
-
-def check_finite(last, dataset, exp_dir):
-    """Stop a run whose loss is not a number, naming the photos of the batch."""
-    if last is None:
-        return
-    epoch, step, positions, fetched = last
-    loss = fetched()
-    if loss.isfinite():
-        return
-    names = ', '.join(dataset.pairs[dataset.order[position]][0] for position in positions)
-    raise ValueError(
-        f'training: expected a finite loss, got {loss.item()} in epoch {epoch}, step {step}; '
-        f'{exp_dir}/last.pth holds epoch {epoch - 1}; its photos: {names}'
-    )
-
-
 def validate(network, pairs, fused=True, exp_dir='', epoch=0):
-    """Mean (PSNR, SSIM) of whole photos at their own size over all ranks, each photo once, not augmented.
+    """Mean scores {'psnr', 'ssim'} of whole photos at their own size over all ranks, each photo once, not augmented.
 
     Args:
         pairs: this rank's (photo, target) arrays.
@@ -339,48 +295,110 @@ def validate(network, pairs, fused=True, exp_dir='', epoch=0):
         images = np.stack([small[i] for _, small in results[:16]]).astype(np.float32)
         path = os.path.join(exp_dir, 'valid_phase', f'ep_{epoch}_{name}.png' if i else 'input.png')
         save_sheet(path, torch.from_numpy(images).permute(0, 3, 1, 2))
-    scores = gather([values for values, _ in results])
-    return tuple(float(np.mean(column)) for column in zip(*scores, strict=True))
+    columns = zip(*gather([values for values, _ in results]), strict=True)
+    return {name: float(np.mean(column)) for name, column in zip(('psnr', 'ssim'), columns, strict=True)}
 
 
 def scale_of(photo):
     return np.float32(np.iinfo(photo.dtype).max)
 
 
-# ------------------------------------------------------------------------------------------------ before and after
+def check_loss(last, dataset, exp_dir):
+    """Stop a run whose loss is not a number, naming the photos of the batch."""
+    if last is None:
+        return
+    epoch, step, positions, fetched = last
+    loss = fetched()
+    if loss.isfinite():
+        return
+    names = ', '.join(dataset.pairs[dataset.order[position]][0] for position in positions)
+    raise ValueError(
+        f'training: expected a finite loss, got {loss.item()} in epoch {epoch}, step {step}; '
+        f'{exp_dir}/last.pth holds epoch {epoch - 1}; its photos: {names}'
+    )
 
 
-def make_network(opt):
-    """A network with random weights, or with those of opt.start_from, whose network options then replace opt's."""
-    if opt.start_from:
-        network, checkpoint = load_network(opt.start_from)
-        vars(opt).update(network_options(checkpoint))
-        return network
-    shape = opt.arch, opt.luma_bins, opt.spatial_bin
-    return build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal, opt.lowres)
+def warn_of_overlap(data, overfit):
+    """Say on stderr how many validation photos are among the training photos, by content, unless that is asked for."""
+    train_hashes = tuple({data.hashes[pair[side]] for pair in data.train} for side in (0, 1))
+    overlap = find_overlap(data.valid, data.train, train_hashes, data.hashes)
+    if (overlap['same_input'] or overlap['same_target']) and not overfit:
+        print(
+            f'WARNING: of {len(data.valid)} validation pairs, {overlap["same_input"]} inputs and '
+            f'{overlap["same_target"]} targets are among the training photos by content: '
+            'validation does not tell how well other photos come out',
+            file=sys.stderr,
+        )
 
 
-def check(opt):
-    """Fill in the architecture's own lr and loss, and refuse options that make no sense; sets opt.weights."""
-    for name, value in OWN.get(opt.arch, OWN['hdrnet']).items():  # an unknown arch is build_network's to refuse
-        setattr(opt, name, getattr(opt, name) or value)
-    for name, known in (('loss', PRESETS), ('amp', AMP)):
-        if getattr(opt, name) not in known:
-            raise ValueError(f'{name}: expected one of {", ".join(filter(None, known))}, got {getattr(opt, name)!r}')
-    for name in ('valid_interval', 'visualize_batch', 'total_epochs', 'full_size'):
-        if getattr(opt, name) < 1:
-            raise ValueError(f'{name}: expected 1 or more, got {getattr(opt, name)}')
-    if opt.keep_good < 0 or opt.simulate < 0 or opt.keep_good + opt.simulate > 1:
+# ------------------------------------------------------------------------------------------ what options stand for
+
+
+def check_together(opt):
+    """Refuse options that LIMITS cannot, before anything is read; returns good_stops to good_levels as degrade.Ranges.
+
+    Raises:
+        ValueError: such as 'keep_good, simulate: expected shares of at most 1 together, got 0.8, 0.4'.
+    """
+    if opt.keep_good + opt.simulate > 1:
         raise ValueError(
             f'keep_good, simulate: expected shares of at most 1 together, got {opt.keep_good}, {opt.simulate}'
         )
-    if not 0 <= opt.ema < 1:
-        raise ValueError(f'ema: expected in [0, 1), got {opt.ema}')
-    lr_factor(opt.schedule, 1, 1)
-    if opt.overfit:
-        opt.augment = False
-    names = (name for name in PRESETS[opt.loss] if getattr(opt, f'w_{name}') >= 0)
-    opt.weights = {name: getattr(opt, f'w_{name}') for name in names}
+    if not opt.exp_name.strip('./'):
+        raise ValueError(f'exp_name: expected the name of a folder, got {opt.exp_name!r}')
+    if opt.train_pairs and not opt.valid_pairs:
+        raise ValueError('valid_pairs: expected a CSV list beside train_pairs, got none')
+    list_weights(list_names(opt.train_pairs), opt.train_weights if opt.train_pairs else '')
+    values = {name: getattr(opt, f'good_{name}') for name in degrade.Ranges._fields}
+    for name in ('stops', 'contrast', 'chroma'):
+        try:
+            low, high = (float(part) for part in values[name].split(','))
+        except ValueError as error:
+            raise ValueError(f'good_{name}: expected two numbers low,high, got {values[name]!r}') from error
+        values[name] = low, high
+    ranges = degrade.Ranges(**values)
+    ranges.check()
+    return ranges
+
+
+def set_up_torch(opt):
+    """Seeds, threads and determinism; returns the device."""
+    device = utils.pick_device(opt.device)
+    keep_memory()
+    cv2.setNumThreads(1)  # the loader's threads are the parallel ones
+    utils.set_seed(opt.seed)
+    if opt.deterministic:
+        if device.type == 'cuda' and not opt.fused:
+            raise ValueError('deterministic: expected fused on CUDA, where grid_sample has no deterministic gradient')
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        torch.use_deterministic_algorithms(True)
+    return device
+
+
+def make_network(opt, checkpoint=None):
+    """The network with random weights, or with those of opt.start_from, whose network options then replace opt's.
+
+    Fills in the architecture's own lr and loss. A run that is resumed takes its weights from `checkpoint` later.
+
+    Raises:
+        ValueError: options that contradict the checkpoint's, by name.
+    """
+    network = None
+    if opt.start_from and not checkpoint:
+        network, start = load_network(opt.start_from)
+        vars(opt).update(network_options(start))
+    for name, value in OWN[checkpoint['arch'] if checkpoint else opt.arch].items():
+        setattr(opt, name, getattr(opt, name) or value)
+    opt.augment = opt.augment and not opt.overfit
+    if checkpoint:
+        adopt_options(opt, checkpoint, opt.resume)
+    shape = opt.arch, opt.luma_bins, opt.spatial_bin
+    return network or build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal, opt.lowres)
+
+
+def loss_weights(opt):
+    """{term: weight} of those that replace the preset's."""
+    return {name: getattr(opt, f'w_{name}') for name in PRESETS[opt.loss] if getattr(opt, f'w_{name}') >= 0}
 
 
 def choose_pairs(opt):
@@ -389,8 +407,6 @@ def choose_pairs(opt):
     if good and not opt.train_pairs and not opt.dataset_dir:
         train_lists, (good, valid_pairs) = [], split_pairs(good, opt.dataset_ratio, opt.seed)
     elif opt.train_pairs:
-        if not opt.valid_pairs:
-            raise ValueError('valid_pairs: expected a CSV list beside train_pairs, got none')
         train_lists = mix_pairs(opt.train_pairs, opt.train_weights)
         valid_pairs = [pair for pairs, _ in mix_pairs(opt.valid_pairs) for pair in pairs]
     else:
@@ -405,123 +421,5 @@ def choose_pairs(opt):
     return train_lists, (good, opt.good_weight), valid_pairs
 
 
-def good_ranges(opt):
-    """degrade.Ranges of the options good_stops to good_levels.
-
-    Raises:
-        ValueError: not two numbers, or out of range.
-    """
-    values = {name: getattr(opt, f'good_{name}') for name in degrade.Ranges._fields}
-    for name in ('stops', 'contrast', 'chroma'):
-        try:
-            low, high = (float(part) for part in values[name].split(','))
-        except ValueError as error:
-            raise ValueError(f'good_{name}: expected two numbers low,high, got {values[name]!r}') from error
-        values[name] = low, high
-    ranges = degrade.Ranges(**values)
-    ranges.check()
-    if opt.good_weight <= 0:
-        raise ValueError(f'good_weight: expected more than 0, got {opt.good_weight}')
-    return ranges
-
-
-def read_resumable(opt, exp_dir):
-    """The checkpoint that opt.resume names, or None for a new run.
-
-    Raises:
-        ValueError: the folder holds a run already; not a last.pth; options that contradict the checkpoint's, by name.
-    """
-    own = os.path.join(exp_dir, 'last.pth')
-    if opt.resume == 'auto':
-        opt.resume = own if os.path.exists(own) else ''
-    if not opt.resume:
-        if os.path.exists(own):
-            raise ValueError(f'{exp_dir}: holds a run already; take another --exp_name, or --resume auto')
-        return None
-    checkpoint = read_checkpoint(opt.resume)
-    if 'optimizer' not in checkpoint:
-        raise ValueError(f'{opt.resume}: expected a last.pth to resume from, got weights alone')
-    before = checkpoint['opt']
-    differ = [f'{name} is {value!r}, was {before[name]!r}' for name, value in vars(opt).items()
-              if name in before and name not in FREE and before[name] != value]  # fmt: skip
-    if opt.schedule == 'cosine' and opt.total_epochs != before['total_epochs']:
-        differ.append(f'total_epochs is {opt.total_epochs}, was {before["total_epochs"]}, on which cosine depends')
-    if differ:
-        raise ValueError(f'{opt.resume}: expected the options of the run that it resumes: {"; ".join(differ)}')
-    return checkpoint
-
-
-def prepare_folder(exp_dir, opt, train_pairs, valid_pairs, epoch):
-    """Write what describes the run, and cut rows after `epoch` from the log: a run killed while saving repeats them."""
-    for name in ('train_phase', 'valid_phase'):
-        os.makedirs(os.path.join(exp_dir, name), exist_ok=True)
-    save_json(os.path.join(exp_dir, 'options.json'), plain_options(opt))
-    write_pairs(os.path.join(exp_dir, 'train_pairs.csv'), train_pairs)
-    write_pairs(os.path.join(exp_dir, 'valid_pairs.csv'), valid_pairs)
-    log = os.path.join(exp_dir, 'log.csv')
-    save_csv(log, [row for row in read_csv(log) if int(row['epoch']) <= epoch], COLUMNS)
-
-
-def plain_options(opt):
-    return {name: value for name, value in vars(opt).items() if name != 'weights'}
-
-
-def save(run, row, best, opt, data_hash):
-    """Write the log, after a validation epoch_<e>_psnr_<p>.pth and, if it is the best so far, best.pth; then last.pth.
-
-    Each file is whole or not there, and last.pth comes last: what a kill interrupts is repeated bit by bit on resuming.
-    """
-    append_csv(os.path.join(run.exp_dir, 'log.csv'), row, COLUMNS)
-    weights = {
-        'arch': opt.arch,
-        'model': run.average.state_dict(),
-        'epoch': row['epoch'],
-        'psnr': row.get('psnr', 0.0),
-        'ssim': row.get('ssim', 0.0),
-        'opt': plain_options(opt),
-    }
-    if 'psnr' in row:
-        save_checkpoint(os.path.join(run.exp_dir, f'epoch_{row["epoch"]}_psnr_{row["psnr"]:.3f}.pth'), weights)
-        if row['psnr'] > best:
-            save_checkpoint(os.path.join(run.exp_dir, 'best.pth'), weights)
-    resumable = {
-        'network': run.network.state_dict(),
-        'optimizer': run.optimizer.state_dict(),
-        'scaler': run.scaler.state_dict(),
-        'random': torch.get_rng_state(),
-        'best': max(best, row.get('psnr', best)),
-        'data_hash': data_hash,
-    }
-    save_checkpoint(os.path.join(run.exp_dir, 'last.pth'), {**weights, **resumable})
-
-
-def open_board(exp_dir, opt, rank, epoch):
-    """TensorBoard's writer, or None where it is not wanted or not installed."""
-    if rank > 0 or not opt.tensorboard or importlib.util.find_spec('tensorboard') is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(os.path.join(exp_dir, 'tensorboard'), purge_step=epoch + 1)
-
-
-def show(board, exp_dir, row):
-    """Print an epoch's row, redraw curves.png, feed TensorBoard."""
-    print('  '.join(f'{name} {value:.3f}' if name == 'psnr' else f'{name} {value:.4g}' for name, value in row.items()))
-    rows = read_csv(os.path.join(exp_dir, 'log.csv'))
-    charts = [
-        draw_curves({'': [{int(r['epoch']): float(r[name]) for r in rows if r[name]}]}, title)
-        for name, title in (('total', 'training loss'), ('psnr', 'validation PSNR in dB'))
-        if any(r[name] for r in rows)
-    ]
-    write_photo(os.path.join(exp_dir, 'curves.png'), np.concatenate(charts))
-    if board:
-        for name, value in row.items():
-            board.add_scalar(name, value, row['epoch'])
-        for name in ('reflect', 'illumination') if 'psnr' in row else ():
-            sheet = cv2.imread(os.path.join(exp_dir, 'valid_phase', f'ep_{row["epoch"]}_{name}.png'))
-            board.add_image(name, sheet[..., ::-1], row['epoch'], dataformats='HWC')
-        board.flush()
-
-
 if __name__ == '__main__':
-    utils.run_script(main, opt)
+    utils.run_script(main, opt, LIMITS)

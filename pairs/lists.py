@@ -17,7 +17,7 @@ from system.files import raise_all, save_csv
 from system.process import cores
 
 HASH_COLUMNS = ('input_sha256', 'target_sha256')
-
+MOST = 1000  # times that a pair is drawn in an epoch
 
 LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
 
@@ -80,14 +80,16 @@ def read_pairs(path):
     return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells]
 
 
-def write_pairs(path, pairs):
+def write_pairs(path, pairs, hashes=None):
     """Write pairs as such a CSV file, relative to its folder where that is possible, with the SHA-256 of the files.
 
     The hashes let test.py find test photos among the training photos where the training photos are not at hand.
+
+    Args:
+        hashes: of hash_files for all of them, where they are at hand.
     """
     folder = os.path.dirname(os.path.abspath(path))
-    hashes = hash_files({name for pair in pairs for name in pair})
-
+    hashes = hashes or hash_files({name for pair in pairs for name in pair})
     columns = ('input', 'target', *HASH_COLUMNS)
     cells = [[*(relative(name, folder) for name in pair), *(hashes[name] for name in pair)] for pair in pairs]
     save_csv(path, [dict(zip(columns, row, strict=True)) for row in cells], columns)
@@ -123,14 +125,26 @@ def mix_pairs(pairs_files, weights=''):
     Raises:
         ValueError: as many weights as lists are expected, all positive.
     """
-    names = [name.strip() for name in pairs_files.split(',') if name.strip()]
+    names = list_names(pairs_files)
+    return [(read_pairs(name), number) for name, number in zip(names, list_weights(names, weights), strict=True)]
+
+
+def list_names(pairs_files):
+    """The paths in 'a.csv,b.csv'."""
+    return [name.strip() for name in pairs_files.split(',') if name.strip()]
+
+
+def list_weights(names, weights):
+    """A number for each of the lists, of '1,0.5'; see mix_pairs."""
     try:
         numbers = [float(w) for w in weights.split(',')] if weights else [1.0] * len(names)
     except ValueError as error:
         raise ValueError(f'train_weights: expected numbers with commas between, got {weights!r}') from error
-    if len(numbers) != len(names) or min(numbers, default=1) <= 0:
-        raise ValueError(f'train_weights: expected {len(names)} positive numbers, one for each list, got {weights!r}')
-    return [(read_pairs(name), number) for name, number in zip(names, numbers, strict=True)]
+    if len(numbers) != len(names) or not all(0 < number <= MOST for number in numbers):  # NaN is not
+        raise ValueError(
+            f'train_weights: expected {len(names)} numbers above 0 up to {MOST}, one for each list, got {weights!r}'
+        )
+    return numbers
 
 
 def find_good(folders):
@@ -180,9 +194,9 @@ def fivek_id(path):
     return int(found[1]) if found else 0
 
 
-def hash_pairs(pairs):
-    """One hash of the content of all pairs, whatever their order, names and folders."""
-    hashes = hash_files({path for pair in pairs for path in pair})
+def hash_pairs(pairs, hashes=None):
+    """One hash of the content of all pairs, whatever their order, names and folders; hashes as in write_pairs."""
+    hashes = hashes or hash_files({path for pair in pairs for path in pair})
     lines = sorted(' '.join(hashes[path] for path in pair) for pair in pairs)
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 

@@ -47,6 +47,23 @@ def gather(items):
     return [item for part in parts for item in part]
 
 
+def from_first(function):
+    """What function() gives on rank 0, on every rank; where it raises OSError or ValueError there, all raise that."""
+    rank, world = ranks()
+    if world == 1:
+        return function()
+    outcome = [None, None]
+    if rank == 0:
+        try:
+            outcome[0] = function()
+        except (OSError, ValueError) as error:
+            outcome[1] = error
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1]:
+        raise outcome[1]
+    return outcome[0]
+
+
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm of (N, C, H, W) or (N, C) whose training statistics are those of all ranks' batches together.
 
@@ -59,6 +76,8 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, features):
         if not self.training or world_size() == 1:
             return super().forward(features)
+        given = features.dtype
+        features = features.to(torch.promote_types(given, torch.float32))  # amp: 16 bit is too little for statistics
         flat = features.transpose(0, 1).flatten(1)  # (C, N * H * W)
         count = flat.shape[1] * world_size()
         mean = mean_of_ranks(flat.mean(dim=1))
@@ -66,7 +85,7 @@ class BatchNorm(nn.BatchNorm2d):
         update_statistics(self, mean, var, count)
         shape = (1, -1) + (1,) * (features.ndim - 2)
         scale = self.weight * (var + self.eps).rsqrt()
-        return features * scale.view(shape) + (self.bias - mean * scale).view(shape)
+        return (features * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(given)
 
 
 def world_size():
