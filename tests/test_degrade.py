@@ -88,8 +88,8 @@ def test_batches_of_good_photos_are_the_same_on_a_device_and_whatever_the_thread
     good = [(target, target) for _, target in pairs[:3]], 2.0
     batches = []
     for workers, cache, on_device in ((0, 'ram', False), (2, 'none', False), (1, 'ram', True), (2, 'none', True)):
-        dataset = pipeline.PairDataset([(pairs[3:], 1.0)], full_size=64, keep_good=0.25, good=good,
-                                       lowres_mode=lowres_mode, cache=cache)  # fmt: skip
+        items = pipeline.Items(full_size=64, keep_good=0.25, lowres_mode=lowres_mode)
+        dataset = pipeline.PairDataset([(pairs[3:], 1.0)], items, good, cache)
         assert len(dataset) == 9
         batches.append(list(pipeline.Loader(dataset, 3, workers, on_device=on_device)))
     for plain, threads, *devices in zip(*batches, strict=True):
@@ -104,7 +104,8 @@ def test_a_kept_good_photo_is_untouched_and_a_degraded_one_darker(make_pairs):
     good = [(target, target) for _, target in lists.find_pairs(make_pairs(4))], 1.0
     ranges = degrade.Ranges(stops=(2.0, 2.0))
     for keep in (0.0, 1.0):
-        dataset = pipeline.PairDataset([], full_size=32, augment=False, keep_good=keep, good=good, ranges=ranges)
+        items = pipeline.Items(full_size=32, augment=False, keep_good=keep, ranges=ranges)
+        dataset = pipeline.PairDataset([], items, good)
         for position in range(4):
             _, photo, target = dataset[position]
             assert np.array_equal(photo, target) == bool(keep)

@@ -99,7 +99,7 @@ def test_mix_refuses_weights_that_do_not_fit(make_pairs, tmp_path):
 
 @pytest.mark.parametrize(('arch', 'size'), [('hdrnet', 64), ('deepupe', 256)])
 def test_batches_are_float_rgb_of_the_methods_sizes(make_pairs, arch, size):
-    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(2)), 1.0)], arch, full_size=64)
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(2)), 1.0)], pipeline.Items(arch, full_size=64))
     (positions, (lowres, fullres, target)) = next(iter(pipeline.Loader(dataset, 2)))
     assert list(positions) == [0, 1]
     assert lowres.shape == (2, 3, 256, 256)
@@ -114,7 +114,7 @@ def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
     pairs = lists.find_pairs(make_pairs(7))
     batches = []
     for workers, cache in ((0, 'ram'), (2, 'none'), (3, 'file')):
-        dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, cache=cache)
+        dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32), cache=cache)
         dataset.set_epoch(3)
         batches.append(list(pipeline.Loader(dataset, 3, workers)))
         assert len(batches[-1]) == 2
@@ -127,7 +127,7 @@ def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
 def test_batches_made_on_a_device_are_the_same(make_pairs, arch):
     """Within a level: OpenCV rounds to levels after each step, and turns by 32nds of a pixel."""
     pairs = lists.find_pairs(make_pairs(6))
-    dataset = pipeline.PairDataset([(pairs, 1.0)], arch, full_size=64, keep_good=0.2, simulate=0.4, jitter=0.3)
+    dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(arch, 64, keep_good=0.2, simulate=0.4, jitter=0.3))
     host, device = (pipeline.Loader(dataset, 3, on_device=on_device) for on_device in (False, True))
     device.room = 4 * 2 * 40 * 48 * 3  # bytes of four pairs
     for epoch in (1, 2, 3):
@@ -143,7 +143,7 @@ def test_batches_made_on_a_device_are_the_same(make_pairs, arch):
 
 
 def test_ranks_share_every_batch(make_pairs):
-    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(8)), 1.0)], full_size=32)
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(8)), 1.0)], pipeline.Items(full_size=32))
     whole = list(pipeline.Loader(dataset, 4))
     shares = [list(pipeline.Loader(dataset, 4, rank=rank, world=2)) for rank in (0, 1)]
     for batch, *parts in zip(whole, *shares, strict=True):
@@ -158,7 +158,7 @@ def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
     deep = np.full((40, 48, 3), 30001, np.uint16)
     for path in pairs[0]:
         cv2.imwrite(path, deep)
-    dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=16, augment=False)
+    dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=16, augment=False))
     for on_device in (False, True):
         _, (_, fullres, _) = next(iter(pipeline.Loader(dataset, 2, on_device=on_device)))
         assert min(abs(fullres[i] - 30001 / 65535).max() for i in (0, 1)) < 1e-6
@@ -166,7 +166,7 @@ def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
 
 def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
     pairs = lists.find_pairs(make_pairs(6))
-    first, again = (pipeline.PairDataset([(pairs, 1.0)], full_size=32) for _ in range(2))
+    first, again = (pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32)) for _ in range(2))
     again.set_epoch(2)
     assert not all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
     again.set_epoch(1)
@@ -176,7 +176,7 @@ def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
 def test_keep_good_pairs_targets_with_themselves(make_pairs):
     pairs = lists.find_pairs(make_pairs(8))
     for share, expected in ((0.0, [0]), (0.5, range(1, 8)), (1.0, [8])):
-        dataset = pipeline.PairDataset([(pairs, 1.0)], full_size=32, keep_good=share)
+        dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32, keep_good=share))
         assert sum(np.array_equal(photo, target) for _, photo, target in map(dataset.__getitem__, range(8))) in expected
 
 
@@ -186,7 +186,8 @@ def test_one_pair_is_too_few_to_train():
 
 
 def test_simulated_photos_are_darker_than_their_target(make_pairs):
-    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(4)), 1.0)], full_size=32, simulate=1.0, augment=False)
+    items = pipeline.Items(full_size=32, simulate=1.0, augment=False)
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(4)), 1.0)], items)
     for position in range(4):
         _, photo, target = dataset[position]
         assert photo.mean() < 0.9 * target.mean()

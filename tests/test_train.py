@@ -15,6 +15,7 @@ import torch
 import train
 from pairs import lists
 from runs.checkpoint import read_checkpoint
+from runs.state import lr_factor, update_average
 from system import files
 from tests import two_ranks
 
@@ -45,10 +46,10 @@ def equal(first, second):
 
 
 def test_learning_rate_steps_are_the_predecessors():
-    factors = [train.lr_factor('steps', epoch + 0.5, 100) for epoch in (0, 1, 2, 8, 9, 18, 19, 30, 31, 99)]
+    factors = [lr_factor('steps', epoch + 0.5, 100) for epoch in (0, 1, 2, 8, 9, 18, 19, 30, 31, 99)]
     assert factors == [1.0, 0.5, 0.1, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003]
-    assert train.lr_factor('steps', 1.0, 100) == 1.0
-    assert train.lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
+    assert lr_factor('steps', 1.0, 100) == 1.0
+    assert lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
 
 
 def test_good_photos_alone_train_a_network_and_are_listed(make_pairs, tmp_path):
@@ -205,7 +206,7 @@ def test_averaged_weights_follow_the_networks():
     network, average = (train.build_network('hdrnet') for _ in range(2))
     target = [value.clone() for value in network.state_dict().values()]
     for step in range(1, 400):
-        train.update_average(average, network, 0.9, step)
+        update_average(average, network, 0.9, step)
     for ours, theirs in zip(average.state_dict().values(), target, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -241,11 +242,11 @@ def test_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(make_pairs, t
     ('values', 'message'),
     [
         ({'schedule': 'sawtooth'}, 'schedule: expected'),
-        ({'amp': 'int8'}, 'amp: expected one of bf16, fp16'),
-        ({'ema': 1.0}, 'ema: expected in'),
+        ({'amp': 'int8'}, "amp: expected one of '', bf16, fp16, got 'int8'"),
+        ({'ema': 1.0}, 'ema: expected 0 to below 1, got 1.0'),
         ({'keep_good': 0.8, 'simulate': 0.4}, 'at most 1 together'),
         ({'cache': 'cloud'}, 'cache: expected'),
-        ({'slicing': 'middle'}, 'slicing: expected one of corners, centers'),
+        ({'slicing': 'middle'}, "slicing: expected one of '', corners, centers"),
         ({'total_epochs': 0}, 'total_epochs: expected 1 or more'),
     ],
 )
