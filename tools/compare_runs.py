@@ -19,7 +19,7 @@ import utils
 from kernels import enhance_photo
 from photos.picture import list_photos, read_photo, write_photo
 from runs.checkpoint import load_network
-from scoring.sheets import draw_curves
+from runs.curves import draw_curves
 
 opt = SimpleNamespace(
     runs='',  # folders of runs, commas between
@@ -37,7 +37,7 @@ def main(opt):
         groups.setdefault(re.sub(r'_?\d+$', '', os.path.basename(run)), []).append(run)
     os.makedirs(opt.result_dir, exist_ok=True)
     curves = {name: [read_psnr(run) for run in members] for name, members in groups.items()}
-    write_photo(os.path.join(opt.result_dir, 'curves.png'), draw_curves(curves, 'validation PSNR in dB'))
+    draw_curves(os.path.join(opt.result_dir, 'curves.png'), [('validation PSNR in dB', curves, False)])
     rows = [first_epoch(members[0], opt.images_dir) for members in groups.values()]
     write_photo(os.path.join(opt.result_dir, 'first_epoch.jpg'), np.concatenate(rows))
     for name, psnrs in curves.items():
