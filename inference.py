@@ -195,15 +195,15 @@ def report(outcomes, found, there, result_dir):
         print(printable(f'note: {note} ({names[0]}{others})'), file=sys.stderr)
     for problem in found.problems:
         print(f'failed: {printable(problem)}', file=sys.stderr)
-    failed = sum(1 for _, reason, _ in outcomes if reason)
+    failed = sum(1 for _, reason, _ in outcomes if reason) + len(found.problems)
+    enhanced = sum(1 for _, reason, _ in outcomes if not reason)
     kinds = ', '.join(f'{count} {kind}' for kind, count in (+Counter(found.others)).most_common())
     print(
-        f'{len(outcomes) - failed} enhanced into {printable(result_dir)}, '
-        f'{there} there already (--overwrite redoes them), {failed + len(found.problems)} failed, {found.others.total()} other files left out'
-        + (f' ({kinds})' if kinds else ''),
+        f'{enhanced} enhanced into {printable(result_dir)}, {there} there already (--overwrite redoes them), '
+        f'{failed} failed, {found.others.total()} other files left out' + (f' ({kinds})' if kinds else ''),
         flush=True,
     )
-    return failed + len(found.problems)
+    return failed
 
 
 if __name__ == '__main__':
