@@ -190,10 +190,15 @@ def predict_grid(network, photo, fused=True, all_cores=True):
 
     Args:
         photo: (H, W, 3) RGB, uint8 or uint16.
+    Raises:
+        ValueError: the network's weights are so large that the grid overflows.
     """
     device = next(network.parameters()).device
     lowres = to_tensor(look(photo, network.lowres_mode, fused, all_cores), device)
-    return network.predict_grid(lowres)
+    grid = network.predict_grid(lowres)
+    if not grid.isfinite().all():  # else a black photo
+        raise ValueError('network: expected finite coefficients, got others: its weights are broken')
+    return grid
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels import enhance_photo
 from model import build_network
 from pairs.predecessor import read_options_pickle
 from runs.checkpoint import ROOT, load_network, read_checkpoint, save_checkpoint, save_safetensors
@@ -141,6 +142,13 @@ def test_negative_variance_is_refused(tmp_path, good):
     torch.save(with_weights(good, lambda model: {name: -model[name]}), tmp_path / 'bad.pth')
     with pytest.raises(ValueError, match='expected variances of 0 or more'):
         load_network(str(tmp_path / 'bad.pth'))
+
+
+def test_weights_whose_grid_overflows_give_no_black_photo():
+    network = build_network('hdrnet').eval()
+    torch.nn.init.constant_(network.predict.conv.weight, 3e38)
+    with pytest.raises(ValueError, match='expected finite coefficients'):
+        enhance_photo(network, np.full((8, 8, 3), 60, np.uint8))
 
 
 @pytest.mark.parametrize('legacy', [False, True])
