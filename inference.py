@@ -1,4 +1,4 @@
-"""Enhance a folder of photos, or one photo, and keep everything else about them.
+"""Enhance a folder of photos and videos, or one of them, and keep everything else about them.
 
     python inference.py --images_dir my_photos --result_dir brighter
     python inference.py my_photos --result_dir brighter --recursive --contact_sheet
@@ -6,9 +6,10 @@
     torchrun --nproc_per_node=4 inference.py --images_dir ... --result_dir ...
 
 Every photo comes out under its own name, upright, at its own size, bit depth and format, with alpha, EXIF, XMP and
-colour profile (README has the table). Photos that are in result_dir already are left as they are unless --overwrite, so
-a stopped run goes on where it stopped. A file that cannot be enhanced is named on one line and the rest goes on; the
-exit status is then 1.
+colour profile (README has the table). A video, which needs PyAV (pip install 'av>=18'), keeps codec, bit depth, colour
+tags, rotation, the times of its frames, sound and subtitles. What is in result_dir already is left as it is unless
+--overwrite, so a stopped run goes on where it stopped. A file that cannot be enhanced is named on one line and the rest
+goes on; the exit status is then 1.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ import utils
 from kernels import Edit, enhance_photo
 from photos import nvjpeg
 from photos.contact_sheet import save_contact_sheet
-from photos.folder import SHEET, find_photos, plan_jobs
+from photos.folder import SHEET, find_photos, is_video, plan_jobs
 from photos.levels import to_photo
 from photos.picture import as_plain_srgb, read_picture, write_photo, write_picture
 from runs.checkpoint import load_network
@@ -39,30 +40,36 @@ from system.process import cores, keep_memory
 from system.ranks import gather, join_ranks
 
 opt = SimpleNamespace(
-    # photos
-    images_dir='sample_imgs',  # a folder of photos, a photo, or a pattern in quotes, such as 'a/**/*.jpg'
+    # photos and videos
+    images_dir='sample_imgs',  # a folder, a photo or video, or a pattern in quotes, such as 'a/**/*.jpg'
     recursive=False,  # the folders below images_dir too; result_dir mirrors them
-    max_megapixels=300.0,  # larger photos are refused (decompression bombs)
+    max_megapixels=300.0,  # larger photos and frames are refused (decompression bombs)
     # enhancing
     checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's plain state dict
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
     denoise=0.0,  # 1 takes out the noise that brightening brings up, as much as it was brightened; slower
+    video_smoothing=1.0,  # seconds before and after, over which a video's brightness is evened; 0: each frame alone
     # results
     result_dir='sample_results',  # made when it is not there; not the photos' own folder
     overwrite=False,  # enhance again what is in result_dir already
     format='',  # '' keeps each photo's; jpg, png, tif, webp, avif ... writes all so, a.png as a_png.jpg
     keep_times=False,  # the result gets the photo's time of modification; its permissions it gets always
     jpeg_444=False,  # full chroma resolution in every JPEG; else the input's, or 4:2:0
-    save_extra=False,  # write input, R (enhanced) and S (illumination) side by side
-    save_illumination=False,  # write S as PNG into <result_dir>/illumination, that of a.jpg as a_jpg.png
-    contact_sheet=False,  # <result_dir>/contact_sheet.jpg: before and after of up to 200 photos
+    save_extra=False,  # photos: write input, R (enhanced) and S (illumination) side by side
+    save_illumination=False,  # photos: write S as PNG into <result_dir>/illumination, that of a.jpg as a_jpg.png
+    contact_sheet=False,  # <result_dir>/contact_sheet.jpg: before and after of up to 200 photos, no videos
     # machine
     fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
     nvjpeg=False,  # decode and encode JPEG on the GPU too; written as 4:4:4
 )
 
-LIMITS = {'strength': '0 to 1', 'denoise': '0 or more', 'max_megapixels': 'above 0'}
+LIMITS = {
+    'strength': '0 to 1',
+    'denoise': '0 or more',
+    'max_megapixels': 'above 0',
+    'video_smoothing': '0 to 10',
+}
 STOPPING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # disk full, quota used up, disk became read-only: not one file's
 
 
@@ -82,12 +89,16 @@ def main(opt):
     remove_stale_parts({os.path.dirname(path) for job in jobs for path in (job.result, job.illumination) if path})
     todo = [job for job in jobs if opt.overwrite or not os.path.lexists(job.result)]
     jobs, todo = gather([(jobs, todo)])[0]  # as rank 0 saw them, so that each is one rank's
-    mine = enhance_jobs(network, todo[rank::world], opt, gpu)
+    mine = todo[rank::world]
+    videos = [job for job in mine if is_video(job.path)]
+    mine = enhance_jobs(network, [job for job in mine if job not in videos], opt, gpu)
+    mine += enhance_videos(network, videos, opt)
 
     outcomes = gather(mine)  # waits for all ranks
     failed = report(outcomes, found, len(jobs) - len(todo), opt.result_dir) if rank == 0 else 0
     if opt.contact_sheet and rank == 0:
-        save_contact_sheet(os.path.join(opt.result_dir, SHEET), [(job.path, job.result) for job in jobs])
+        photos = [(job.path, job.result) for job in jobs if not is_video(job.path)]
+        save_contact_sheet(os.path.join(opt.result_dir, SHEET), photos)
     gather([])  # all end together: torchrun kills the others when one ends with status 1
     return 1 if failed else 0
 
@@ -137,11 +148,9 @@ def enhance_file(network, job, opt, all_cores, gpu=None):
     Raises:
         OSError: the disk is full.
     """
-    path = job.path
-    try:
-        if job.problem:
-            raise ValueError(job.problem)
-        picture = read_picture(path, opt.max_megapixels, gpu)
+
+    def work():
+        picture = read_picture(job.path, opt.max_megapixels, gpu)
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo
         with nvjpeg.exclusive(gpu) if gpu else contextlib.nullcontext():
@@ -163,8 +172,42 @@ def enhance_file(network, job, opt, all_cores, gpu=None):
             enhanced = np.concatenate([picture.photo, enhanced, illumination], axis=1)
             picture.alpha, picture.grey = None, False
             as_plain_srgb(picture)
+        return write_picture(job.result, picture, enhanced, True, opt.jpeg_444, gpu, opt.keep_times)
+
+    return attempt(job, work)
+
+
+def enhance_videos(network, jobs, opt):
+    """Enhance videos one after the other, each on all cores; arguments and results as of enhance_jobs."""
+    outcomes = []
+    for job in jobs:
+        name = os.path.basename(job.path)
+
+        def work(job=job, name=name):
+            try:
+                from video.enhance import VideoEdit, enhance_video
+            except ImportError as error:  # absent, or too old
+                raise ValueError(f"{job.path}: video needs PyAV: pip install 'av>=18' ({error})") from error
+            ask = VideoEdit(Edit(opt.strength, opt.denoise), opt.video_smoothing, opt.fused, opt.max_megapixels)
+            return enhance_video(
+                network, job.path, job.result, ask,
+                lambda frames, total: tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False),
+            )  # fmt: skip
+
+        outcomes.append(attempt(job, work))
+        if outcomes[-1][1]:
+            tqdm.write(f'failed: {outcomes[-1][1]}', file=sys.stderr)
+    return outcomes
+
+
+def attempt(job, work):
+    """(path, '', work()) or (path, reason why not, []); a full disk is raised."""
+    path = job.path
+    try:
+        if job.problem:
+            raise ValueError(job.problem)
         os.makedirs(os.path.dirname(job.result) or '.', exist_ok=True)
-        return path, '', write_picture(job.result, picture, enhanced, True, opt.jpeg_444, gpu, opt.keep_times)
+        return path, '', work()
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in STOPPING:
             raise

@@ -1,4 +1,4 @@
-"""Which photos a folder, a file or a pattern stands for, and where the results of each go; names only, no pixels.
+"""Which photos and videos a folder, a file or a pattern stands for, and where their results go; names only, no pixels.
 
 A result's name follows from its photo's own name and the wanted format alone, never from what else lies in the folder,
 so that photos added later do not take over the names of results that are there already:
@@ -19,24 +19,25 @@ from photos import formats
 from photos.picture import is_photo, written_extension
 
 SHEET = 'contact_sheet.jpg'  # in the result folder
+VIDEO = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')  # what video/ reads
 ILLUMINATIONS = 'illumination'  # folder in the result folder
 
 
 class Found(NamedTuple):
-    """Photos that are asked for."""
+    """Photos and videos that are asked for."""
 
     root: str  # folder that results are mirrored from
-    paths: list  # of the photos, sorted
+    paths: list  # of both, sorted
     others: Counter  # how many files of which kind were left out
     problems: list  # folders that could not be read, a line each
 
 
 class Job(NamedTuple):
-    """One photo, and what is made of it."""
+    """One photo or video, and what is made of it."""
 
     path: str
     result: str
-    illumination: str  # '' where it is not asked for
+    illumination: str  # '' where it is not asked for; a video has none
     problem: str = ''  # why it cannot be done
 
 
@@ -44,7 +45,7 @@ class Job(NamedTuple):
 
 
 def find_photos(images, recursive, result_dir):
-    """The photos of a folder, a file or a glob pattern, or of several of these; what lies in result_dir is none.
+    """Photos and videos of a folder, a file or a glob pattern, or of several of these; what lies in result_dir is none.
 
     Args:
         images: path or pattern, or a list of them.
@@ -67,12 +68,12 @@ def find_photos(images, recursive, result_dir):
     results = os.path.realpath(result_dir)
     if not os.path.realpath(root).startswith(results + os.sep):
         found = {key: file for key, file in found.items() if not is_below(key[0], results)}
-    paths = sorted(file for (_, name), file in found.items() if is_photo(name))
-    others.update(kind_of(name) for _, name in found if not is_photo(name))
+    paths = sorted(file for (_, name), file in found.items() if is_photo(name) or is_video(name))
+    others.update(kind_of(name) for _, name in found if not is_photo(name) and not is_video(name))
     if not paths:
         hint = '' if recursive else '; --recursive looks into the folders below'
-        looked = f'looked for {" ".join(formats.READABLE)}{hint}'
-        raise FileNotFoundError('\n'.join([f'{", ".join(asked)}: no photos ({looked})', *problems]))
+        looked = f'looked for {" ".join(formats.READABLE + VIDEO)}{hint}'
+        raise FileNotFoundError('\n'.join([f'{", ".join(asked)}: no photos or videos ({looked})', *problems]))
     return Found(root, paths, others, problems)
 
 
@@ -169,6 +170,11 @@ def is_below(path, folder):
     return path == folder or path.startswith(folder + os.sep)
 
 
+def is_video(name):
+    """Whether a file of that name is a video: a known extension, and not hidden."""
+    return name.lower().endswith(VIDEO) and not name.startswith('.')
+
+
 def kind_of(name):
     """What the count of files left out calls a file."""
     return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without extension'
@@ -182,7 +188,8 @@ def plan_jobs(found, result_dir, format='', illuminations=False, sheet=False):
 
     Args:
         found: from find_photos.
-        format: extension of all results; '' keeps each photo's where that can be written, see written_extension.
+        format: extension of all photos' results; '' keeps each one's where that can be written, see written_extension.
+            Videos keep theirs.
         illuminations, sheet: these are written too.
     Raises:
         ValueError: not a format that can be written, or the contact sheet would replace an original.
@@ -195,7 +202,7 @@ def plan_jobs(found, result_dir, format='', illuminations=False, sheet=False):
     for path in found.paths:
         name = result_name(os.path.relpath(path, found.root), format)
         result, illumination = os.path.join(result_dir, name), ''
-        if illuminations:
+        if illuminations and not is_video(name):
             illumination = os.path.join(result_dir, ILLUMINATIONS, rename(name, '.png'))
         replaced = [new for new in (result, illumination) if new and os.path.realpath(new) in originals]
         problem = f'{path}: its result would replace the original {replaced[0]}' if replaced else ''
@@ -214,7 +221,7 @@ def check_format(format):
 
 
 def result_name(name, format=''):
-    """Path of a result, relative to the result folder, for a photo's path relative to its root."""
+    """Path of a result, relative to the result folder, for a photo's or video's path relative to its root."""
     top, slash, rest = name.partition(os.sep)
     if slash and top.rstrip('_').lower() == ILLUMINATIONS:
         name = f'{top}_{os.sep}{rest}'
@@ -225,7 +232,7 @@ def result_name(name, format=''):
 def result_extension(extension, format=''):
     """Extension of the result of a photo with that extension, both in lower case."""
     wanted = f'.{format.lower().lstrip(".")}' if format else ''
-    if wanted:
+    if wanted and extension not in VIDEO:
         return extension if extension in formats.JPEG and wanted in formats.JPEG else wanted
     return written_extension(extension)
 

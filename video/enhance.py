@@ -1,0 +1,150 @@
+"""Enhance a video: decode, shrink, predict and smooth grids, apply them, encode, each on threads of its own.
+
+Decoding runs ahead on FFmpeg's threads, one thread shrinks the frames and predicts grids, a pool applies them, and the
+caller's thread encodes and writes. The network sees frames upright; they are stored as they were, with the tag that
+turns them.
+"""
+
+import itertools
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+
+from kernels import FULL, Edit, apply_grid
+from photos.levels import to_tensor
+from system.files import save_whole
+from system.process import cores
+from video.colors import planes_to_rgb, rgb_to_planes
+from video.lowres import frame_lowres
+from video.reader import frame_layout, frame_planes, open_source, quarter_turns, read_frames, refuse_hdr
+from video.smoothing import Look, smooth_grids
+from video.stages import ahead, map_ahead
+from video.writer import Result
+
+DECODED = 4  # frames that decoding runs ahead
+WAITING_BYTES = 512 << 20  # of frames that wait for the grids of later ones
+
+
+class VideoEdit(NamedTuple):
+    """What is asked of an enhanced video."""
+
+    edit: Edit = FULL  # of every frame
+    smoothing: float = 1.0  # seconds that a grid is averaged over to each side, see smoothing.smooth_grids; 0 is none
+    fused: bool = True  # False takes the plain torch path
+    max_megapixels: float = 300.0  # larger frames are refused
+
+
+PLAIN = VideoEdit()
+
+
+def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, total: frames):
+    """Enhance a video file into another, whole or not at all.
+
+    Args:
+        network: from `model.build_network` or `load_network`, in eval mode.
+        path, result: files; their extensions choose the containers, see formats.CONTAINERS.
+        ask: `VideoEdit`.
+        progress: function of (iterable of frames, their number or 0) that gives the iterable back.
+    Returns:
+        what could not be kept, a list of texts.
+    Raises:
+        ValueError: no video, HDR, damaged, too large, no encoder. OSError.
+    """
+    try:
+        source = open_source(path)
+        with source.container:
+            save_whole(lambda file: write_enhanced(network, source, file.name, result, ask, progress), result)
+        return source.notes
+    except av.FFmpegError as error:
+        raise ValueError(f'{path}: {error.strerror or error}') from error
+
+
+def write_enhanced(network, source, partial, name, ask, progress):
+    """enhance_video of an open source into the file `partial`, whose container follows from the extension of `name`."""
+    copied = queue.SimpleQueue()  # packets of other streams that wait to be written
+    decoded = ahead(read_frames(source, copied.put), DECODED)
+    first = next(decoded, None)
+    planar, layout = check_first(source.path, first, ask.max_megapixels)
+    size = sum(plane.buffer_size for plane in first.planes)
+    turns = quarter_turns(first)
+
+    def looks():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # for the small network two take longer, and spin while they wait
+        try:
+            for frame in itertools.chain([first], decoded):
+                if frame.format.name != planar:
+                    frame = to_planar(frame, planar)
+                lowres = frame_lowres(frame_planes(frame, layout), layout, network.lowres_mode, turns)
+                yield Look(frame, float(frame.pts * frame.time_base), lowres)
+        finally:
+            torch.set_num_threads(threads)
+
+    def predict(lowres):
+        return torch.rot90(predict_from(network, lowres), -turns, (3, 4))
+
+    graded = ahead(smooth_grids(looks(), predict, ask.smoothing, max(WAITING_BYTES // size, 8)), 1)
+    with ThreadPoolExecutor(cores()) as pool:
+        enhanced = map_ahead(pool, lambda item: enhance_frame(network, *item, layout, ask), graded, cores() + 1)
+        output = Result(partial, name, source, first)
+        try:
+            for frame in progress(enhanced, source.frames):
+                write_copied(output, copied)
+                output.write(frame)
+            output.write(None)
+            write_copied(output, copied)
+        finally:
+            enhanced.close()
+            decoded.close()
+            output.close()
+
+
+def check_first(path, frame, max_megapixels):
+    """frame_layout of a video's first frame.
+
+    Raises:
+        ValueError: there is none, it is HDR or too large, or its colours are not known here.
+    """
+    if frame is None:
+        raise ValueError(f'{path}: expected frames in its video, found none')
+    if frame.width * frame.height > max_megapixels * 1e6:
+        raise ValueError(f'{path}: expected at most {max_megapixels:g} megapixels, got {frame.width} x {frame.height}')
+    refuse_hdr(path, frame.color_trc, {data.type.name for data in frame.side_data})
+    try:
+        return frame_layout(frame)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def write_copied(output, copied):
+    while not copied.empty():
+        output.copy(copied.get())
+
+
+@torch.inference_mode()
+def predict_from(network, lowres):
+    """Grid of a lowres copy (256, 256, 3) uint16."""
+    device = next(network.parameters()).device
+    return network.predict_grid(to_tensor(lowres, device))
+
+
+def to_planar(frame, planar):
+    """A frame in a planar pixel format, its time and tags kept."""
+    converted = frame.reformat(format=planar)
+    converted.pts, converted.time_base, converted.duration = frame.pts, frame.time_base, frame.duration
+    return converted
+
+
+def enhance_frame(network, frame, grid, layout, ask):
+    """The frame, enhanced by a grid: a copy, for decoders may still need their own."""
+    frame.make_writable()
+    planes = frame_planes(frame, layout)
+    rgb = np.empty((*planes[0].shape, 3), np.uint16)
+    planes_to_rgb(planes, layout, layout.chroma, rgb)
+    rgb, _ = apply_grid(network, rgb, grid, ask.edit, fused=ask.fused, in_place=True, all_cores=False)
+    rgb_to_planes(rgb, layout, planes)
+    return frame
