@@ -1,9 +1,11 @@
 """What the measuring programs compute; no times are tested."""
 
+import os
+
 import numpy as np
 import pytest
 
-from tools import compare_systems, measure
+from tools import compare_systems, measure, workloads
 
 
 def test_median_is_of_the_runs_after_the_warm_up(monkeypatch):
@@ -12,6 +14,17 @@ def test_median_is_of_the_runs_after_the_warm_up(monkeypatch):
     order = []
     assert measure.time_in_turn([lambda: order.append('a'), lambda: order.append('b')], 3) == [3, 4]
     assert order == ['a', 'b'] * 4
+
+
+def test_benchmarks_sides_run_and_leave_results(tmp_path):
+    for fused in (True, False):
+        workloads.training_step('hdrnet', fused, 2, side=16)()
+    source, ours, theirs = (tmp_path / name for name in ('in', 'ours', 'theirs'))
+    theirs.mkdir()
+    workloads.write_photos(0.002, 2, str(source))
+    workloads.enhance_folder(workloads.inference.opt.checkpoints_file, str(source), str(ours))
+    workloads.copy_folder(str(source), str(theirs))
+    assert sorted(os.listdir(source)) == sorted(os.listdir(ours)) == sorted(os.listdir(theirs)) == ['0.jpg', '1.jpg']
 
 
 @pytest.mark.parametrize('name', list(compare_systems.BUILTIN))

@@ -37,14 +37,14 @@ def synchronized(function, device):
     return run
 
 
-def training_step(arch, fused, batch, device='cpu'):
-    """A function that does one forward, loss, backward and optimiser step on photos of 512 x 512."""
+def training_step(arch, fused, batch, device='cpu', side=512):
+    """A function that does one forward, loss, backward and optimiser step on photos of side x side."""
     torch.manual_seed(0)
     network = build_network(arch).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     lowres = torch.rand(batch, 3, 256, 256, device=device)
-    fullres = torch.rand(batch, 3, 64, 64, device=device)
-    fullres = torch.nn.functional.interpolate(fullres, (512, 512), mode='bilinear').contiguous()
+    fullres = torch.rand(batch, 3, side // 8, side // 8, device=device)
+    fullres = torch.nn.functional.interpolate(fullres, (side, side), mode='bilinear').contiguous()
     target = fullres.sqrt()
 
     def step():
