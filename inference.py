@@ -90,11 +90,10 @@ def main(opt):
     todo = [job for job in jobs if opt.overwrite or not os.path.lexists(job.result)]
     jobs, todo = gather([(jobs, todo)])[0]  # as rank 0 saw them, so that each is one rank's
     mine = todo[rank::world]
-    videos = [job for job in mine if is_video(job.path)]
-    mine = enhance_jobs(network, [job for job in mine if job not in videos], opt, gpu)
-    mine += enhance_videos(network, videos, opt)
+    done = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt, gpu)
+    done += enhance_videos(network, [job for job in mine if is_video(job.path)], opt)
 
-    outcomes = gather(mine)  # waits for all ranks
+    outcomes = gather(done)  # waits for all ranks
     failed = report(outcomes, found, len(jobs) - len(todo), opt.result_dir) if rank == 0 else 0
     if opt.contact_sheet and rank == 0:
         photos = [(job.path, job.result) for job in jobs if not is_video(job.path)]

@@ -170,9 +170,9 @@ def is_below(path, folder):
     return path == folder or path.startswith(folder + os.sep)
 
 
-def is_video(name):
+def is_video(path):
     """Whether a file of that name is a video: a known extension, and not hidden."""
-    return name.lower().endswith(VIDEO) and not name.startswith('.')
+    return path.lower().endswith(VIDEO) and not os.path.basename(path).startswith('.')
 
 
 def kind_of(name):

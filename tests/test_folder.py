@@ -73,6 +73,11 @@ def test_several_paths_are_mirrored_below_the_folder_that_they_share(tmp_path):
     ]  # fmt: skip
 
 
+def test_videos_are_found_wherever_their_path_starts():
+    assert folder.is_video('../clips/a.MP4')
+    assert not folder.is_video('clips/.a.mp4')
+
+
 def test_files_left_out_are_counted_by_kind(tmp_path):
     make(tmp_path, '1.jpg', 'a.txt', 'b.TXT', 'README', '.hidden.jpg')
     assert find_photos(str(tmp_path), False, 'out').others == {'.txt': 2, 'without extension': 1, 'hidden': 1}
