@@ -45,7 +45,7 @@ opt = SimpleNamespace(
     recursive=False,  # the folders below images_dir too; result_dir mirrors them
     max_megapixels=300.0,  # larger photos and frames are refused (decompression bombs)
     # enhancing
-    checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's plain state dict
+    checkpoints_file='checkpoints/general/best.pth',  # ours (also .safetensors) or the predecessor's
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
     denoise=0.0,  # 1 takes out the noise that brightening brings up, as much as it was brightened; slower
     video_smoothing=1.0,  # seconds before and after, over which a video's brightness is evened; 0: each frame alone
