@@ -143,7 +143,7 @@ def pick_device(device):
         chosen = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         if chosen == torch.device('cuda'):  # this rank's
             chosen = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
-        torch.empty(0, device=chosen)
+        torch.ones(1, device=chosen).item()  # 'meta' computes nothing
         if chosen.type == 'cuda':
             torch.cuda.set_device(chosen)
     except (RuntimeError, AssertionError) as error:

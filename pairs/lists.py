@@ -62,22 +62,52 @@ def read_pairs(path):
     """Pairs of a CSV file with the columns input,target; its paths are relative to its folder.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: columns or cells are missing, or there is no row.
+        OSError: no such file. ValueError: columns or cells are missing, or there is no row; names the file.
     """
     folder = os.path.dirname(os.path.abspath(path))
+    rows = read_rows(path)
+    if not rows:
+        raise ValueError(f'{path}: no pairs')
+    cells = {number: (row.get('input'), row.get('target')) for number, row in rows.items()}
+    problems = [f'{path}: row {number} lacks input or target' for number, cell in cells.items() if not all(cell)]
+    problems += [
+        f'{path}: row {number} has more cells than the header; a name with a separator in it needs quotes'
+        for number, row in rows.items()
+        if None in row
+    ]
+    raise_all(problems, path)
+    return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells.values()]
+
+
+def read_rows(path):
+    """{number of the line: {column: cell}} of a CSV list, as people and spreadsheets write them.
+
+    The separator is a comma, a semicolon or a tab; blanks around cells are cut off; Input and INPUT are input. What a
+    row has more than the header is under None.
+
+    Raises:
+        OSError: no such file. ValueError: not a CSV file in UTF-8 with the columns input,target; names the file.
+    """
     try:
         with open(path, newline='', encoding='utf-8-sig') as file:
-            rows = csv.DictReader(file)
-            if not {'input', 'target'} <= set(rows.fieldnames or []):
-                raise ValueError(f'{path}: expected the columns input,target, got {rows.fieldnames}')
-            cells = [(row['input'], row['target']) for row in rows]
+            separator = max(',;\t', key=file.readline().count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            rows = {}
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    rows[reader.line_num] = dict(zip(header, cells, strict=False))
+                    if any(cells[len(header) :]):
+                        rows[reader.line_num][None] = cells[len(header) :]
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: expected a CSV file in UTF-8') from error
-    if not cells:
-        raise ValueError(f'{path}: no pairs')
-    problems = [f'{path}: row {i} lacks input or target' for i, cell in enumerate(cells, 2) if not all(cell)]
-    raise_all(problems, path)
-    return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells]
+    except csv.Error as error:
+        raise ValueError(f'{path}: expected a CSV file ({error})') from error
+    if not {'input', 'target'} <= set(header):
+        raise ValueError(f'{path}: expected the columns input,target, got {separator.join(header)!r}')
+    return rows
 
 
 def write_pairs(path, pairs, hashes=None):
@@ -205,8 +235,7 @@ def pair_hashes(path, pairs):
     """(input hashes, target hashes) of a list: its own columns where the CSV has them, else of the files at hand."""
     rows = []
     if path and os.path.isfile(path) and path.endswith('.csv'):
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            rows = list(csv.DictReader(file))
+        rows = list(read_rows(path).values())
     if rows and all(row.get(name) for row in rows for name in HASH_COLUMNS):
         return tuple({row[name] for row in rows} for name in HASH_COLUMNS)
     hashes = hash_files({name for pair in pairs for name in pair})

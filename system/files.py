@@ -116,15 +116,6 @@ def save_csv(path, rows, columns):
     save_text(path, text.getvalue())
 
 
-def append_csv(path, row, columns):
-    """Append a dict as one row; a new file starts with the names of the columns, what the row lacks stays empty."""
-    with open(path, 'a', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def read_csv(path):
     """Rows of a CSV file as dicts; none where there is no file."""
     if not os.path.exists(path):

@@ -24,10 +24,60 @@ def cores():
 
 
 def available_memory():
-    """Bytes of memory that this process may still take, divided among the ranks of this machine."""
+    """Bytes of memory that this process may still take, divided among the ranks of this machine.
+
+    What is free in the machine, or what its control groups leave it, as containers and job schedulers set them.
+    """
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             free = next(int(line.split()[1]) * 1024 for line in file if line.startswith('MemAvailable'))
     except (OSError, StopIteration):
         free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 4 << 30
-    return free // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+    return min([free, *memory_left_by_groups()]) // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+
+
+def memory_left_by_groups(proc='/proc/self/cgroup', root='/sys/fs/cgroup'):
+    """Bytes that each control group with a limit, from this process's own up to the root's, leaves to it.
+
+    Args:
+        proc: where the kernel lists the groups of this process, those of version 2 as '0::/a/b', those of version 1 as
+            '9:memory:/a/b'.
+        root: where they are mounted.
+    """
+    try:
+        with open(proc, encoding='utf-8') as file:
+            lines = [line.strip().split(':', 2) for line in file]
+    except OSError:  # no Linux
+        return []
+    left = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and 'memory' not in controllers.split(','):
+            continue
+        base = os.path.join(root, 'memory') if controllers else root
+        names = ('memory.limit_in_bytes', 'memory.usage_in_bytes') if controllers else ('memory.max', 'memory.current')
+        folder = os.path.normpath(os.path.join(base, path.lstrip('/')))
+        while folder.startswith(base):
+            limit, used = (read_number(os.path.join(folder, name)) for name in names)
+            if limit is not None and used is not None:
+                left.append(max(limit - used + reclaimable(folder), 0))
+            folder = os.path.dirname(folder)
+    return left
+
+
+def read_number(path):
+    """The whole number in a file; None where there is none, such as 'max'."""
+    try:
+        with open(path, encoding='ascii') as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def reclaimable(folder):
+    """Bytes of a control group's use that are copies of files which nobody has used for a while."""
+    try:
+        with open(os.path.join(folder, 'memory.stat'), encoding='ascii') as file:
+            numbers = dict(line.split() for line in file)
+    except (OSError, ValueError):
+        return 0
+    return int(numbers.get('total_inactive_file', numbers.get('inactive_file', 0)))

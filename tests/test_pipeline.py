@@ -55,6 +55,39 @@ def test_bad_csv_is_refused(tmp_path, text, message):
         lists.read_pairs(str(path))
 
 
+@pytest.mark.parametrize(
+    'text',
+    [
+        'Input,Target\na.png,b.png\n',
+        'input, target\na.png, b.png\n',
+        'input;target;note\r\na.png;b.png;\r\n',
+        '\ufeffname\tTARGET\tINPUT\n1\t"b.png"\ta.png\n\n',
+        'input,target\n"a.png", "b.png",,\n',
+    ],
+)
+def test_lists_are_read_as_people_and_spreadsheets_write_them(tmp_path, text):
+    path = tmp_path / 'list.csv'
+    path.write_bytes(text.encode())
+    assert lists.read_pairs(str(path)) == [(str(tmp_path / 'a.png'), str(tmp_path / 'b.png'))]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'input,target\na.png,b, c.png\n', 'row 2 has more cells .* needs quotes'),
+        ('input,target\n\xe4.png,b.png\n'.encode('latin-1'), 'expected a CSV file in UTF-8'),
+        (b'input,target\na.png\n', 'row 2 lacks input or target'),
+        (b'', 'expected the columns input,target'),
+        (b'input,target\n"' + b'x' * 200000 + b'",b\n', 'expected a CSV file .field larger'),
+    ],
+)
+def test_errors_in_lists_name_the_file(tmp_path, content, message):
+    path = tmp_path / 'list.csv'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f'list.csv: {message}'):
+        lists.read_pairs(str(path))
+
+
 def test_all_bad_pairs_are_named_at_once(make_pairs):
     folder = make_pairs(4)
     cv2.imwrite(f'{folder}/target/p0.png', np.zeros((9, 9, 3), np.uint8))

@@ -15,6 +15,7 @@ import torch
 import train
 from pairs import lists
 from runs.checkpoint import read_checkpoint
+from runs.resume import Data
 from runs.state import lr_factor, update_average
 from system import files
 from tests import two_ranks
@@ -89,6 +90,9 @@ def test_a_run_goes_on_from_another_ones_weights_and_network(make_pairs, tmp_pat
     for name, value in first['model'].items():
         if 'running' not in name and 'tracked' not in name:
             torch.testing.assert_close(second['model'][name], value, atol=1e-7, rtol=0)
+    os.remove(start)
+    common = {'dataset_dir': pairs, 'total_epochs': 2, 'resume': 'auto', 'lr': 1e-9}
+    assert run_training(tmp_path, 'second', **common)['epoch'] == 2
 
 
 @pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
@@ -181,6 +185,34 @@ def test_loss_that_is_not_a_number_stops_the_run_and_names_the_photos(make_pairs
     assert (tmp_path / 'run' / 'last.pth').read_bytes() == before
 
 
+def test_weights_that_are_not_numbers_are_not_saved(make_pairs, tmp_path, monkeypatch):
+    folder, real = make_pairs(6), train.training_loss
+    run_training(tmp_path, 'run', dataset_dir=folder, total_epochs=1)
+    before = (tmp_path / 'run' / 'last.pth').read_bytes()
+
+    def broken(network, fullres, illumination, *args):
+        losses, last = real(network, fullres, illumination, *args), steps.pop()
+        return {**losses, 'total': losses['total'] + (illumination.sum() * 0).sqrt() if last else losses['total']}
+
+    steps = [True, False]  # what is added to the last step's loss is 0, its gradient inf * 0
+
+    monkeypatch.setattr(train, 'training_loss', broken)
+    message = r'expected finite weights, got others in splat.* after epoch 2; .*run/last.pth holds epoch 1'
+    with pytest.raises(ValueError, match=message):
+        run_training(tmp_path, 'run', dataset_dir=folder, total_epochs=2, resume='auto')
+    assert (tmp_path / 'run' / 'last.pth').read_bytes() == before
+
+
+def test_validation_photos_among_the_training_photos_are_warned_of(make_pairs, capsys):
+    pairs = lists.find_pairs(make_pairs(4))
+    hashes = lists.hash_files({path for pair in pairs for path in pair})
+    for valid, overfit in ((pairs[3:], 0), (pairs[:2], 2)):
+        train.warn_of_overlap(Data(pairs[:3], [3], valid, hashes), overfit)
+    assert capsys.readouterr().err == ''
+    train.warn_of_overlap(Data(pairs[:3], [3], [pairs[0], (pairs[3][0], pairs[1][1]), pairs[3]], hashes), 0)
+    assert 'WARNING: of 3 validation pairs, 1 inputs and 2 targets are among' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('amp', ['bf16', 'fp16'])
 def test_mixed_precision_stays_near_float32(make_pairs, tmp_path, amp):
     common = {'dataset_dir': make_pairs(6), 'total_epochs': 2, 'lr': 1e-4}
@@ -248,9 +280,30 @@ def test_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(make_pairs, t
         ({'cache': 'cloud'}, 'cache: expected'),
         ({'slicing': 'middle'}, "slicing: expected one of '', corners, centers"),
         ({'total_epochs': 0}, 'total_epochs: expected 1 or more'),
+        ({'grad_clip': -1.0}, 'grad_clip: expected 0 or more, got -1.0'),
+        ({'limit': -3}, 'limit: expected 0 or more, got -3'),
+        ({'train_batch_size': 0}, 'train_batch_size: expected 2 or more, got 0'),
+        ({'luma_bins': 0}, 'luma_bins: expected 1 to 64, got 0'),
+        ({'spatial_bin': 5}, 'spatial_bin: expected 0, or 4, or 8'),
+        ({'jitter': 1e9}, 'jitter: expected 0 to 16'),
+        ({'lr': float('nan')}, 'lr: expected 0 or more, got nan'),
+        ({'train_pairs': 'a.csv', 'valid_pairs': 'b.csv', 'train_weights': 'nan'}, 'train_weights: expected 1 numbers'),
+        ({'train_pairs': 'a.csv'}, 'valid_pairs: expected a CSV list beside train_pairs'),
+        ({'good_stops': '3,1'}, 'good_stops: expected two numbers'),
+        ({'exp_name': '.'}, 'exp_name: expected the name of a folder'),
+        ({'device': 'meta'}, 'device: expected cpu or a CUDA device'),
     ],
 )
-def test_options_that_make_no_sense_are_refused(make_pairs, tmp_path, values, message):
+def test_options_that_make_no_sense_are_refused_before_anything_is_read(tmp_path, values, message):
+    values = {'dataset_dir': str(tmp_path / 'nowhere'), **values}
     with pytest.raises(ValueError, match=message):
-        run_training(tmp_path, 'run', dataset_dir=make_pairs(4), **values)
-    assert not (tmp_path / 'run' / 'last.pth').exists()
+        train.main(type(train.opt)(**{**vars(train.opt), **options(tmp_path, 'run', **values), **values}))
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_number_and_choice_has_a_limit():
+    texts = {'start_from', 'dataset_dir', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos', 'good_stops',
+             'good_contrast', 'good_chroma', 'device', 'exp_name', 'checkpoints_dir', 'resume'}  # fmt: skip
+    values = vars(train.opt).items()
+    assert {name for name, value in values if not isinstance(value, bool)} - set(train.LIMITS) == texts
+    train.utils.check_options(train.opt, train.LIMITS)
