@@ -349,6 +349,49 @@ def test_codec_and_pixel_format_stay(network, tmp_path, extension, codec, pixels
         assert np.abs(first - second).mean() < 3
 
 
+@pytest.mark.parametrize('extension', ['mp4', 'mkv'])
+def test_cover_further_video_chapters_and_titles_are_copied(network, tmp_path, extension):
+    sources = [write_clip(tmp_path / f'{i}.mp4', noisy(4, scene(i)), 'libx264', options={'bf': '0'}) for i in range(2)]
+    picture = cv2.imencode('.jpg', scene(5))[1].tobytes()
+    chapters = [{'id': 1, 'start': 0, 'end': 60, 'time_base': Fraction(1, 1000), 'metadata': {'title': 'one'}}]
+    with av.open(str(tmp_path / f'a.{extension}'), 'w') as container:
+        container.metadata['title'] = 'a title'
+        container.set_chapters(chapters)
+        opened = [av.open(source) for source in sources]
+        streams = [container.add_stream_from_template(source.streams.video[0], opaque=True) for source in opened]
+        if extension == 'mkv':
+            container.add_attachment('cover.jpg', 'image/jpeg', picture)
+        else:
+            cover = container.add_stream('mjpeg', 1)
+            cover.width, cover.height, cover.pix_fmt, cover.disposition = 128, 96, 'yuvj420p', 1024
+        streams[0].disposition, streams[1].disposition = 1, 0
+        for stream, source in zip(streams, opened, strict=True):
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = stream
+                    container.mux(packet)
+        if extension == 'mp4':
+            packet = av.Packet(picture)
+            packet.stream, packet.pts, packet.dts, packet.time_base = cover, 0, 0, Fraction(1, 600)
+            container.mux(packet)
+        for source in opened:
+            source.close()
+    notes = enhance_video(network, str(tmp_path / f'a.{extension}'), str(tmp_path / f'b.{extension}'))
+    assert notes == ['only the main video stream of a file is enhanced, the others are copied']
+    packets, titles = [], []
+    for name in 'ab':
+        with av.open(str(tmp_path / f'{name}.{extension}')) as container:
+            main = container.streams.video[0]
+            packets.append(
+                [bytes(p) for p in container.demux() if p.size and p.stream.type == 'video' and p.stream is not main]
+            )
+            titles.append((container.metadata['title'], [c['metadata']['title'] for c in container.chapters()]))
+    assert sorted(packets[0]) == sorted(packets[1])
+    assert picture in packets[1]
+    assert len(packets[1]) == 5
+    assert titles[0] == titles[1] == ('a title', ['one'])
+
+
 def test_damaged_file_is_named(network, tmp_path):
     clip = write_clip(tmp_path / 'a.mp4', noisy(4, scene()), 'libx264')
     with open(clip, 'r+b') as file:

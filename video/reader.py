@@ -91,7 +91,7 @@ def read_frames(source, copied):
     usual = max(round(1 / source.rate / stream.time_base), 1)
     for packet in source.container.demux():
         if packet.stream.index != stream.index:
-            if packet.dts is not None:
+            if packet.size or packet.pts is not None:  # else the end of its stream
                 copied(packet)
             continue
         try:
@@ -113,6 +113,12 @@ def read_frames(source, copied):
             frame.duration = frame.duration or usual
             last = frame.pts
             yield frame
+
+
+def read_cover(path, index):
+    """Bytes of the cover picture that is stream `index` of a file."""
+    with av.open(path) as container:
+        return next((bytes(packet) for packet in container.demux(container.streams[index]) if packet.size), b'')
 
 
 def frame_layout(frame):

@@ -6,9 +6,10 @@ from fractions import Fraction
 import av
 from av.codec.codec import PixFmtLoss, UnknownCodecError, find_best_pix_fmt_of_list
 from av.codec.context import Flags
+from av.stream import Disposition
 
 from video.formats import CONTAINERS, ENCODERS, INSTEAD, QUANTISER
-from video.reader import colour_tags, display_matrix
+from video.reader import colour_tags, display_matrix, read_cover
 
 RATE_LIMIT = 3.0  # times the source's bit rate that constant quality may take
 MPEG4_TICKS = 60_000  # per second: MPEG-4's clock has 16 bits
@@ -78,7 +79,18 @@ class Result:
         return stream
 
     def add_copy(self, original):
-        """A stream that takes the packets of another as they are, or None, which is noted."""
+        """A stream that takes the packets of another as they are; None where there is none, which is noted."""
+        is_cover = bool(original.disposition & Disposition.attached_pic)
+        if is_cover and self.container_format == 'matroska':  # it holds covers as attachments
+            names = {'filename': 'cover.jpg', 'mimetype': 'image/jpeg'} | original.metadata
+            cover = read_cover(self.source.path, original.index)
+            self.container.add_attachment(names['filename'], names['mimetype'], cover)
+            return None
+        if original.type == 'data' and self.container_format in ('mp4', 'mov'):
+            # what their muxers write anew: the track of chapters' titles, and time code; the others they do not take
+            if 'timecode' not in original.metadata and not self.source.container.chapters():
+                self.source.notes.append(f'the data stream ({original.name or "unknown"}) cannot be kept')
+            return None
         try:
             copy = self.container.add_stream_from_template(original, opaque=True)
         except (ValueError, av.FFmpegError):
@@ -92,6 +104,8 @@ class Result:
     def copy(self, packet):
         """Write a packet of a copied stream; those of streams that cannot be kept are dropped."""
         if copy := self.copies.get(packet.stream.index):
+            if packet.pts is None and copy.disposition & Disposition.attached_pic:
+                packet.pts = packet.dts = 0
             packet.stream = copy
             self.container.mux(packet)
 
