@@ -10,7 +10,8 @@ Ours, the predecessor's plain path, OpenCV's CLAHE and a gamma table are always 
 
 Each system runs in a process of its own, in turn with ours, after a warm-up; its time is a median, without reading and
 writing files. A command's time is that with the photo less that with a photo of 64 x 64, which leaves its start out;
-its files, uncompressed BMP, stay in. Prints a Markdown table and writes compare_systems.json.
+its files, uncompressed BMP, stay in. A system whose modules are named as ours (model, utils) is run as a command.
+Prints a Markdown table and writes compare_systems.json.
 """
 
 import importlib
@@ -63,7 +64,10 @@ def main(opt):
                 row = {'failed': ' '.join(str(error).split())[:200] or type(error).__name__}
             rows.append({'system': name, **row})
             print(write_row(rows[-1]), flush=True)
-    table = '\n'.join([*HEAD, write_row({'system': OURS, 'ratio': 1.0, **reference(rows)}), *map(write_row, rows)])
+        peak = ours.submit(peak_memory).result()
+    seconds = statistics.median([row['ours'] for row in rows if 'ours' in row])
+    rows.insert(0, {'system': OURS, 'seconds': seconds, 'ratio': 1.0, 'peak_gb': peak})
+    table = '\n'.join([*HEAD, *map(write_row, rows)])
     print(f'\n{opt.megapixels:g} MP in memory, {opt.cores} cores, median of {opt.repeats}\n\n{table}')
     save_json(opt.result_json, {'machine': describe_machine(), 'options': vars(opt), 'rows': rows})
     return 0
@@ -237,18 +241,12 @@ def run_command(command, source, result, cores):
 HEAD = ('| system | time | seconds | peak memory |', '|---|---|---|---|')
 
 
-def reference(rows):
-    """Our own seconds, the median over the comparisons, for the first row."""
-    mine = [row['ours'] for row in rows if 'ours' in row]
-    return {'seconds': statistics.median(mine)} if mine else {}
-
-
 def write_row(row):
     """A row of the Markdown table; a system that failed says why."""
     if 'failed' in row:
         return f'| {row["system"]} | failed: {row["failed"]} | | |'
     peak = f'{row["peak_gb"]:.1f} GB' if row.get('peak_gb') else ''
-    return f'| {row["system"]} | {row["ratio"]:.3g} | {row.get("seconds", 0):.3f} | {peak} |'
+    return f'| {row["system"]} | {row["ratio"]:.3g} | {row["seconds"]:.3f} | {peak} |'
 
 
 if __name__ == '__main__':
