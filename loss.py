@@ -92,8 +92,8 @@ def structure_loss(enhanced, target):
     var_x = unbiased * (pool(enhanced**2) - mean_x**2)
     var_y = unbiased * (pool(target**2) - mean_y**2)
     covariance = unbiased * (pool(enhanced * target) - mean_x * mean_y)
-    light = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
-    return (1 - light * (2 * covariance + C2) / (var_x + var_y + C2)).mean()
+    means = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    return (1 - means * (2 * covariance + C2) / (var_x + var_y + C2)).mean()
 
 
 def count_windows(height, width):
@@ -105,16 +105,6 @@ def count_windows(height, width):
     if min(height, width) < WINDOW:
         raise ValueError(f'structure_loss: expected {WINDOW} x {WINDOW} pixels or more, got {width} x {height}')
     return (height - WINDOW) // STRIDE + 1, (width - WINDOW) // STRIDE + 1
-
-
-def count_elements(photos, height, width):
-    """What the means of reconstruction, color, and smoothness along x and along y are over, for the kernels."""
-    return (
-        3 * photos * height * width,
-        photos * height * width,
-        3 * photos * height * (width - 1),
-        3 * photos * (height - 1) * width,
-    )
 
 
 def pool(images):

@@ -207,21 +207,6 @@ def pixel_coords(size, align_corners, like):
     return (pixels + 0.5) / size * 2 - 1
 
 
-def cell_intervals(size, cells, align_corners):
-    """Which pixels of a row of `size` lie between the same two cell centres of a grid, for the kernels.
-
-    Returns:
-        edges: first pixel of each interval between centres, and size; the outer two intervals reach to the row's ends.
-        scale, offset: pixel x is at x * scale + offset among the cells.
-    """
-    if align_corners:
-        scale, offset = (cells - 1) / max(size - 1, 1), 0.0
-    else:
-        scale, offset = cells / size, 0.5 * cells / size - 0.5
-    inner = [min(size, math.ceil((cell - offset) / scale)) for cell in range(1, cells - 1)] if scale else []
-    return [0, *inner, size], scale, offset
-
-
 def apply_affine(coeffs, fullres):
     """Apply the 3x4 affine of every pixel to the pixel.
 

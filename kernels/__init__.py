@@ -1,7 +1,7 @@
 """The network's full-resolution work by the fastest path that the device has; the scripts call this and nothing below.
 
-On the CPU it is cpu.py (Numba), on CUDA cuda.py (Triton). Where those do not run, and with fused=False, it
-is the plain torch path of model.py and loss.py, which is the definition and which the kernels are tested against.
+On the CPU it is cpu.py (Numba), on CUDA cuda.py (Triton). Where those do not run, and with fused=False, it is the plain
+torch path of model.py and loss.py, which is the definition and which the kernels are tested against.
 """
 
 import functools
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from kernels.common import Rule
 from kernels.denoise import remove_noise
 from loss import PRESETS, total_loss
 from model import LOW_SIZE, add_pedestal, apply_affine, build_network, reflectance, slice_grid
@@ -58,28 +59,35 @@ def try_kernels(kernels, device):
         torch.manual_seed(0)
         network = build_network('hdrnet').eval()  # in training ranks would wait for one another
         lowres, fullres = torch.rand(2, 3, LOW_SIZE, LOW_SIZE), torch.randint(256, (2, 3, 2, 100)) / 255
-    align_corners, clip, eps = network.align_corners, network.clip, network.eps
+    eps, rule = network.eps, rule_of(network)
     grid, target = network.predict_grid(lowres).detach().requires_grad_(), fullres.sqrt()
-    light = apply_affine(slice_grid(grid, network.guide(fullres), align_corners), fullres)
-    enhanced = reflectance(fullres, light, eps)
-    loss = total_loss(fullres, light, enhanced, target)['total']
-    plain = light, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
+    illumination = apply_affine(slice_grid(grid, network.guide(fullres), rule.align_corners), fullres)
+    enhanced = reflectance(fullres, illumination, eps)
+    loss = total_loss(fullres, illumination, enhanced, target)['total']
+    plain = illumination, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
 
     network.to(device)
     grid, fullres, target = (value.detach().to(device) for value in (grid, fullres, target))
     grid.requires_grad_()
     guide = network.guide.fold(fullres)
-    light = kernels.illuminate(fullres, grid, guide, align_corners, clip)
-    loss, _ = kernels.FusedLoss.apply(light, fullres, target, eps, True, False, tuple(PRESETS['hdrnet'].values()))
-    ours = light, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
+    illumination = kernels.illuminate(fullres, grid, guide, rule)
+    weights = tuple(PRESETS['hdrnet'].values())
+    loss, _ = kernels.FusedLoss.apply(illumination, fullres, target, eps, True, False, weights)
+    ours = illumination, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
     for value, expected in zip(ours, plain, strict=True):
         if (value.cpu() - expected).abs().max() > 1e-3 * expected.abs().max():
             raise RuntimeError('its training differs from the plain path')
     levels = fullres[0].mul(255).round().byte().permute(1, 2, 0).contiguous()
-    photo, _ = kernels.enhance(levels, grid[0].detach(), guide, align_corners=align_corners, clip=clip, eps=eps)
+    photo, _ = kernels.enhance(levels, grid[0].detach(), guide, rule)
     difference = photo.cpu().numpy().astype(int) - to_photo(enhanced[0].detach())
     if (abs(difference) > 1).mean() > 0.01:  # where S is next to 0, R jumps
         raise RuntimeError('its photo differs from the plain path')
+
+
+def rule_of(network, edit=None):
+    """The Rule of a network in its current mode, and of an edit."""
+    rule = Rule(network.align_corners, network.clip, network.eps, network.pedestal)
+    return rule if edit is None else rule._replace(strength=edit.strength, round_down=edit.round_down)
 
 
 def kernels_for(tensor, fused):
@@ -105,7 +113,7 @@ def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
     if kernels is None:
         return network.illuminate(grid, fullres)
     fullres = add_pedestal(fullres, network.pedestal)
-    return kernels.illuminate(fullres, grid, network.guide.fold(fullres), network.align_corners, network.clip)
+    return kernels.illuminate(fullres, grid, network.guide.fold(fullres), rule_of(network))
 
 
 def training_loss(network, fullres, illumination, target, clamp, preset, weights=None, fused=True):
@@ -224,13 +232,14 @@ def run_network(network, photo, grid, edit, keep_illumination, fused, in_place, 
     device = grid.device
     if kernels := kernels_for(grid, fused):
         guide = network.guide.fold(grid)
-        rule = {name: getattr(network, name) for name in ('align_corners', 'clip', 'eps', 'pedestal')}
-        rule |= {'strength': edit.strength, 'keep_light': keep_illumination, 'truncate': edit.round_down}
+        rule = rule_of(network, edit)
         if device.type == 'cpu':
-            return kernels.enhance(photo, grid[0], guide, reuse=in_place, alone=all_cores, **rule)
+            return kernels.enhance(photo, grid[0], guide, rule, keep_illumination=keep_illumination, in_place=in_place,
+                                   all_cores=all_cores)  # fmt: skip
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
-        enhanced, light = kernels.enhance(levels, grid[0], guide, **rule)
-        return enhanced.cpu().numpy().astype(photo.dtype, copy=False), None if light is None else light.cpu().numpy()
+        enhanced, illumination = kernels.enhance(levels, grid[0], guide, rule, keep_illumination=keep_illumination)
+        illumination = illumination.cpu().numpy() if keep_illumination else None
+        return enhanced.cpu().numpy().astype(photo.dtype, copy=False), illumination
     fullres = to_tensor(photo, device)
     illumination = network.illuminate(grid, fullres)
     enhanced = to_photo(network.reflectance(fullres, illumination, edit.strength), photo.dtype, edit.round_down)

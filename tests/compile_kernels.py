@@ -11,11 +11,16 @@ from triton.compiler import ASTSource, compile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from kernels import cuda
+from kernels.cuda_loss import loss_kernel
+from kernels.cuda_photo import enhance_kernel
+from kernels.cuda_train import illumination_back_kernel, illumination_kernel
 
+KERNELS = {
+    kernel.__name__: kernel for kernel in (illumination_kernel, illumination_back_kernel, enhance_kernel, loss_kernel)
+}
 NETWORKS = (  # hdrnet's and deepupe's
-    {'cells': 8, 'bins': 8, 'units': 16, 'tanh': True, 'align': True, 'clip': False, 'luma': False, 'clamp': True},
-    {'cells': 16, 'bins': 8, 'units': 48, 'tanh': False, 'align': False, 'clip': True, 'luma': True, 'clamp': False},
+    {'gw': 8, 'bins': 8, 'units': 16, 'tanh': True, 'align': True, 'clip': False, 'luma': False, 'clamp': True},
+    {'gw': 16, 'bins': 8, 'units': 48, 'tanh': False, 'align': False, 'clip': True, 'luma': True, 'clamp': False},
 )
 COUNTS = ('height', 'width', 'blocks')
 LEVELS = ('photo', 'enhanced')  # of enhance_kernel, 8 bit
@@ -27,7 +32,7 @@ def compile_kernel(kernel, constants, capability=90):
     constants = {name: constants[name] for name in kernel.arg_names if name in constants}
     types = dict.fromkeys(kernel.arg_names, '*fp32') | {'starts': '*i32'}
     types |= dict.fromkeys(COUNTS, 'i32') | dict.fromkeys(FACTORS, 'fp32') | dict.fromkeys(constants, 'constexpr')
-    if kernel is cuda.enhance_kernel:
+    if kernel is enhance_kernel:
         types |= dict.fromkeys(LEVELS, '*u8')
     types = {name: types[name] for name in kernel.arg_names}
     values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
@@ -35,7 +40,7 @@ def compile_kernel(kernel, constants, capability=90):
 
 
 if __name__ == '__main__':
-    compiled = getattr(cuda, sys.argv[1])
+    compiled = KERNELS[sys.argv[1]]
     for network in NETWORKS:
         done = compile_kernel(compiled, {**network, 'full': network['tanh'], 'keep': network['clip'], 'block': 64})
         print(compiled.__name__, len(done.asm['cubin']))

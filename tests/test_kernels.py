@@ -9,6 +9,7 @@ import torch
 
 import kernels
 from kernels import Edit, cpu, enhance_batch, enhance_photo, estimate_illumination, look, training_loss
+from kernels.common import Rule
 from loss import PRESETS
 from model import FoldedGuide, build_network
 from photos.levels import to_photo, to_tensor
@@ -47,16 +48,16 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     network = lively(arch).eval()
     network.pedestal = pedestal
     photo = photo_of(97, 301, dtype)
-    plain, light = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=False)
-    fused, fused_light = enhance_photo(network, photo, Edit(strength), keep_illumination=True)
+    plain, illumination = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=False)
+    fused, fused_illumination = enhance_photo(network, photo, Edit(strength), keep_illumination=True)
     # float32 sums in another order move a value across a rounding edge; 16 bit has 257 levels in one of 8 bit
     difference = np.abs(plain.astype(int) - fused)
     # where S + eps is next to 0, R jumps between black and white: not a matter of rounding
-    difference[np.abs(light + network.eps) < 1e-4] = 0
+    difference[np.abs(illumination + network.eps) < 1e-4] = 0
     assert fused.dtype == dtype
     assert difference.max() <= (1 if dtype == np.uint8 else 257)
     assert (difference > 0).mean() < (1e-3 if dtype == np.uint8 else 0.2)
-    np.testing.assert_allclose(fused_light, light, atol=1e-4)  # grids here are steep, coordinates float32
+    np.testing.assert_allclose(fused_illumination, illumination, atol=1e-4)  # grids here are steep, coordinates float32
 
 
 @pytest.mark.parametrize('arch', ARCHS)
@@ -65,8 +66,8 @@ def test_any_size_works(arch, height, width):
     network = lively(arch).eval()
     photo = photo_of(height, width)
     plain, _ = enhance_photo(network, photo, fused=False)
-    fused, light = enhance_photo(network, photo)
-    assert light is None
+    fused, illumination = enhance_photo(network, photo)
+    assert illumination is None
     assert np.abs(plain.astype(int) - fused).max() <= 1
 
 
@@ -83,7 +84,7 @@ def constant(value, pedestal):
 
 @pytest.mark.parametrize('fused', [False, True])
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-def test_pedestal_brightens_black_and_keeps_what_needs_no_light(dtype, fused):
+def test_pedestal_brightens_black_and_keeps_what_is_bright(dtype, fused):
     """With illumination 1 every level comes back; with 0.1, level 0 is 0.5 / 256 / 0.1, and the brightest stays."""
     top = np.iinfo(dtype).max
     photo = np.arange(top + 1).astype(dtype).reshape(-1, 64, 1).repeat(3, axis=2)
@@ -107,8 +108,8 @@ def test_batch_of_tensors_gives_the_pictures_of_its_photos(pedestal, strength, f
     enhanced = enhance_batch(network, fullres, strength, fused)
     separate = network.reflectance(fullres, network(fullres, fullres).detach(), strength)
     for photo, ours, plain in zip(photos, enhanced, separate, strict=True):
-        expected, light = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=fused)
-        settled = np.abs(light + network.eps) > 1e-4  # next to 0, R jumps between black and white
+        expected, illumination = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=fused)
+        settled = np.abs(illumination + network.eps) > 1e-4  # next to 0, R jumps between black and white
         for tensor in (ours, plain):
             difference = np.abs(to_photo(tensor).astype(int) - expected)[settled]
             assert difference.max() <= 1
@@ -130,14 +131,20 @@ def test_pedestal_is_as_high_in_sixteen_bit():
     assert np.abs(sixteen / 257 - eight).max() <= 0.51
 
 
-def test_without_numba_the_plain_path_runs(monkeypatch):
+def test_without_numba_the_plain_path_runs(monkeypatch, capsys):
     network, photo = lively('hdrnet').eval(), photo_of(20, 30)
     plain, _ = enhance_photo(network, photo, fused=False)
+    monkeypatch.setattr(kernels.cpu, 'enhance', lambda *values, **options: pytest.fail('took the kernels'))
+    with pytest.raises(pytest.fail.Exception):
+        enhance_photo(network, photo)
     kernels.cpu_kernels.cache_clear()
     monkeypatch.setitem(sys.modules, 'kernels.cpu', None)  # makes its import fail
-    fallen_back, _ = enhance_photo(network, photo)
-    kernels.cpu_kernels.cache_clear()
+    try:
+        fallen_back, _ = enhance_photo(network, photo)
+    finally:
+        kernels.cpu_kernels.cache_clear()
     np.testing.assert_array_equal(fallen_back, plain)
+    assert 'Numba is not usable' in capsys.readouterr().err
 
 
 def test_result_may_take_the_photos_place():
@@ -185,7 +192,7 @@ def test_slice_apply_gradcheck(tanh, align_corners, clip):
     )
 
     def slice_apply(*tensors):
-        return cpu.SliceApply.apply(*tensors, tanh, align_corners, clip)
+        return cpu.SliceApply.apply(*tensors, tanh, Rule(align_corners, clip))
 
     assert torch.autograd.gradcheck(slice_apply, (photo, grid, *guide[:4]))
 
@@ -205,14 +212,14 @@ def test_slice_apply_gradcheck(tanh, align_corners, clip):
 )
 def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, size):
     generator = torch.Generator().manual_seed(4)
-    photo, light, target = (torch.rand(2, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))
+    photo, start, target = (torch.rand(2, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))
     photo[0, :, 0], target[0, :, 0] = 0, 0
     network, outcomes = build_network('hdrnet', pedestal=0.5 if clamp else 0.0), []
     for fused in (False, True):
-        shade = (light * 0.9 + 0.1).requires_grad_()
-        values = training_loss(network, photo, shade, target, clamp, preset, weights, fused)
+        illumination = (start * 0.9 + 0.1).requires_grad_()
+        values = training_loss(network, photo, illumination, target, clamp, preset, weights, fused)
         (3 * values['total']).backward()
-        outcomes.append({**values, 'grad': shade.grad})
+        outcomes.append({**values, 'grad': illumination.grad})
     assert list(outcomes[0]) == list(outcomes[1])
     for name, value in outcomes[0].items():
         torch.testing.assert_close(outcomes[1][name].double(), value.double(), atol=1e-9, rtol=1e-6)
@@ -224,8 +231,9 @@ def test_training_step_in_float32_is_close_to_the_plain_one():
         network = copy.deepcopy(lively('hdrnet'))
         generator = torch.Generator().manual_seed(5)
         lowres, fullres = torch.rand(2, 3, 256, 256, generator=generator), torch.rand(2, 3, 64, 80, generator=generator)
-        light = estimate_illumination(network, lowres, fullres, fused)
-        training_loss(network, fullres, light, fullres**0.5, True, 'hdrnet', fused=fused)['total'].backward()
+        illumination = estimate_illumination(network, lowres, fullres, fused)
+        losses = training_loss(network, fullres, illumination, fullres**0.5, True, 'hdrnet', fused=fused)
+        losses['total'].backward()
         steps.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     # float32 and a loss with weights up to 15,000 (smoothness on flat areas)
     assert torch.nn.functional.cosine_similarity(*steps, dim=0) > 0.9999

@@ -18,7 +18,8 @@ triton = pytest.importorskip('triton')
 import triton.language as tl  # noqa: E402 - after the environment is set
 
 import kernels  # noqa: E402
-from kernels import Edit, cuda, enhance_photo  # noqa: E402
+from kernels import Edit, cuda, enhance_photo, rule_of  # noqa: E402
+from kernels.common import Rule  # noqa: E402
 from loss import PRESETS, total_loss  # noqa: E402
 from model import reflectance  # noqa: E402
 from photos.levels import make_lowres, to_tensor  # noqa: E402
@@ -58,11 +59,11 @@ def test_training_has_the_plain_paths_values_and_gradients(arch, size):
         upstream = torch.randn(2, 3, *size, generator=generator).to(DEVICE)
         if fused:
             grid, guide = network.predict_grid(lowres), network.guide.fold(fullres)
-            light = cuda.illuminate(fullres, grid, guide, network.align_corners, network.clip)
+            illumination = cuda.illuminate(fullres, grid, guide, rule_of(network))
         else:
-            light = network(lowres, fullres)
-        (light * upstream).sum().backward()
-        outcomes.append((light.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
+            illumination = network(lowres, fullres)
+        (illumination * upstream).sum().backward()
+        outcomes.append((illumination.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
     (plain, plain_grad), (ours, our_grad) = outcomes
     torch.testing.assert_close(ours, plain, atol=5e-5, rtol=0)  # steep grids, coordinates in float32
     # float32 sums in another order; biases before BatchNorm have gradients of pure rounding
@@ -75,19 +76,18 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     network = lively(arch).eval()
     network.pedestal = pedestal
     photo = photo_of(4, 150, dtype)
-    plain, light = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=False)
+    edit = Edit(strength)
+    plain, illumination = enhance_photo(network, photo, edit, keep_illumination=True, fused=False)
     network.to(DEVICE)
     with torch.inference_mode():
         lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE)
         levels = torch.from_numpy(photo if dtype == np.uint8 else photo.astype(np.int32)).to(DEVICE)
-        ours, our_light = cuda.enhance(
-            levels, network.predict_grid(lowres)[0], network.guide.fold(lowres), align_corners=network.align_corners,
-            clip=network.clip, eps=network.eps, pedestal=pedestal, strength=strength, keep_light=True,
-        )  # fmt: skip
+        grid, guide = network.predict_grid(lowres)[0], network.guide.fold(lowres)
+        ours, our_illumination = cuda.enhance(levels, grid, guide, rule_of(network, edit), keep_illumination=True)
     difference = np.abs(plain.astype(int) - ours.cpu().numpy())
-    difference[np.abs(light + network.eps) < 1e-4] = 0  # R jumps between black and white there
+    difference[np.abs(illumination + network.eps) < 1e-4] = 0  # R jumps between black and white there
     assert difference.max() <= (1 if dtype == np.uint8 else 257)
-    np.testing.assert_allclose(our_light.cpu().numpy(), light, atol=1e-4)
+    np.testing.assert_allclose(our_illumination.cpu().numpy(), illumination, atol=1e-4)
 
 
 def test_gradients_repeat_exactly():
@@ -96,8 +96,8 @@ def test_gradients_repeat_exactly():
     grid = torch.rand(1, 12, 8, 8, 8, device=DEVICE, requires_grad=True)
     grads = []
     for _ in range(2):
-        light = cuda.illuminate(fullres, grid, network.guide.fold(fullres), True, False)
-        grads.append(torch.autograd.grad(light.square().sum(), grid)[0])
+        illumination = cuda.illuminate(fullres, grid, network.guide.fold(fullres), Rule(True, False))
+        grads.append(torch.autograd.grad(illumination.square().sum(), grid)[0])
     assert torch.equal(*grads)
 
 
@@ -108,10 +108,10 @@ def test_gradients_repeat_exactly():
 )
 def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, size, weights):
     generator = torch.Generator().manual_seed(4)
-    photo, light, target = (torch.rand(2, 3, *size, generator=generator).to(DEVICE) for _ in range(3))
+    photo, illumination, target = (torch.rand(2, 3, *size, generator=generator).to(DEVICE) for _ in range(3))
     photo[0, :, 0], target[0, :, 0] = 0, 0
-    light[1, :, 0] = -1e-4  # S + eps is 0
-    plain, ours = light.clone().requires_grad_(), light.clone().requires_grad_()
+    illumination[1, :, 0] = -1e-4  # S + eps is 0
+    plain, ours = illumination.clone().requires_grad_(), illumination.clone().requires_grad_()
     enhanced = reflectance(photo, plain, 1e-4, clamp=clamp)
     values = total_loss(photo, plain, enhanced, target, preset, weights)
     (3 * values.pop('total')).backward()
@@ -132,7 +132,7 @@ def test_trial_takes_the_kernels_and_refuses_wrong_ones():
     with pytest.raises(RuntimeError, match='training differs'):
         kernels.try_kernels(dark, device)
     dark = SimpleNamespace(**vars(cuda))
-    dark.enhance = lambda *values, **rule: cuda.enhance(*values, **{**rule, 'strength': 0.9})
+    dark.enhance = lambda *values: cuda.enhance(*values[:3], values[3]._replace(strength=0.9))
     with pytest.raises(RuntimeError, match='photo differs'):
         kernels.try_kernels(dark, device)
 
@@ -140,7 +140,7 @@ def test_trial_takes_the_kernels_and_refuses_wrong_ones():
 @pytest.mark.skipif(
     tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3), reason='its compiler is called otherwise'
 )
-@pytest.mark.parametrize('kernel', ['light_kernel', 'light_back_kernel', 'enhance_kernel', 'loss_kernel'])
+@pytest.mark.parametrize('kernel', ['illumination_kernel', 'illumination_back_kernel', 'enhance_kernel', 'loss_kernel'])
 def test_kernel_compiles_for_a_gpu(kernel):
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'compile_kernels.py')

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import inference
-from kernels import estimate_illumination, training_loss
+from kernels import estimate_illumination, rule_of, training_loss
 from model import build_network
 from photos.picture import write_photo
 from runs.checkpoint import load_network
@@ -86,11 +86,10 @@ def enhance_on_gpu(network, photo, device):
 
     photo = torch.from_numpy(photo).to(device)
     lowres = torch.rand(1, 3, 256, 256, device=device)
-    rule = {name: getattr(network, name) for name in ('align_corners', 'clip', 'eps', 'pedestal')}
 
     @torch.inference_mode()
     def enhance():
-        cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres), **rule)
+        cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres), rule_of(network))
 
     return synchronized(enhance, device), synchronized(photo.clone, device)
 
