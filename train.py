@@ -176,6 +176,10 @@ def main(opt):
         network = make_network(opt, checkpoint).to(device)
         state = State(network, opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
         model = share_gradients(Estimator(network, opt.fused, AMP[opt.amp]), device, world)
+        if rank == 0:
+            parameters = sum(p.numel() for p in network.parameters())
+            print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
+            print('  '.join(f'{name}={value}' for name, value in vars(opt).items()))
 
         # data
         train_lists, good, valid_pairs = choose_pairs(opt)
@@ -197,15 +201,9 @@ def main(opt):
             state.load_state_dict(checkpoint)
         folder.describe(opt, data, state.epoch)
         if rank == 0:
-            parameters = sum(p.numel() for p in network.parameters())
-            print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
-            print('  '.join(f'{name}={value}' for name, value in vars(opt).items()))
             print(f'{len(dataset)} training pairs an epoch, {len(valid_pairs)} validation pairs')
-            print(
-                f'resumed {opt.resume} after epoch {state.epoch}, best PSNR {state.best:.3f}'
-                if checkpoint
-                else 'a new run'
-            )
+            resumed = f'resumed {opt.resume} after epoch {state.epoch}, best PSNR {state.best:.3f}'
+            print(resumed if checkpoint else 'a new run')
             warn_of_overlap(data, opt.overfit)
 
         for epoch in range(state.epoch + 1, opt.total_epochs + 1):

@@ -1,4 +1,4 @@
-"""torchrun's ranks: join them, gather their results, BatchNorm over all of them."""
+"""torchrun's ranks: join them, let the first decide, gather their results, BatchNorm over all of them."""
 
 import os
 import sys
