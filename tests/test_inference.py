@@ -384,8 +384,8 @@ def test_extras(checkpoint, folder, tmp_path):
     for i in range(3):
         write(folder / 'sub' / f'{i}.png', 40 + i)
     assert run(checkpoint, folder, tmp_path / 'out', recursive=True, save_illumination=True, contact_sheet=True) == 0
-    light = read_photo(str(tmp_path / 'out' / 'illumination' / 'sub' / '1.png'))
-    assert (light == 128).all()
+    illumination = read_photo(str(tmp_path / 'out' / 'illumination' / 'sub' / '1.png'))
+    assert (illumination == 128).all()
     sheet = read_photo(str(tmp_path / 'out' / 'contact_sheet.jpg'))
     assert sheet.shape[1] == 4 * 240 + 8
     assert abs(int(sheet[60, 100, 0]) - 40) <= 2

@@ -57,7 +57,7 @@ def test_smoothness_on_constant_is_zero():
 
 
 def test_smoothness_of_two_by_two_by_hand():
-    light = image([0.1, 0.4], [0.3, 0.9])
+    illumination = image([0.1, 0.4], [0.3, 0.9])
     photo = image([0.2, 0.2], [0.6, 0.2])
 
     def weight(a, b):
@@ -65,24 +65,24 @@ def test_smoothness_of_two_by_two_by_hand():
 
     along_x = (weight(0.2, 0.2) * 0.3**2 + weight(0.6, 0.2) * 0.6**2) / 2
     along_y = (weight(0.2, 0.6) * 0.2**2 + weight(0.2, 0.2) * 0.5**2) / 2
-    assert smoothness_loss(light, log_photo(photo)).item() == pytest.approx(along_x + along_y)
+    assert smoothness_loss(illumination, log_photo(photo)).item() == pytest.approx(along_x + along_y)
     # the three channels are equal, so the luma is 0.9999 of each
-    along_luma = smoothness_loss(light, log_luma(photo / 0.9999)).item()
+    along_luma = smoothness_loss(illumination, log_luma(photo / 0.9999)).item()
     assert along_luma == pytest.approx(along_x + along_y)
 
 
 def test_totals_weigh_the_terms_as_both_systems_do():
     generator = torch.Generator().manual_seed(0)
-    photo, light, target = (torch.rand(1, 3, 6, 6, generator=generator) + 0.1 for _ in range(3))
-    enhanced = photo / light
+    photo, illumination, target = (torch.rand(1, 3, 6, 6, generator=generator) + 0.1 for _ in range(3))
+    enhanced = photo / illumination
     terms = (reconstruction_loss(enhanced, target), color_loss(enhanced, target))
-    values = total_loss(photo, light, enhanced, target, 'hdrnet')
-    expected = terms[0] + 0.2 * terms[1] + 0.05 * smoothness_loss(light, log_photo(photo))
+    values = total_loss(photo, illumination, enhanced, target, 'hdrnet')
+    expected = terms[0] + 0.2 * terms[1] + 0.05 * smoothness_loss(illumination, log_photo(photo))
     torch.testing.assert_close(values['total'], expected)
-    values = total_loss(photo, light, enhanced, target, 'deepupe')
-    expected = terms[0] + terms[1] + 2 * (smoothness_loss(light, log_luma(photo)) / 2)
+    values = total_loss(photo, illumination, enhanced, target, 'deepupe')
+    expected = terms[0] + terms[1] + 2 * (smoothness_loss(illumination, log_luma(photo)) / 2)
     torch.testing.assert_close(values['total'], expected)
-    values = total_loss(photo, light, enhanced, target, 'hdrnet', {'color': 0.0, 'smoothness': 0.0})
+    values = total_loss(photo, illumination, enhanced, target, 'hdrnet', {'color': 0.0, 'smoothness': 0.0})
     torch.testing.assert_close(values['total'], terms[0])
 
 
@@ -117,17 +117,17 @@ def test_total_refuses_unknown_names():
 def test_gradients_stay_finite_on_black_saturated_and_constant(value, preset, fused):
     photo, target = torch.full((1, 3, 5, 5), value), torch.full((1, 3, 5, 5), value)
     for level in (0.0, 0.5, 1.0):
-        light = torch.full((1, 3, 5, 5), level, requires_grad=True)
-        values = training_loss(NETWORK, photo, light, target, False, preset, fused=fused)
+        illumination = torch.full((1, 3, 5, 5), level, requires_grad=True)
+        values = training_loss(NETWORK, photo, illumination, target, False, preset, fused=fused)
         values['total'].backward()
         assert values['total'].isfinite()
-        assert light.grad.isfinite().all()
+        assert illumination.grad.isfinite().all()
 
 
 def test_clamping_kills_the_gradient_of_pixels_that_are_too_bright():
     photo, target = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), 0.8)
     for clamp, dead in ((True, True), (False, False)):
-        light = torch.full((1, 3, 2, 2), 0.25, requires_grad=True)  # R = 2
-        enhanced = reflectance(photo, light, clamp=clamp)
-        total_loss(photo, light, enhanced, target)['total'].backward()
-        assert light.grad.eq(0).all() == dead
+        illumination = torch.full((1, 3, 2, 2), 0.25, requires_grad=True)  # R = 2
+        enhanced = reflectance(photo, illumination, clamp=clamp)
+        total_loss(photo, illumination, enhanced, target)['total'].backward()
+        assert illumination.grad.eq(0).all() == dead
