@@ -70,6 +70,7 @@ def export_onnx(network, path, separate_lowres=False):
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it says which other packages it could export
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # torch's own, of its next version
+        warnings.filterwarnings('ignore', message='# The axis name')  # of two axes named batch
         program = torch.onnx.export(
             PhotoToPhoto(network).eval(), kwargs=inputs, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes,
             input_names=list(inputs), output_names=['enhanced'], verbose=False,
@@ -97,8 +98,7 @@ class PhotoToPhoto(nn.Module):
             lowres = shrink(photo, network.lowres_mode)
         grid = network.predict_grid(lowres / 255)
         fullres = add_pedestal(photo.float() / 255, network.pedestal)
-        coeffs = slice_rows(grid, network.guide(fullres), network.align_corners)
-        illumination = apply_affine(coeffs, fullres)
+        illumination = slice_rows(grid, network.guide(fullres), fullres, network.align_corners)
         if network.clip:
             illumination = clip_illumination(illumination, fullres)
         divisor = illumination + network.eps
@@ -106,8 +106,12 @@ class PhotoToPhoto(nn.Module):
         return remove_pedestal(enhanced.clamp(0, 1), network.pedestal).mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
-def slice_rows(grid, guide, align_corners):
-    """model.slice_grid by two 4-D grid_sample: a pixel's two bins are lain out as rows, and mixed afterwards."""
+def slice_rows(grid, guide, fullres, align_corners):
+    """Illumination (N, 3, H, W): model.slice_grid and apply_affine by two 4-D grid_sample.
+
+    The grid's bins are lain out as rows. A pixel's affines out of its two bins are applied before they are mixed, which
+    comes to the same and needs no third (N, 12, H, W).
+    """
     n, channels, bins, rows, columns = grid.shape
     _, _, height, width = guide.shape
     y = cell_coords(height, rows, align_corners)
@@ -116,12 +120,13 @@ def slice_rows(grid, guide, align_corners):
     bin = z.floor().clamp(max=bins - 2)
     stacked = grid.reshape(n, channels, bins * rows, columns)
     x = x.expand_as(z)
-    coeffs = []
+    parts = []
     for step in (0, 1):
         row = ((bin + step) * rows + y[:, None]) / (bins * rows - 1) * 2 - 1
         coords = torch.stack([x, row], dim=-1)  # (N, H, W, 2)
-        coeffs.append(F.grid_sample(stacked, coords, mode='bilinear', padding_mode='border', align_corners=True))
-    return torch.lerp(*coeffs, (z - bin)[:, None])  # (N, 12, H, W)
+        coeffs = F.grid_sample(stacked, coords, mode='bilinear', padding_mode='border', align_corners=True)
+        parts.append(apply_affine(coeffs, fullres))
+    return torch.lerp(*parts, (z - bin)[:, None])
 
 
 def cell_coords(size, cells, align_corners):

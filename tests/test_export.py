@@ -10,6 +10,8 @@ from kernels import Edit, enhance_photo, look
 from model import build_network
 from runs.checkpoint import load_network
 
+MODES = ('area', 'bilinear', 'nearest')
+
 
 @pytest.fixture(autouse=True)
 def no_trace(monkeypatch):
@@ -27,7 +29,7 @@ def dark_photo(height, width, seed=0):
     return (photo + rng.normal(0, 3, photo.shape)).clip(0, 255).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize('mode', ['area', 'bilinear', 'nearest'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('size', [(512, 512), (401, 640), (1000, 1503), (100, 120), (3, 5), (257, 255), (1, 300)])
 def test_the_graph_shrinks_as_we_do(size, mode):
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -39,33 +41,25 @@ def test_the_graph_shrinks_as_we_do(size, mode):
         assert (lowres == expected).all()  # OpenCV's own levels
 
 
-def variants(name):
-    """Networks whose illumination is sensible: the shipped one, sliced either way, and one that is clipped."""
+def make_network(name):
+    """The shipped network with an antialiased shrink, and one that differs from it in everything else."""
     if name == 'deepupe':
         torch.manual_seed(0)
-        return build_network('deepupe', pedestal=1.0, lowres='area').eval()
-    network, _ = load_network('checkpoints/general/best.pth')
-    network.align_corners = name == 'corners'
-    network.lowres_mode = 'bilinear'
+        return build_network('deepupe', pedestal=1.0).eval()
+    network, _ = load_network(export.opt.checkpoints_file)
+    network.lowres_mode = 'area'
     return network
 
 
-@pytest.mark.parametrize('name', ['corners', 'centers', 'deepupe'])
-def test_the_onnx_graph_gives_our_photos(tmp_path, name):
-    pytest.importorskip('onnx')
-    pytest.importorskip('onnxscript')
-    onnxruntime = pytest.importorskip('onnxruntime')
-    network, path, separate = variants(name), str(tmp_path / 'graph.onnx'), name == 'centers'
-    export.export_onnx(network, path, separate)
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    assert [value.name for value in session.get_inputs()] == ['photo', 'strength', 'lowres'][: 2 + separate]
+def check(run, network, separate):
+    """Compare run(**inputs), numpy in and out, with our photos."""
     for size, strength in (((401, 640), 1.0), ((128, 90), 0.6), ((256, 256), 0.0)):
         photo = dark_photo(*size)
-        feeds = {'photo': photo.transpose(2, 0, 1)[None], 'strength': np.array([strength], np.float32)}
+        inputs = {'photo': photo.transpose(2, 0, 1)[None], 'strength': np.array([strength], np.float32)}
         if separate:
             lowres = look(photo, network.lowres_mode, fused=False)
-            feeds['lowres'] = lowres.transpose(2, 0, 1)[None].astype(np.float32)
-        (enhanced,) = session.run(None, feeds)
+            inputs['lowres'] = lowres.transpose(2, 0, 1)[None].astype(np.float32)
+        enhanced = run(**inputs)
         assert enhanced.dtype == np.uint8
         expected, _ = enhance_photo(network, photo, Edit(strength), fused=False)
         difference = abs(enhanced[0].transpose(1, 2, 0).astype(int) - expected)
@@ -73,20 +67,56 @@ def test_the_onnx_graph_gives_our_photos(tmp_path, name):
         assert (difference > 0).mean() <= 1e-3
 
 
-def test_the_onnx_graph_holds_what_other_runtimes_take(tmp_path):
-    onnx = pytest.importorskip('onnx')
-    pytest.importorskip('onnxscript')
-    path = str(tmp_path / 'graph.onnx')
-    export.export_onnx(variants('corners'), path)
+@pytest.mark.parametrize('separate', [False, True])
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize('name', ['hdrnet', 'deepupe'])
+def test_what_is_exported_gives_our_photos(name, align_corners, separate):
+    network = make_network(name)
+    network.align_corners = align_corners
+    module = export.PhotoToPhoto(network)
+    check(lambda **inputs: module(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy(), network, separate)
+
+
+@pytest.mark.parametrize(('name', 'separate'), [('hdrnet', False), ('deepupe', True)])
+def test_the_onnx_graph_gives_our_photos_by_what_other_runtimes_take(tmp_path, name, separate):
+    onnx, _ = pytest.importorskip('onnx'), pytest.importorskip('onnxscript')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    network, path = make_network(name), str(tmp_path / 'graph.onnx')
+    export.export_onnx(network, path, separate)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    assert [value.name for value in session.get_inputs()] == ['photo', 'strength', 'lowres'][: 2 + separate]
+    check(lambda **inputs: session.run(None, inputs)[0], network, separate)
+
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 18)]
-    shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
+    values = {value.name: value.type.tensor_type for value in model.graph.value_info}
     samples = [node for node in model.graph.node if node.op_type == 'GridSample']
-    assert len(samples) == 2
-    assert [shapes[node.output[0]] for node in samples] == [4, 4]  # TensorRT refuses five dimensions
-    assert {value.type.tensor_type.elem_type for value in model.graph.value_info} <= {
-        getattr(onnx.TensorProto, name) for name in ('FLOAT', 'INT64', 'UINT8', 'BOOL')
+    assert [len(values[node.output[0]].shape.dim) for node in samples] == [4, 4]  # TensorRT refuses five dimensions
+    assert {value.elem_type for value in values.values()} <= {
+        getattr(onnx.TensorProto, dtype) for dtype in ('FLOAT', 'INT64', 'UINT8', 'BOOL')
     }
+
+
+class Shrink(torch.nn.Module):
+    """The shrinks of the two systems as a graph of their own."""
+
+    def forward(self, photo):
+        """Both."""
+        return export.shrink(photo, 'bilinear'), export.shrink(photo, 'nearest')
+
+
+def test_onnx_shrinks_level_for_level_as_opencv(tmp_path):
+    pytest.importorskip('onnx'), pytest.importorskip('onnxscript')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    path, sizes = str(tmp_path / 'graph.onnx'), {2: torch.export.Dim('height'), 3: torch.export.Dim('width')}
+    torch.onnx.export(
+        Shrink(), (torch.zeros(1, 3, 300, 400, dtype=torch.uint8),), path, input_names=['photo'], dynamo=True,
+        opset_version=export.OPSET, dynamic_shapes={'photo': sizes}, verbose=False,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    photo = np.random.default_rng(0).integers(0, 256, (1000, 1503, 3), dtype=np.uint8)
+    for lowres, mode in zip(session.run(None, {'photo': photo.transpose(2, 0, 1)[None]}), MODES[1:], strict=True):
+        assert (lowres[0].transpose(1, 2, 0) == look(photo, mode)).all()
 
 
 def test_a_missing_package_is_named_with_its_install_line(tmp_path, monkeypatch):
