@@ -28,10 +28,11 @@ import torch
 import inference
 import utils
 from kernels import Edit, apply_grid, predict_grid
-from photos.folder import Job
+from photos import formats
+from photos.folder import Job, result_name
 from photos.levels import to_8bit, to_photo
-from photos.picture import read_picture
-from runs.checkpoint import load_network
+from photos.picture import is_photo, read_picture
+from runs.checkpoint import ROOT, load_network
 from system.files import describe
 
 try:
@@ -104,7 +105,7 @@ def build_page(desk):
 class Photo(NamedTuple):
     """A photo that was dropped on the page."""
 
-    path: str
+    job: Job  # its path here, and its result's
     preview: np.ndarray  # (h, w, 3) RGB of the photo's dtype, up to PREVIEW pixels wide and high
     grey: bool
     grids: dict  # {look: (1, 12, D, Gh, Gw)}
@@ -120,12 +121,14 @@ class Desk:
     def __init__(self, opt, folder):
         self.opt, self.folder = opt, folder
         self.device = utils.pick_device(opt.device)
-        self.looks = find_looks(opt.checkpoints_dir)
+        here = os.path.isdir(opt.checkpoints_dir)
+        self.checkpoints = opt.checkpoints_dir if here else os.path.join(ROOT, opt.checkpoints_dir)
+        self.looks = find_looks(self.checkpoints)
         self.network = lru_cache(self.load)  # of a look
         self.photos = {}  # {session: {name: Photo}}
 
     def load(self, look):
-        return load_network(os.path.join(self.opt.checkpoints_dir, look, 'best.pth'), self.device)[0]
+        return load_network(os.path.join(self.checkpoints, look, 'best.pth'), self.device)[0]
 
     def add(self, paths, look, request: gr.Request):
         """Take photos that were dropped; those that cannot be read are named. Empties the drop zone, fills the list."""
@@ -134,20 +137,25 @@ class Desk:
             name = base = os.path.basename(path)
             while name in photos:
                 name = f'{base} ({len(photos) + 1})'
-            mine = os.path.join(self.folder, f'tab-{request.session_hash}', secrets.token_hex(8))
-            os.makedirs(mine)
-            path = shutil.move(path, mine)
+            folder = os.path.join(self.folder, f'tab-{request.session_hash}', secrets.token_hex(8))
+            os.makedirs(folder)
+            job = Job(shutil.move(path, folder), os.path.join(folder, 'enhanced', result_name(base)), '')
             try:
-                picture = read_picture(path, self.opt.max_megapixels)
+                picture = self.read(job)
                 grids = {look: predict_grid(self.network(look), picture.photo)}
             except (OSError, ValueError, MemoryError, RuntimeError, cv2.error) as error:
-                gr.Warning(reason(inference.one_line(describe(error), path), path))
-                shutil.rmtree(mine)
+                gr.Warning(reason(inference.one_line(describe(error), job.path), job))
+                shutil.rmtree(folder)
                 continue
-            photos[name] = Photo(path, shrink(picture.photo), picture.grey, grids)
+            photos[name] = Photo(job, shrink(picture.photo), picture.grey, grids)
             new.append(name)
         shown = new[0] if new else next(iter(photos), None)
         return None, gr.Dropdown(list(photos), value=shown)
+
+    def read(self, job):
+        if not is_photo(os.path.basename(job.path)):
+            raise ValueError(f'{job.path}: expected a photo (known are {" ".join(formats.READABLE)})')
+        return read_picture(job.path, self.opt.max_megapixels)
 
     def show(self, name, look, strength, denoise, request: gr.Request):
         """((before, after), illumination) of a preview; results of other settings are taken off the page."""
@@ -156,7 +164,7 @@ class Desk:
             return None, None, gr.File(None, visible=False)
         network = self.network(look)
         if look not in photo.grids:
-            photo.grids[look] = predict_grid(network, read_picture(photo.path, self.opt.max_megapixels).photo)
+            photo.grids[look] = predict_grid(network, self.read(photo.job).photo)
         edit = Edit(strength, denoise)
         after, illumination = apply_grid(network, photo.preview, photo.grids[look], edit, keep_illumination=True)
         if photo.grey:
@@ -173,15 +181,13 @@ class Desk:
         edit = SimpleNamespace(**{**vars(inference.opt), **theirs})
         results = []
         for photo in progress.tqdm(list(photos.values()), 'enhance'):
-            folder, name = os.path.split(photo.path)
-            result = os.path.join(folder, 'enhanced', name)
-            _, failed, notes = inference.enhance_file(self.network(look), Job(photo.path, result, ''), edit, True)
+            _, failed, notes = inference.enhance_file(self.network(look), photo.job, edit, True)
             if failed:
-                gr.Warning(reason(failed, photo.path))
+                gr.Warning(reason(failed, photo.job))
             else:
-                results.append(result)
+                results.append(photo.job.result)
             for note in notes:
-                gr.Info(f'{name}: {note}')
+                gr.Info(f'{os.path.basename(photo.job.path)}: {note}')
         return gr.File(results, visible=True)
 
     def forget(self, request: gr.Request):
@@ -212,9 +218,9 @@ def shrink(photo):
     return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
 
-def reason(message, path):
+def reason(message, job):
     """A message with a photo's name in place of its path here."""
-    return message.replace(path, os.path.basename(path))
+    return message.replace(job.result, os.path.basename(job.result)).replace(job.path, os.path.basename(job.path))
 
 
 if __name__ == '__main__':

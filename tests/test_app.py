@@ -167,7 +167,8 @@ def test_a_photo_goes_through_the_page_as_through_inference(app, browser, tmp_pa
     try:
         assert f'http://127.0.0.1:{port}' in server.stdout.readline()
         browser.get(f'http://127.0.0.1:{port}')
-        find('input[type=file]')[0].send_keys(RACCOON)
+        find('input[type=file]')[0].send_keys(f'{RACCOON}\n{upload(tmp_path, "broken.jpg", b"no photo")}')
+        assert 'broken.jpg: expected' in find('.toast-body')[0].get_attribute('textContent')  # while it fades in
         before, after, _ = find('img', 3)  # and the illumination
         first = after.get_attribute('src')
         assert before.get_attribute('src') != first
