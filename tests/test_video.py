@@ -252,6 +252,13 @@ def test_times_and_number_of_frames_stay_with_a_variable_rate(network, tmp_path)
     assert read_clip(clip)[1] == read_clip(str(tmp_path / 'b.mp4'))[1] == [Fraction(t, 600) for t in times]
 
 
+def test_avi_whose_frames_are_stored_out_of_order_keeps_its_rate(network, tmp_path):
+    clip = write_clip(tmp_path / 'a.avi', noisy(12, scene()), 'libx264', options={'bf': '2', 'b-adapt': '0'})
+    enhance_video(network, clip, str(tmp_path / 'b.avi'))
+    with av.open(str(tmp_path / 'b.avi')) as container:  # its packets, for FFmpeg makes up times of the frames
+        assert [packet.dts for packet in container.demux() if packet.size] == list(range(0, 240, 20))
+
+
 @pytest.mark.parametrize('extension', ['mp4', 'mov', 'mkv'])
 def test_sound_is_copied_packet_by_packet(network, tmp_path, extension):
     clip = write_clip(tmp_path / f'a.{extension}', noisy(10, scene()), 'libx264', sound=True)

@@ -4,11 +4,11 @@ CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '
 
 # codec of a file: encoder and its settings. A crf is a constant quality, about as good as what cameras write.
 ENCODERS = {
-    'h264': ('libx264', {'preset': 'medium', 'crf': '18'}),
-    'hevc': ('libx265', {'preset': 'medium', 'crf': '20', 'x265-params': 'log-level=error'}),
+    'h264': ('libx264', {'preset': 'medium', 'crf': '20'}),
+    'hevc': ('libx265', {'preset': 'medium', 'crf': '22', 'x265-params': 'log-level=error'}),
     'vp8': ('libvpx', {'deadline': 'good', 'cpu-used': '4', 'crf': '10'}),
-    'vp9': ('libvpx-vp9', {'deadline': 'good', 'cpu-used': '4', 'row-mt': '1', 'crf': '24'}),
-    'av1': ('libsvtav1', {'preset': '8', 'crf': '24'}),
+    'vp9': ('libvpx-vp9', {'deadline': 'good', 'cpu-used': '4', 'row-mt': '1', 'crf': '28'}),
+    'av1': ('libsvtav1', {'preset': '8', 'crf': '28'}),
     'mpeg4': ('mpeg4', {}),
     'mjpeg': ('mjpeg', {}),
     'prores': ('prores_ks', {}),

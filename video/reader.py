@@ -1,6 +1,7 @@
 """A video file for reading: the stream that is enhanced, those that are copied, its frames in order and in time."""
 
 import struct
+from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -88,6 +89,7 @@ def read_frames(source, copied):
         ValueError: a frame cannot be decoded, or the picture's size or format changes.
     """
     stream, first, last = source.stream, None, None
+    times = deque() if source.container.format.name == 'avi' else None  # AVI has decoding times only, in order
     usual = max(round(1 / source.rate / stream.time_base), 1)
     for packet in source.container.demux():
         if packet.stream.index != stream.index:
@@ -99,6 +101,8 @@ def read_frames(source, copied):
         except av.FFmpegError as error:
             at = f'at {float(packet.pts * packet.time_base):.2f} s' if packet.pts is not None else 'at its end'
             raise ValueError(f'{source.path}: cannot be decoded {at}: {error.strerror}') from error
+        if times is not None and packet.size:
+            times.append(packet.dts)
         for frame in frames:
             first = first or frame
             if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
@@ -106,6 +110,8 @@ def read_frames(source, copied):
                     f'{source.path}: its picture changes from {first.width} x {first.height} {first.format.name} to '
                     f'{frame.width} x {frame.height} {frame.format.name}'
                 )
+            if times:
+                frame.pts = times.popleft()  # the n-th frame shown has the n-th of them
             if frame.pts is None:
                 frame.pts, frame.time_base = (0 if last is None else last + usual), stream.time_base
             if last is not None and frame.pts <= last:  # no encoder takes it

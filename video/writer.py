@@ -11,7 +11,7 @@ from av.stream import Disposition
 from video.formats import CONTAINERS, ENCODERS, INSTEAD, QUANTISER
 from video.reader import colour_tags, display_matrix, read_cover
 
-RATE_LIMIT = 3.0  # times the source's bit rate that constant quality may take
+RATE_LIMIT = 2.0  # times the source's bit rate that constant quality may take: brightening brings noise up
 MPEG4_TICKS = 60_000  # per second: MPEG-4's clock has 16 bits
 
 
@@ -54,6 +54,7 @@ class Result:
             source.notes.append(f'frames in {frame.format.name} are written in {codec} as {pixels}')
         if frame.interlaced_frame:
             source.notes.append('interlaced video is written as progressive frames')
+        os.environ.setdefault('SVT_LOG', '1')  # libsvtav1 prints its settings unless told to say errors only
         stream = self.container.add_stream(encoder, source.rate, options=settings)
         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pixels
         time_base = Fraction(1, MPEG4_TICKS) if codec == 'mpeg4' and self.container_format != 'avi' else frame.time_base
