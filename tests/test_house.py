@@ -1,12 +1,14 @@
-"""The house: few files in front, rooms behind, and arrows in one direction."""
+"""The house: few files in front, rooms behind, arrows in one direction, functions of few arguments."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+ARGUMENTS = 8  # at most, else they are a record
 
 
 def find_files():
@@ -76,3 +78,22 @@ def test_no_two_rooms_use_each_other():
 @pytest.mark.parametrize('room', ROOMS)
 def test_each_room_says_what_it_is_for(room):
     assert ast.get_docstring(TREES[f'{room}/__init__.py'])
+
+
+def test_functions_take_few_arguments():
+    """Kernels, decorated for Numba or Triton, take what their compilers allow."""
+    many = []
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and not is_kernel(node):
+                taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [argument.arg for argument in taken if argument.arg not in ('self', 'cls', 'ctx')]
+                if len(names) > ARGUMENTS:
+                    many.append(f'{name}:{node.lineno} {node.name} takes {len(names)}')
+    assert not many, '\n'.join(many)
+
+
+def is_kernel(node):
+    return any(
+        re.search(r'jit|kernel|inlined|overload|intrinsic', ast.unparse(decorator)) for decorator in node.decorator_list
+    )
