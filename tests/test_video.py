@@ -295,16 +295,16 @@ def test_rotation_stays(network, tmp_path, extension):
 
 def test_network_sees_turned_frames_upright(network, tmp_path):
     picture = scene(3)
-    upright = write_clip(tmp_path / 'a.mp4', [picture], 'libx264', 'yuv444p', options={'qp': '0'})
-    turned = write_clip(tmp_path / 'b.mp4', [np.rot90(picture, -1).copy()], 'libx264', 'yuv444p', options={'qp': '0'},
+    upright = write_clip(tmp_path / 'a.mkv', [picture], pixels='yuv444p')
+    turned = write_clip(tmp_path / 'b.mkv', [np.rot90(picture, -1).copy()], pixels='yuv444p',
                         matrix=(0, -65536, 0, 65536, 0, 0, 0, 0, 1 << 30))  # fmt: skip
     frames = []
     for clip in (upright, turned):
-        enhance_video(network, clip, clip.replace('.mp4', '_done.mp4'))
-        frames.append(read_clip(clip.replace('.mp4', '_done.mp4'))[0][0])
+        enhance_video(network, clip, clip.replace('.mkv', '_done.mkv'))
+        frames.append(read_clip(clip.replace('.mkv', '_done.mkv'))[0][0])
     assert frames[1].rotation == 90
     first, second = (frame.to_ndarray(format='rgb24').astype(float) for frame in frames)
-    assert np.abs(first - np.rot90(second)).mean() < 2  # lossy
+    assert np.abs(first - np.rot90(second)).mean() < 0.1  # levels, of rounding in other places
 
 
 def test_ctrl_c_leaves_nothing(network, tmp_path):
