@@ -8,7 +8,7 @@ Drop photos, compare before and after, choose look, strength and denoising; then
 its own format with all that inference.py keeps: a result is, byte for byte, the file that inference.py writes. The
 preview is a small copy, so that it follows the slider: a photo's grid is predicted once, from the whole photo.
 
-Photos lie in a temporary folder while their tab is open; it goes with the tab, and all go when the page is stopped.
+Photos, previews and results lie in a temporary folder while their tab is open, and go with it, or with the page.
 """
 
 import os
@@ -17,6 +17,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from kernels import Edit, apply_grid, predict_grid
 from photos import formats
 from photos.folder import Job, result_name
 from photos.levels import to_8bit, to_photo
-from photos.picture import is_photo, read_picture
+from photos.picture import is_photo, read_picture, write_photo
 from runs.checkpoint import ROOT, load_network
 from system.files import describe
 
@@ -51,7 +52,8 @@ opt = SimpleNamespace(
 LIMITS = {'port': '1 to 65535', 'max_megapixels': 'above 0'}
 PREVIEW = 1024  # pixels of a preview's longer side
 PROGRESS = gr.Progress() if gr else None  # gradio's way to give a function a bar
-CLEAN = (600, 3600)  # seconds: every ten minutes, previews of more than an hour ago are removed
+CLEAN = (3600, 86400)  # seconds: every hour, what was uploaded more than a day ago and never taken is removed
+OLD = 60  # seconds after which the browser has a preview
 
 
 def main(opt):
@@ -87,7 +89,7 @@ def build_page(desk):
                 make = gr.Button('Enhance at full size', variant='primary')
                 results = gr.File(label='Results', file_count='multiple', interactive=False, visible=False)
             with gr.Column(scale=3):
-                view = {'format': 'jpeg', 'interactive': False, 'buttons': ['fullscreen']}
+                view = {'interactive': False, 'buttons': ['fullscreen']}
                 pair = gr.ImageSlider(label='Before and after', max_height=720, **view)
                 illumination = gr.Image(label='Illumination', height=300, **view)
 
@@ -106,6 +108,7 @@ class Photo(NamedTuple):
     """A photo that was dropped on the page."""
 
     job: Job  # its path here, and its result's
+    before: str  # path of the preview as it is
     preview: np.ndarray  # (h, w, 3) RGB of the photo's dtype, up to PREVIEW pixels wide and high
     grey: bool
     grids: dict  # {look: (1, 12, D, Gh, Gw)}
@@ -137,7 +140,7 @@ class Desk:
             name = base = os.path.basename(path)
             while name in photos:
                 name = f'{base} ({len(photos) + 1})'
-            folder = os.path.join(self.folder, f'tab-{request.session_hash}', secrets.token_hex(8))
+            folder = os.path.join(self.tab(request), secrets.token_hex(8))
             os.makedirs(folder)
             job = Job(shutil.move(path, folder), os.path.join(folder, 'enhanced', result_name(base)), '')
             try:
@@ -147,7 +150,8 @@ class Desk:
                 gr.Warning(reason(inference.one_line(describe(error), job.path), job))
                 shutil.rmtree(folder)
                 continue
-            photos[name] = Photo(job, shrink(picture.photo), picture.grey, grids)
+            preview = shrink(picture.photo)
+            photos[name] = Photo(job, save_preview(folder, preview), preview, picture.grey, grids)
             new.append(name)
         shown = new[0] if new else next(iter(photos), None)
         return None, gr.Dropdown(list(photos), value=shown)
@@ -170,7 +174,8 @@ class Desk:
         if photo.grey:
             after = cv2.cvtColor(cv2.cvtColor(after, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1))
-        return (to_8bit(photo.preview), to_8bit(after)), illumination, gr.File(None, visible=False)
+        after, illumination = (save_preview(self.tab(request), image) for image in (after, illumination))
+        return (photo.before, after), illumination, gr.File(None, visible=False)
 
     def enhance(self, look, strength, denoise, request: gr.Request, progress=PROGRESS):
         """Files of all photos at full size, as inference.py writes them."""
@@ -193,7 +198,10 @@ class Desk:
     def forget(self, request: gr.Request):
         """Remove the photos of a tab that was closed."""
         self.photos.pop(request.session_hash, None)
-        shutil.rmtree(os.path.join(self.folder, f'tab-{request.session_hash}'), ignore_errors=True)
+        shutil.rmtree(self.tab(request), ignore_errors=True)
+
+    def tab(self, request):
+        return os.path.join(self.folder, f'tab-{request.session_hash}')
 
 
 def find_looks(folder):
@@ -216,6 +224,16 @@ def shrink(photo):
         return photo
     size = (max(round(photo.shape[1] * scale), 1), max(round(photo.shape[0] * scale), 1))
     return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
+def save_preview(folder, photo):
+    """Write a preview into a folder under a new name, so that the browser fetches it; old ones there are removed."""
+    for entry in os.scandir(folder):
+        if entry.name.startswith('preview-') and entry.stat().st_mtime < time.time() - OLD:
+            os.remove(entry)
+    path = os.path.join(folder, f'preview-{secrets.token_hex(8)}.jpg')
+    write_photo(path, to_8bit(photo))
+    return path
 
 
 def reason(message, job):

@@ -61,6 +61,10 @@ def run_inference(photo, result_dir, **options):
     return (result_dir / os.path.basename(photo)).read_bytes()
 
 
+def photos_below(folder):
+    return [name for _, _, names in os.walk(folder) for name in names if name.endswith('.jpg')]
+
+
 class Progress:
     """Stands for the page's bar."""
 
@@ -106,7 +110,7 @@ def test_a_grid_is_predicted_once_for_each_look(desk, tmp_path, app, monkeypatch
     predict = app.predict_grid
     monkeypatch.setattr(app, 'predict_grid', lambda *args: calls.append(args) or predict(*args))
     desk.add([upload(tmp_path, 'a.jpg')], 'general', TAB)
-    pictures = [desk.show('a.jpg', look, strength, 0.0, TAB)[0][1]
+    pictures = [cv2.imread(desk.show('a.jpg', look, strength, 0.0, TAB)[0][1])
                 for look, strength in (('general', 1.0), ('general', 0.5), ('lol', 0.5), ('general', 0.2))]  # fmt: skip
     assert len(calls) == 2
     means = [picture.mean() for picture in pictures]
@@ -116,6 +120,7 @@ def test_a_grid_is_predicted_once_for_each_look(desk, tmp_path, app, monkeypatch
 
 def test_a_closed_tab_leaves_no_file(desk, tmp_path):
     desk.add([upload(tmp_path, 'a.jpg')], 'general', TAB)
+    desk.show('a.jpg', 'general', 1.0, 0.0, TAB)
     desk.enhance('general', 1.0, 0.0, TAB, Progress())
     assert os.listdir(desk.folder) == ['tab-tab']
     desk.forget(TAB)
@@ -182,8 +187,9 @@ def test_a_photo_goes_through_the_page_as_through_inference(app, browser, tmp_pa
         WebDriverWait(browser, 60).until(lambda page: saved.exists())
         expected = run_inference(RACCOON, tmp_path / 'ours', strength=0.7)
         assert saved.read_bytes() == expected
+        browser.get('about:blank')
+        WebDriverWait(browser, 60).until(lambda page: not photos_below(tmp_path / 'tmp'))
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
-    left = [name for _, _, names in os.walk(tmp_path / 'tmp') for name in names]
-    assert left == []
+    assert [name for _, _, names in os.walk(tmp_path / 'tmp') for name in names] == []

@@ -110,7 +110,7 @@ def test_onnx_shrinks_level_for_level_as_opencv(tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     path, sizes = str(tmp_path / 'graph.onnx'), {2: torch.export.Dim('height'), 3: torch.export.Dim('width')}
     torch.onnx.export(
-        Shrink(), (torch.zeros(1, 3, 300, 400, dtype=torch.uint8),), path, input_names=['photo'], dynamo=True,
+        Shrink().eval(), (torch.zeros(1, 3, 300, 400, dtype=torch.uint8),), path, input_names=['photo'], dynamo=True,
         opset_version=export.OPSET, dynamic_shapes={'photo': sizes}, verbose=False,
     )  # fmt: skip
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
