@@ -71,6 +71,10 @@ def threads():
     return ThreadPoolExecutor(cores(), 'kernels')
 
 
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=threads.cache_clear)  # a fork has none of the pool's threads
+
+
 def run_strips(rows, work, all_cores=True, smallest=16):
     """Call work(first, last) for strips that cover `rows`; returns the results in order.
 

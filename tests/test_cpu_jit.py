@@ -1,0 +1,27 @@
+"""How the CPU kernels are compiled and shared among threads."""
+
+import os
+import signal
+
+import pytest
+
+from kernels import cpu_jit
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork on this system')
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_strips_run_in_a_fork_too():
+    def count():
+        return sum(cpu_jit.run_strips(64, lambda first, last: last - first))
+
+    assert count() == 64  # the pool's threads are there
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # a pool without threads would wait for ever
+        os._exit(0 if count() == 64 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_kernels_run_where_no_cache_can_be_written(monkeypatch):
+    monkeypatch.setattr('numba.core.caching.FunctionCache._impl_class._locator_classes', [])
+    assert cpu_jit.kernel(lambda x: x + 1)(2) == 3
