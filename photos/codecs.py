@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from photos import boxes, formats, heif, jpeg, jxl, metadata, png, raw, tiff
 
@@ -21,7 +21,7 @@ warnings.filterwarnings('ignore', module=r'PIL\.')  # the same
 Image.MAX_IMAGE_PIXELS = None  # read_picture has a limit of its own
 
 QUALITY = 95  # of JPEG, and of other lossy formats; a JPEG's own where that is higher
-BY_PILLOW = {'WEBP': 'WEBP', 'AVIF': 'AVIF', 'BMP': 'BMP', 'PPM': 'PPM'}
+BY_PILLOW = ('WEBP', 'AVIF', 'BMP', 'PPM')
 TURNED_BY_DECODER = ('HEIC', 'JXL', 'JP2', 'RAW')
 METADATA_BY_OPENCV = {'.webp', '.avif'}
 
@@ -84,12 +84,9 @@ def find_orientation(header):
 
 def read_by_pillow(data):
     """Header of a WebP, AVIF, BMP or PPM."""
-    try:
-        with Image.open(io.BytesIO(data), formats=list(BY_PILLOW)) as image:
-            header = formats.Header(image.size, image.format, image.mode, getattr(image, 'n_frames', 1))
-            info = image.info
-    except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError) as error:
-        raise ValueError(f'expected a whole photo, Pillow cannot read its header ({error})') from error
+    with formats.reading_by('Pillow'), Image.open(io.BytesIO(data), formats=BY_PILLOW) as image:
+        header = formats.Header(image.size, image.format, image.mode, getattr(image, 'n_frames', 1))
+        info = image.info
     if header.kind == 'WEBP':
         header.lossless = b'VP8L' in data[:4096]
         if len(data) < 8 + int.from_bytes(data[4:8], 'little'):
@@ -128,14 +125,11 @@ def decode(path, data, header, gpu):
 
 def decode_by_pillow(data):
     """Pixels by Pillow, palettes as RGB."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            has_alpha = image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info
-            mode = {'1': 'L', 'L': 'L', 'LA': 'LA'}.get(image.mode, 'RGBA' if has_alpha else 'RGB')
-            return np.asarray(image if image.mode == mode else image.convert(mode))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ValueError(f'expected an undamaged photo, Pillow cannot decode it ({error})') from error
+    with formats.reading_by('Pillow'), Image.open(io.BytesIO(data)) as image:
+        image.load()
+        has_alpha = image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info
+        mode = {'1': 'L', 'L': 'L', 'LA': 'LA'}.get(image.mode, 'RGBA' if has_alpha else 'RGB')
+        return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 def decode_by_opencv(path, data):
@@ -227,6 +221,8 @@ def encode_by_opencv(extension, pixels, blocks, header):
         options = [cv2.IMWRITE_WEBP_QUALITY, 101 if header.lossless else QUALITY]  # above 100: lossless
     elif extension == '.avif':
         options = [cv2.IMWRITE_AVIF_QUALITY, QUALITY]
+    elif extension == '.jp2':
+        options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]  # lossless
     kinds = {'exif': cv2.IMAGE_METADATA_EXIF, 'xmp': cv2.IMAGE_METADATA_XMP, 'icc': cv2.IMAGE_METADATA_ICCP}
     theirs = blocks if extension in METADATA_BY_OPENCV else {}
     values = [np.frombuffer(block, np.uint8) for block in theirs.values()]

@@ -17,17 +17,16 @@ import io
 import struct
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image, ImageCms
+
+from photos.convert import in_strips, return_rows, show_rows
 
 TOP = 65535
 D50 = np.array([0.9642, 1.0, 0.8249])
 SRGB_TO_XYZ = np.array(  # D50, as every sRGB profile has it
     [[0.436066, 0.385147, 0.143066], [0.222488, 0.716873, 0.060608], [0.013916, 0.097076, 0.714096]]
 )
-LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
-STRIP = 1 << 16  # pixels that are converted at once: what they need stays in the processor's cache
 ALIKE = 0.01  # largest difference of matrix or curve of what is taken for sRGB
 PRIMARIES = {  # xy of red, green, blue, white
     9: ((0.708, 0.292), (0.17, 0.797), (0.131, 0.046), (0.3127, 0.329)),  # Rec. 2020
@@ -61,26 +60,30 @@ FROM_SRGB = decode_srgb(RAMP).astype(np.float32)
 class Space:
     """A photo's own colour space: one curve a channel, then a matrix to sRGB's linear primaries."""
 
-    curves: np.ndarray  # (3, 65536): linear light of each channel's level in 16 bit
+    curves: list  # of three arrays of 65536: linear light of each channel's level in 16 bit
     matrix: np.ndarray  # (3, 3)
 
     def __post_init__(self):
-        self.inverse = np.linalg.inv(self.matrix)
-        levels = [np.interp(RAMP**2, curve, RAMP) for curve in self.curves]
-        self.levels = [(level * TOP).astype(np.float32) for level in levels]
-        self.linear = [curve.astype(np.float32) for curve in self.curves]
-
-    def linear_srgb(self, own):
-        """Linear light in sRGB's primaries, unclipped, (h, w, 3) float32, of own levels."""
-        tables = self.linear if own.dtype == np.uint16 else [table[::257] for table in self.linear]
-        channels = [np.take(table, own[..., c]) for c, table in enumerate(tables)]
-        return cv2.transform(cv2.merge(channels), self.matrix)
+        self.curves = [np.asarray(curve) for curve in self.curves]
+        same = all(np.array_equal(curve, self.curves[0]) for curve in self.curves)
+        curves = self.curves[:1] if same else self.curves  # one table thrice takes a third of the cache
+        levels = [np.interp(RAMP**2, curve, RAMP) for curve in curves]
+        share = 3 // len(curves)
+        self.linear = {  # linear light by level
+            np.uint16: tuple([curve.astype(np.float32) for curve in curves] * share),
+            np.uint8: tuple([curve[::257].astype(np.float32) for curve in curves] * share),
+        }
+        self.levels = {  # level by the square root of linear light
+            dtype: tuple([np.round(level * np.iinfo(dtype).max).astype(dtype) for level in levels] * share)
+            for dtype in (np.uint8, np.uint16)
+        }
+        self.inverse = np.linalg.inv(self.matrix).astype(np.float32)
+        self.matrix = self.matrix.astype(np.float32)
 
     def as_srgb(self, own):
         """The (H, W, 3) uint16 sRGB photo of own levels, uint8 or uint16."""
-        photo = np.empty(own.shape, np.uint16)
-        for rows in strips(own.shape):
-            photo[rows] = as_levels(self.linear_srgb(own[rows]))
+        photo, tables = np.empty(own.shape, np.uint16), self.linear[own.dtype.type]
+        in_strips(len(own), lambda rows: show_rows(own[rows], tables, self.matrix, TO_SRGB, photo[rows]))
         return photo
 
     def from_srgb(self, enhanced, own):
@@ -90,42 +93,10 @@ class Space:
             enhanced: (H, W, 3) uint16 sRGB.
             own: (H, W, 3) uint8 or uint16.
         """
-        top = np.float32(np.iinfo(own.dtype).max / TOP)
-        for rows in strips(own.shape):
-            linear = self.linear_srgb(own[rows])
-            seen, result = as_levels(linear), enhanced[rows]
-            changed = (seen != result).any(axis=2)
-            if not changed.any():
-                continue
-            before, after = np.take(FROM_SRGB, seen), np.take(FROM_SRGB, result)
-            linear -= before
-            brighter = after @ LUMINANCE / np.maximum(before @ LUMINANCE, np.float32(1e-4))
-            linear *= np.minimum(brighter, 16)[..., None]
-            linear += after
-            index = roots(cv2.transform(linear, self.inverse))
-            for c, table in enumerate(self.levels):
-                levels = np.rint(np.take(table, index[..., c]) * top)
-                np.copyto(own[rows][..., c], levels.astype(own.dtype), where=changed)
+        tables, levels = self.linear[own.dtype.type], self.levels[own.dtype.type]
+        rules = tables, self.matrix, TO_SRGB, FROM_SRGB, self.inverse, levels
+        in_strips(len(own), lambda rows: return_rows(enhanced[rows], own[rows], *rules))
         return own
-
-
-def strips(shape):
-    """Slices of so many rows that a strip's arrays stay in the cache."""
-    count = max(1, STRIP // shape[1])
-    return [slice(y, y + count) for y in range(0, shape[0], count)]
-
-
-def roots(linear):
-    """Indices of tables by the square root of linear light; changes `linear`."""
-    cv2.sqrt(np.clip(linear, 0, 1, out=linear), dst=linear)
-    linear *= TOP
-    linear += np.float32(0.5)
-    return linear.astype(np.uint16)
-
-
-def as_levels(linear):
-    """sRGB's 16-bit levels of linear light, clipped."""
-    return np.take(TO_SRGB, roots(linear.copy()))
 
 
 # ------------------------------------------------------------------------------------------------------- profiles
@@ -157,7 +128,7 @@ def read_space(icc):
     alike = np.abs(matrix - np.eye(3)).max() < ALIKE
     if alike and all(np.abs(encode_srgb(curve[::257]) - RAMP[::257]).max() < ALIKE for curve in curves):
         return None
-    return Space(np.array(curves), matrix)
+    return Space(curves, matrix)
 
 
 def read_tags(icc):

@@ -4,6 +4,7 @@
 compares the two. Nothing here opens a file.
 """
 
+import contextlib
 import struct
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ FORMATS = (
         'JPEG XL', ('.jxl',), '8', 'quality 95', alpha=True, keeps=('exif', 'xmp'), package='pillow-jxl-plugin',
     ),
     Format(
-        'JPEG 2000', ('.jp2',), '8, 16', 'nearly lossless (within 2 levels of 255)', deep=True, grey=True, alpha=True,
+        'JPEG 2000', ('.jp2',), '8, 16', 'lossless', deep=True, grey=True, alpha=True,
         keeps=('exif', 'xmp', 'icc', 'resolution'),
     ),
     Format('BMP', ('.bmp',), '8', 'lossless', keeps=('resolution',)),
@@ -105,6 +106,19 @@ def holds(extension, name, block):
     if extension in JPEG and name in ROOM and len(block) > ROOM[name]:
         return False
     return extension in BY_EXTENSION and name in BY_EXTENSION[extension].keeps
+
+
+@contextlib.contextmanager
+def reading_by(library):
+    """Whatever a library raises inside, on a damaged file anything may come, becomes a ValueError that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f'expected an undamaged photo, {library} says: {str(error) or type(error).__name__}'
+        ) from error
 
 
 def in_words(names):

@@ -8,7 +8,7 @@ import io
 import numpy as np
 
 from photos import boxes
-from photos.formats import Header
+from photos.formats import Header, reading_by
 
 
 def load_package():
@@ -41,11 +41,9 @@ def open_file(data):
         ValueError: pillow-heif is not installed, or the file is damaged.
     """
     package = load_package()
-    try:
+    with reading_by('libheif'):
         file = package.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError) as error:
-        raise ValueError(f'expected a whole photo, libheif says: {error}') from error
-    info = file.info
+        info = file.info
     header = Header(kind='HEIC', size=file.size, colour=boxes.colour(data), bits=info.get('bit_depth') or 8)
     mode = file.mode.split(';')[0].replace('I', 'L')
     header.associated = mode in ('RGBa', 'La')
@@ -65,10 +63,8 @@ def open_file(data):
 
 def decode(file, header):
     """Pixels (H, W) or (H, W, 3 or 4), uint8 or uint16 over its whole range, upright."""
-    try:
+    with reading_by('libheif'):
         pixels = np.asarray(file)
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError) as error:
-        raise ValueError(f'expected an undamaged photo, libheif says: {error}') from error
     return widen(pixels, header.bits) if pixels.dtype == np.uint16 else pixels
 
 

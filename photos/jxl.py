@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from photos import boxes
-from photos.formats import Header
+from photos.formats import Header, reading_by
 
 
 def load_package():
@@ -26,12 +26,9 @@ def read(data):
         ValueError: the plugin is not installed, or the file is damaged.
     """
     load_package()
-    try:
-        with Image.open(io.BytesIO(data), formats=['JXL']) as image:
-            pixels, info = np.asarray(image), dict(image.info)
-            header = Header(kind='JXL', size=image.size, mode=image.mode.split(';')[0].replace('I', 'L'))
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError) as error:
-        raise ValueError(f'expected a whole photo, libjxl says: {error}') from error
+    with reading_by('libjxl'), Image.open(io.BytesIO(data), formats=['JXL']) as image:
+        pixels, info = np.asarray(image), dict(image.info)
+        header = Header(kind='JXL', size=image.size, mode=image.mode.split(';')[0].replace('I', 'L'))
     xmp, exif = boxes.read_jxl(data)
     blocks = {'exif': exif or info.get('exif'), 'xmp': xmp, 'icc': info.get('icc_profile')}
     header.metadata = {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}

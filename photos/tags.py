@@ -97,6 +97,8 @@ def read_directories(data):
 
 def read_directory(data, at, order, big=False):
     """({number: Tag}, place of the next directory) of the directory at a place; tags that lie outside are left out."""
+    if at > len(data):
+        raise ValueError('read_directory: expected a directory inside the file')
     count = struct.unpack_from(order + ('Q' if big else 'H'), data, at)[0]
     first, width, room = (at + 8, 20, 8) if big else (at + 2, 12, 4)
     if count > 4096 or first + width * count > len(data):

@@ -1,8 +1,8 @@
 """TIFF files: which page is the photo, its pixels, its tags, and a result's file.
 
-Pixels are tifffile's. Where a compression needs more than tifffile has, 8-bit pages are Pillow's and plain 16-bit pages
-OpenCV's; what none of them reads rightly is refused by name. OpenCV alone is no choice: it takes separate planes of 16
-bit, palettes and MinIsWhite for what they are not. Source: TIFF 6.0; TIFF technical note 2 (NewSubfileType).
+Pixels are tifffile's. Where a compression needs more than tifffile has, plain RGB and 16 bit are OpenCV's and other
+8-bit pages Pillow's; what none reads rightly is refused by name. OpenCV alone is no choice: it takes separate planes
+of 16 bit, palettes and MinIsWhite for what they are not. Source: TIFF 6.0; TIFF technical note 2 (NewSubfileType).
 """
 
 import io
@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from photos.formats import Header
+from photos.formats import Header, reading_by
 from photos.metadata import as_orientation, clean_resources, exif_of_tags, iptc_of, resources_of
 from photos.tags import ORIENTATION, Tag, Tags, pack_directories, read_directories, start_of_file
 
@@ -66,7 +66,8 @@ def read_header(data):
     where, sizes = tags.integers(273) or tags.integers(324), tags.integers(279) or tags.integers(325)
     if not where or any(at + size > len(data) for at, size in zip(where, sizes, strict=False)):
         raise ValueError('expected a whole photo, the file is truncated')
-    header.orientation = as_orientation(tags.integer(ORIENTATION, 1))
+    has_orientation = ORIENTATION in tags.image  # else XMP's counts
+    header.orientation = as_orientation(tags.integer(ORIENTATION, 1)) if has_orientation else 0
     read_blocks(header, tags)
     return header
 
@@ -117,18 +118,11 @@ def decode(data, header):
         return by_pillow(data, header)
     if header.bits not in (8, 16) or header.mode not in ('L', 'LA', 'RGB', 'RGBA'):
         raise ValueError(f'expected 8 or 16 bit RGB or grey, got a TIFF of {header.mode} with {header.bits} bit')
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with reading_by('tifffile'), tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[header.page]
         negative, planar = page.photometric == 0, page.planarconfig == 2
-        compression = tifffile.COMPRESSION(page.compression).name.replace('_', ' ')
-        try:
-            pixels = page.asarray()
-        except (ValueError, ImportError, NotImplementedError) as error:
-            if 'imagecodecs' not in str(error) and not isinstance(error, (ImportError, NotImplementedError)):
-                raise ValueError(f'expected an undamaged photo, tifffile says: {error}') from error
-            pixels = None
-        except (zlib.error, struct.error, IndexError, TypeError) as error:
-            raise ValueError(f'expected an undamaged photo, tifffile says: {error}') from error
+        compression = getattr(page.compression, 'name', str(page.compression)).replace('_', ' ')
+        pixels = page_pixels(page)
     if pixels is None:
         return by_others(data, header, planar, negative, compression)
     if planar and pixels.ndim == 3:
@@ -141,38 +135,47 @@ def decode(data, header):
     return np.ascontiguousarray(pixels[..., : len(header.mode)] if pixels.ndim == 3 else pixels)
 
 
+def page_pixels(page):
+    """A page's pixels by tifffile, None where it lacks the compression."""
+    with reading_by('tifffile'):
+        try:
+            return page.asarray()
+        except (ImportError, NotImplementedError):
+            return None
+        except ValueError as error:
+            if 'imagecodecs' in str(error):
+                return None
+            raise
+
+
 def by_others(data, header, planar, negative, compression):
     """Pixels in a compression that tifffile does not have."""
-    if header.bits == 8 and header.page == 0:
+    plain = not planar and header.page == 0 and header.mode in ('L', 'RGB', 'RGBA')
+    if header.bits == 8 and (header.mode != 'RGB' or not plain):
         return by_pillow(data, header)
-    if planar or header.page or header.mode == 'LA':
+    if not plain:
         raise ValueError(f'expected imagecodecs to read this TIFF ({compression}), it is not installed: '
                          'pip install imagecodecs')  # fmt: skip
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError(f'expected another compression, neither tifffile nor OpenCV reads {compression} here')
+    with reading_by('OpenCV'):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype.itemsize * 8 != header.bits:
+        raise ValueError(f'expected an undamaged TIFF of a known compression, OpenCV cannot decode its {compression}')
+    header.orientation = 1  # whatever flags it gets, OpenCV turns a TIFF upright
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return 65535 - pixels if negative else pixels
+    return np.iinfo(pixels.dtype).max - pixels if negative else pixels
 
 
 def by_pillow(data, header):
     """An 8-bit page's pixels by Pillow, which knows palettes, YCbCr and whatever libtiff unpacks."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.seek(header.page)
-            mode = {'P': 'RGB', '1': 'L', 'YCbCr': 'RGB', 'RGBX': 'RGB', 'PA': 'RGBA'}.get(image.mode, image.mode)
-            if image.mode == 'RGBX' and header.extra:
-                return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
-            if image.mode not in ('RGBa', 'LAB', 'CMYK') and image.mode != mode:
-                image.load()
-                return np.asarray(image.convert(mode))
-            if image.mode == 'RGBa':
-                return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f'expected an undamaged photo of a known kind, Pillow says: {error}') from error
+    with reading_by('Pillow'), Image.open(io.BytesIO(data)) as image:
+        image.seek(header.page)
+        image.load()
+        header.orientation = 1  # Pillow turns a TIFF upright
+        if image.mode in ('RGBa', 'RGBX'):  # taken as they are: associated alpha, or no alpha
+            return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
+        mode = {'P': 'RGB', '1': 'L', 'YCbCr': 'RGB', 'PA': 'RGBA'}.get(image.mode, image.mode)
+        return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 # --------------------------------------------------------------------------------------------------------- writing
