@@ -1,4 +1,4 @@
 """Photo files: read, written, with all that they hold beside their pixels. Knows no network.
 
-Others use picture.py; formats.py and nvjpeg.py serve it.
+Others use picture.py, folder.py and levels.py; codecs.py chooses among jpeg.py, png.py, tiff.py and the other formats'.
 """

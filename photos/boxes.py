@@ -95,7 +95,8 @@ def read_jxl(data):
         if kind == b'xml ':
             xmp = data[start:end]
         elif kind == b'Exif':
-            exif = data[start + 4 : end]
+            body = data[start:end]  # behind four bytes that say where it starts, which some writers forget
+            exif = body if body[:2] in (b'II', b'MM') else body[4:]
     return xmp, exif
 
 

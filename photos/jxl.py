@@ -46,5 +46,6 @@ def encode(pixels, metadata, quality):
     load_package()
     file = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.save(file, 'JXL', quality=quality, exif=metadata.get('exif', b''), xmp=metadata.get('xmp', b''))
+    exif = b'\0\0\0\0' + metadata['exif'] if 'exif' in metadata else b''  # the box says where EXIF starts: at once
+    image.save(file, 'JXL', quality=quality, exif=exif, xmp=metadata.get('xmp', b''))
     return np.frombuffer(file.getvalue(), np.uint8)

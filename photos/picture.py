@@ -201,6 +201,8 @@ def find_space(picture):
             picture.bits = 8 * picture.photo.itemsize
             notes.append('its colour profile of tables is ' + ('damaged and left out' if converted is None else
                                                                'applied: the result is sRGB with 8 bit'))  # fmt: skip
+        elif space is None and header.kind == 'JXL':
+            blocks.pop('icc', None)  # its decoder makes one for sRGB, too
         elif space:
             picture.space, picture.own = space, picture.photo
             picture.photo = space.as_srgb(picture.own)
