@@ -103,6 +103,8 @@ class Items(NamedTuple):
     simulate: float = 0.0  # probability that an item's photo is its target, darkened by 0.5 to max_stops, see augment
     max_stops: float = 2.5
     jitter: float = 0.0  # every photo is darkened or brightened by up to so many stops; its target stays
+    good_keep: float = 0.25  # probability that an item of a good photo without partner stays as it is
+    finish: bool = False  # those get automatic levels, as the others' targets do
     ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
     lowres_mode: str = 'bilinear'  # see augment.render
 
@@ -162,7 +164,7 @@ class PairDataset:
         rng = np.random.default_rng([self.seed, self.epoch, position])
         items, share, stops = self.items, rng.random(), []
         if self.order[position] >= self.first_good:
-            return self.draw_good(int(self.order[position]), share < items.keep_good, shape, rng)
+            return self.draw_good(int(self.order[position]), share < items.good_keep, shape, rng)
         if items.keep_good <= share < items.keep_good + items.simulate:
             stops.append(rng.uniform(0.5, items.max_stops))
         if items.jitter:
@@ -174,7 +176,8 @@ class PairDataset:
         """The Recipe of a good photo: as it is, or with what is simulated from it."""
         steps = self.draw_steps(shape, rng)
         if keep:
-            return augment.Recipe(True, (), steps)
+            kept = degrade.levels_alone(self.levels[index]) if self.items.finish else None
+            return augment.Recipe(True, (), steps, kept)
         return augment.Recipe(True, (), steps, degrade.draw_degradation(self.items.ranges, self.levels[index], rng))
 
     def draw_steps(self, shape, rng):

@@ -78,13 +78,15 @@ opt = SimpleNamespace(
     jitter=0.0,  # every photo is darkened or brightened by up to so many stops, its target stays
     good_photos='',  # folders of good photos without partners, commas between, from which dark ones are simulated
     good_weight=1.0,  # how often each of them is drawn in an epoch
+    good_keep=0.25,  # share of these items that stay as they are, photo and target
+    good_finish=False,  # those get automatic levels as the other targets do: contrast and a black point for every photo
     good_stops='-0.2,3.5',  # the simulated photo has so much less light,
     good_contrast='0.55,1',  # so much of the contrast (a power of luma around its geometric mean)
     good_chroma='0.45,1',  # and of the colour,
     good_flare=0.012,  # flare of up to so much of white's light,
     good_balance=0.04,  # each channel off by up to so much,
     good_noise=2.0,  # noise of up to so many levels of 255;
-    good_cast=0.0,  # photo and target together have each channel off by up to so much,
+    good_cast=0.1,  # photo and target together have each channel off by up to so much,
     good_levels=0.5,  # and so many percent of the target's pixels become black, and white
     cache='auto',  # decoded photos: ram, file (memory-mapped), auto (ram while they fit), none (decode every epoch)
     num_workers=-1,  # threads that prepare batches; -1 is one per core up to 8, 0 does it between the steps
@@ -135,6 +137,7 @@ LIMITS = {
     'max_stops': '0.5 to 16',
     'jitter': '0 to 16',
     'good_weight': '0.001 to 1000',
+    'good_keep': '0 to 1',
     'good_flare': '0 to 0.5',
     'good_balance': '0 to 0.9',
     'good_noise': '0 to 64',
@@ -184,8 +187,8 @@ def main(opt):
         # data
         train_lists, good, valid_pairs = choose_pairs(opt)
         items = pipeline.Items(
-            opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.simulate, opt.max_stops, opt.jitter, ranges,
-            network.lowres_mode,
+            opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.simulate, opt.max_stops, opt.jitter,
+            opt.good_keep, opt.good_finish, ranges, network.lowres_mode,
         )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
         dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)

@@ -20,18 +20,19 @@ import torch
 LUMA = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
 DARK = 1e-4  # light added where a logarithm is taken
 LEAST = 0.5  # of the range of levels that automatic levels leave: they at most double the contrast
+MILD = 1.5  # power of a uniform number that chooses within `stops`: 1 is uniform, more is mild more often
 TILE = 512  # side in pixels of the noise that all simulated photos take a part of
 
 
 class Ranges(NamedTuple):
-    """What degradations are drawn from; all uniform."""
+    """What degradations are drawn from, uniformly where nothing else is said."""
 
-    stops: tuple = (-0.2, 3.5)  # less light
+    stops: tuple = (-0.2, 3.5)  # less light; little is drawn more often, see MILD
     contrast: tuple = (0.55, 1.0)  # power of the luma around its geometric mean
     chroma: tuple = (0.45, 1.0)  # factor of the difference to grey
     flare: float = 0.012  # up to so much of white's light, added before the exposure
     balance: float = 0.04  # each channel of the photo off by up to so much
-    cast: float = 0.0  # each channel of photo and target off by up to so much: coloured light stays coloured
+    cast: float = 0.1  # each channel of photo and target off by up to so much: coloured light stays coloured
     noise: float = 2.0  # standard deviation up to so many levels of 255
     levels: float = 0.5  # percent of the target's pixels that automatic levels make black, and white
 
@@ -64,7 +65,7 @@ class Degradation(NamedTuple):
 def draw_degradation(ranges, levels, rng):
     """A Degradation out of Ranges for a good photo with `levels` from find_levels, by a numpy Generator."""
     return Degradation(
-        float(rng.uniform(*ranges.stops)),
+        float(ranges.stops[0] + (ranges.stops[1] - ranges.stops[0]) * rng.random() ** MILD),
         float(rng.uniform(*ranges.contrast)),
         float(rng.uniform(*ranges.chroma)),
         float(rng.uniform(0, ranges.flare)),
@@ -74,6 +75,11 @@ def draw_degradation(ranges, levels, rng):
         tuple(rng.integers(TILE, size=2).tolist()),
         *levels,
     )
+
+
+def levels_alone(levels):
+    """The Degradation that leaves a photo its automatic levels, as they are in its target."""
+    return Degradation(0.0, 1.0, 1.0, 0.0, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 0.0, (0, 0), *levels)
 
 
 @functools.lru_cache(maxsize=1)

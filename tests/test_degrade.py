@@ -104,9 +104,21 @@ def test_a_kept_good_photo_is_untouched_and_a_degraded_one_darker(make_pairs):
     good = [(target, target) for _, target in lists.find_pairs(make_pairs(4))], 1.0
     ranges = degrade.Ranges(stops=(2.0, 2.0))
     for keep in (0.0, 1.0):
-        items = pipeline.Items(full_size=32, augment=False, keep_good=keep, ranges=ranges)
+        items = pipeline.Items(full_size=32, augment=False, good_keep=keep, ranges=ranges)
         dataset = pipeline.PairDataset([], items, good)
         for position in range(4):
             _, photo, target = dataset[position]
             assert np.array_equal(photo, target) == bool(keep)
             assert photo.mean() <= (255 if keep else 0.7 * target.mean())
+
+
+def test_a_finished_good_photo_is_its_own_levelled_target(make_pairs):
+    good = [(target, target) for _, target in lists.find_pairs(make_pairs(4))], 1.0
+    plain, finished = (
+        pipeline.PairDataset([], pipeline.Items(full_size=32, augment=False, good_keep=1.0, finish=finish), good)
+        for finish in (False, True)
+    )
+    for position in range(4):
+        _, photo, target = finished[position]
+        assert np.abs(photo.astype(int) - target).max() <= 1
+        assert target.std() > plain[position][2].std()
