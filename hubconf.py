@@ -73,7 +73,7 @@ class Enhance:
                 PIL of mode L, LA, RGB, RGBA, I;16 or P (which becomes RGB or RGBA), upright as it lies;
                 torch (N, 3, H, W) RGB on any device, of uint8 or float in [0, 1].
             strength: in [0, 1]; 0 gives the image back, 1 the network's result.
-            denoise: 0 or more; 1 takes out the noise that brightening brings up. Not for float.
+            denoise: 1 takes out the noise that brightening brings up, -1 where it shows, 0 none. Not for float.
         Returns:
             of the image's type, dtype and shape; alpha as it was. uint8 and uint16 are what inference.py writes.
         Raises:

@@ -47,7 +47,7 @@ opt = SimpleNamespace(
     # enhancing
     checkpoints_file='checkpoints/general/best.pth',  # ours (also .safetensors) or the predecessor's
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
-    denoise=0.0,  # 1 takes out the noise that brightening brings up, as much as it was brightened; slower
+    denoise=0.0,  # 1 takes out the noise that brightening brings up; -1 does so only where it shows; 0 none
     video_smoothing=1.0,  # seconds before and after, over which a video's brightness is evened; 0: each frame alone
     # results
     result_dir='sample_results',  # made when it is not there; not the photos' own folder
@@ -66,7 +66,7 @@ opt = SimpleNamespace(
 
 LIMITS = {
     'strength': '0 to 1',
-    'denoise': '0 or more',
+    'denoise': '-1, or 0 or more',
     'max_megapixels': 'above 0',
     'video_smoothing': '0 to 10',
 }

@@ -55,7 +55,7 @@ opt = SimpleNamespace(
     results_dir='',  # folders of other systems' results, matched by stem, commas between
     baselines='',  # of gamma, best_gamma, clahe, rescale, commas between
     strength=1.0,  # of the checkpoints: 0 leaves the photo as it is, 1 is the model's result
-    denoise=0.0,  # of the checkpoints: 1 takes out the noise that brightening brings up; marked in the result
+    denoise=0.0,  # of the checkpoints: 1 takes out the noise that brightening brings up, -1 where it shows; marked
     rounding='',  # of the checkpoints; '' is down for the predecessor's weights, nearest for ours
     # on what
     pairs_file='',  # CSV list with the columns input,target; or the predecessor's options.pkl, with dataset_dir
@@ -80,7 +80,7 @@ opt = SimpleNamespace(
 
 LIMITS = {
     'strength': '0 to 1',
-    'denoise': '0 or more',
+    'denoise': '-1, or 0 or more',
     'rounding': "one of '', nearest, down",
     'split': 'one of all, paper, ratio',
     'dataset_ratio': '0 to below 1',

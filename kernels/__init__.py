@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kernels.common import Rule
-from kernels.denoise import remove_noise
+from kernels.denoise import SAMPLE, denoise_plain, remove_noise
 from loss import PRESETS, total_loss
 from model import LOW_SIZE, add_pedestal, apply_affine, build_network, reflectance, slice_grid
 from photos.levels import make_lowres, to_photo, to_tensor
@@ -161,7 +161,7 @@ class Edit(NamedTuple):
     """What is asked of an enhanced photo."""
 
     strength: float = 1.0  # in [0, 1], exponent of S: 0 gives the photo, 1 the network's result
-    denoise: float = 0.0  # share of the noise that the gain brings up to take out, see remove_noise; 0 takes none
+    denoise: float = 0.0  # 1 takes out the noise that the gain brings up, 0 none, -1 where it shows; see remove_noise
     round_down: bool = False  # cut fractions of a level off, as the predecessor does, instead of rounding
 
 
@@ -183,7 +183,7 @@ def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, fused=T
     Returns:
         enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
     Raises:
-        ValueError: strength outside [0, 1], denoise below 0.
+        ValueError: strength outside [0, 1], denoise below 0 and not -1.
     """
     grid = predict_grid(network, photo, fused, all_cores)
     return apply_grid(
@@ -218,32 +218,34 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, fuse
     """
     if not 0 <= edit.strength <= 1:
         raise ValueError(f'strength: expected 0 to 1, got {edit.strength}')
-    if edit.denoise < 0:
-        raise ValueError(f'denoise: expected 0 or more, got {edit.denoise}')
-    keep = keep_illumination or edit.denoise > 0
-    enhanced, illumination = run_network(network, photo, grid, edit, keep, fused, in_place, all_cores)
-    if edit.denoise > 0:
-        remove_noise(enhanced, illumination, edit.denoise, edit.strength)
+    if edit.denoise < 0 and edit.denoise != -1:
+        raise ValueError(f'denoise: expected -1, or 0 or more, got {edit.denoise}')
+    every = 1 if keep_illumination else SAMPLE if edit.denoise else 0
+    enhanced, illumination = run_network(network, photo, grid, edit, every, fused, in_place, all_cores)
+    if edit.denoise:
+        kernels = cpu_kernels() if fused else None
+        denoise = functools.partial(kernels.denoise, all_cores=all_cores) if kernels else denoise_plain
+        samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
+        remove_noise(enhanced, samples, edit.denoise, edit.strength, denoise)
     return enhanced, illumination if keep_illumination else None
 
 
-def run_network(network, photo, grid, edit, keep_illumination, fused, in_place, all_cores):
-    """apply_grid without its checks and denoising."""
+def run_network(network, photo, grid, edit, every, fused, in_place, all_cores):
+    """apply_grid without its checks and denoising; illumination of every so many rows and columns, 0 returns none."""
     device = grid.device
     if kernels := kernels_for(grid, fused):
         guide = network.guide.fold(grid)
         rule = rule_of(network, edit)
         if device.type == 'cpu':
-            return kernels.enhance(photo, grid[0], guide, rule, keep_illumination=keep_illumination, in_place=in_place,
-                                   all_cores=all_cores)  # fmt: skip
+            return kernels.enhance(photo, grid[0], guide, rule, every=every, in_place=in_place, all_cores=all_cores)
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
-        enhanced, illumination = kernels.enhance(levels, grid[0], guide, rule, keep_illumination=keep_illumination)
-        illumination = illumination.cpu().numpy() if keep_illumination else None
+        enhanced, illumination = kernels.enhance(levels, grid[0], guide, rule, every=every)
+        illumination = illumination.cpu().numpy() if every else None
         return enhanced.cpu().numpy().astype(photo.dtype, copy=False), illumination
     fullres = to_tensor(photo, device)
     illumination = network.illuminate(grid, fullres)
     enhanced = to_photo(network.reflectance(fullres, illumination, edit.strength), photo.dtype, edit.round_down)
-    return enhanced, illumination[0].permute(1, 2, 0).cpu().numpy() if keep_illumination else None
+    return enhanced, illumination[0, :, ::every, ::every].permute(1, 2, 0).cpu().numpy() if every else None
 
 
 def look(photo, mode, fused=True, all_cores=True):

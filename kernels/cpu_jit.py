@@ -82,8 +82,13 @@ def run_strips(rows, work, all_cores=True, smallest=16):
         all_cores: share the strips among all cores; False runs one strip in this thread.
         smallest: rows that a strip has at least.
     """
+    edges = strip_edges(rows, all_cores, smallest)
     if not all_cores:
         return [work(0, rows)]
-    count = max(1, min(4 * cores(), rows // smallest))
-    edges = [rows * i // count for i in range(count + 1)]
     return list(threads().map(work, edges[:-1], edges[1:]))
+
+
+def strip_edges(rows, all_cores=True, smallest=16):
+    """First row of each strip that run_strips makes, and `rows`."""
+    count = max(1, min(4 * cores(), rows // smallest)) if all_cores else 1
+    return [rows * i // count for i in range(count + 1)]

@@ -11,12 +11,14 @@ BLOCK = 512  # pixels whose buffers stay in the first-level cache
 
 
 @kernel
-def enhance_rows(photo, enhanced, illumination, rows, grid, guide, runs, rule):
-    """Rows rows[0] to rows[1] - 1 of photo (H, W, 3), uint8 or uint16, into enhanced, and S into illumination if kept.
+def enhance_rows(images, every, rows, grid, guide, runs, rule):
+    """Rows rows[0] to rows[1] - 1 of a photo into another, and S of every so many of its rows and columns.
 
-    illumination: (H, W, 3) float32, or (0, 0, 3) to leave it out. grid, guide, runs: as cpu_slice.py reads them. rule:
-    common.Rule with the pedestal in the photo's own levels.
+    images: photo (H, W, 3), uint8 or uint16, enhanced like it, illumination (ceil(H / every), ceil(W / every), 3)
+    float32. every: a divisor of BLOCK, or 0, which leaves illumination alone. grid, guide, runs: as cpu_slice.py reads
+    them. rule: common.Rule with the pedestal in the photo's own levels.
     """
+    photo, enhanced, illumination = images
     height, width = photo.shape[0], photo.shape[1]
     f = np.float32
     zero, one, tiny = f(0), f(1), f(TINY)
@@ -49,8 +51,11 @@ def enhance_rows(photo, enhanced, illumination, rows, grid, guide, runs, rule):
                     for x in range(size):
                         clipped = s[x] if s[x] < one else one
                         s[x] = clipped if clipped > value[x] else value[x]
-                if illumination.size:
+                if every == 1:
                     illumination[y, start : start + size, c] = s
+                elif every and y % every == 0:
+                    for x in range(0, size, every):
+                        illumination[y // every, (start + x) // every, c] = s[x]
                 if strength == one:
                     for x in range(size):
                         divisor = s[x] + eps
@@ -71,7 +76,7 @@ def enhance_rows(photo, enhanced, illumination, rows, grid, guide, runs, rule):
                 result[3 * x + 2] = blue[x]
 
 
-def enhance(photo, grid, guide, rule, *, keep_illumination=False, in_place=False, all_cores=True):
+def enhance(photo, grid, guide, rule, *, every=0, in_place=False, all_cores=True):
     """Enhance a photo in one pass.
 
     Args:
@@ -79,23 +84,25 @@ def enhance(photo, grid, guide, rule, *, keep_illumination=False, in_place=False
         grid: (12, D, Gh, Gw) float32 tensor.
         guide: a `FoldedGuide`.
         rule: common.Rule.
-        keep_illumination: return the illumination too.
+        every: return the illumination of every so many rows and columns, 1, 2 or 4; 0 returns none.
         in_place: write the result over the photo; every row is read before it is written.
         all_cores: share the rows among all cores; False where other threads have photos of their own.
     Returns:
-        enhanced like photo, and illumination (H, W, 3) float32 or None.
+        enhanced like photo, and illumination (ceil(H / every), ceil(W / every), 3) float32 or None.
     """
     photo = np.ascontiguousarray(photo)
     enhanced = photo if in_place else np.empty_like(photo)
-    illumination = np.empty(photo.shape if keep_illumination else (0, 0, 3), np.float32)
+    height, width, _ = photo.shape
+    illumination = np.empty((-(-height // every), -(-width // every), 3) if every else (0, 0, 3), np.float32)
     pedestal = rule.pedestal * np.iinfo(photo.dtype).max / 255
     # one type for each field, whatever it came as: Numba compiles anew for others
     rule = rule._replace(eps=float(rule.eps), pedestal=float(pedestal), strength=float(rule.strength))
     grid, guide = grid_array(grid[None])[0], guide_arrays(*guide)
-    runs = runs_of_row(photo.shape[1], grid.shape[1], rule.align_corners, BLOCK, np.float32)
+    runs = runs_of_row(width, grid.shape[1], rule.align_corners, BLOCK, np.float32)
+    images = photo, enhanced, illumination
     run_strips(
-        photo.shape[0],
-        lambda first, last: enhance_rows(photo, enhanced, illumination, (first, last), grid, guide, runs, rule),
+        height,
+        lambda first, last: enhance_rows(images, every, (first, last), grid, guide, runs, rule),
         all_cores,
     )
-    return enhanced, illumination if keep_illumination else None
+    return enhanced, illumination if every else None

@@ -64,18 +64,18 @@ def enhance_kernel(photo, enhanced, illumination, rows, starts, hidden, width, b
     store_level(enhanced + at + 2, divide(blue, blue_s, eps, strength, tiny, full), top, half, pedestal, mask)
 
 
-def enhance(photo, grid, guide, rule, *, keep_illumination=False):
+def enhance(photo, grid, guide, rule, *, every=0):
     """Enhance a photo on its device.
 
     Args:
         photo: (H, W, 3) RGB tensor, uint8, or uint16 as int32.
         grid: (12, D, Gh, Gw). The others as in cpu_photo.enhance.
     Returns:
-        enhanced like photo, and illumination (H, W, 3) float32 or None.
+        enhanced like photo, and illumination (ceil(H / every), ceil(W / every), 3) float32 or None.
     """
     height, width, _ = photo.shape
     enhanced = torch.empty_like(photo)
-    kept = photo.shape if keep_illumination else (1,)
+    kept = photo.shape if every else (1,)
     illumination = torch.empty(kept, dtype=torch.float32, device=photo.device)
     rows = grid_rows(grid[None], height, rule.align_corners)
     hidden = pack_guide(guide)
@@ -86,7 +86,7 @@ def enhance(photo, grid, guide, rule, *, keep_illumination=False):
         enhance_kernel[height, (len(starts) - 1) * blocks](
             photo, enhanced, illumination, rows, starts, hidden, width, blocks, float(rule.eps), float(rule.strength),
             TINY, top, 0.0 if rule.round_down else 0.5, rule.pedestal * top / 255, gw, bins, len(hidden) - 1,
-            guide.tanh, rule.align_corners, rule.clip, rule.strength == 1, keep_illumination, block,
+            guide.tanh, rule.align_corners, rule.clip, rule.strength == 1, every > 0, block,
             num_warps=warps(block),
         )  # fmt: skip
-    return enhanced, illumination if keep_illumination else None
+    return enhanced, illumination[::every, ::every] if every else None

@@ -128,7 +128,7 @@ def test_what_is_no_image_is_refused_in_one_line(enhance, image, words):
 
 
 @pytest.mark.parametrize(
-    'options', [{'strength': 2}, {'strength': 'half'}, {'denoise': -1}, {'strength': float('nan')}]
+    'options', [{'strength': 2}, {'strength': 'half'}, {'denoise': -2}, {'strength': float('nan')}]
 )
 def test_wrong_options_are_refused(enhance, options):
     with pytest.raises((TypeError, ValueError), match=r'strength|denoise'):

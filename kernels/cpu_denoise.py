@@ -1,0 +1,344 @@
+"""The denoiser of denoise.py on the CPU: block thresholding of a plane, row of blocks by row of blocks.
+
+A row of blocks shares its vertical transforms; the horizontal ones run over blocks side by side, so all inner loops
+vectorise. A strip of rows computes its first blocks anew, hence results do not depend on how rows are shared.
+"""
+
+import itertools
+
+import numpy as np
+
+from kernels.cpu_jit import inlined, kernel, run_strips, strip_edges
+
+STEP = 4  # pixels from block to block; a block has 8 x 8
+UNIT = 128  # of the int16 chroma planes: one level of 255
+# the 8-point cosine transform, orthonormal: cos(k pi / 16) / 2, and 1 / sqrt(8)
+R8, A2, B2 = 0.35355339, 0.46193977, 0.19134172
+C1, C3, C5, C7 = 0.49039264, 0.41573481, 0.27778512, 0.09754516
+
+
+@inlined
+def dct8(x0, x1, x2, x3, x4, x5, x6, x7):
+    """Cosine transform of eight numbers."""
+    f = np.float32
+    s0, s1, s2, s3, d0, d1, d2, d3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4, x0 - x7, x1 - x6, x2 - x5, x3 - x4
+    e0, e1, e2, e3 = s0 + s3, s1 + s2, s0 - s3, s1 - s2
+    return (
+        f(R8) * (e0 + e1),
+        f(C1) * d0 + f(C3) * d1 + f(C5) * d2 + f(C7) * d3,
+        f(A2) * e2 + f(B2) * e3,
+        f(C3) * d0 - f(C7) * d1 - f(C1) * d2 - f(C5) * d3,
+        f(R8) * (e0 - e1),
+        f(C5) * d0 - f(C1) * d1 + f(C7) * d2 + f(C3) * d3,
+        f(B2) * e2 - f(A2) * e3,
+        f(C7) * d0 - f(C5) * d1 + f(C3) * d2 - f(C1) * d3,
+    )
+
+
+@inlined
+def idct8(c0, c1, c2, c3, c4, c5, c6, c7):
+    """The eight numbers that dct8 was given."""
+    f = np.float32
+    e0, e1 = f(R8) * (c0 + c4), f(R8) * (c0 - c4)
+    f0, f1 = f(A2) * c2 + f(B2) * c6, f(B2) * c2 - f(A2) * c6
+    p0, p1, p2, p3 = e0 + f0, e1 + f1, e1 - f1, e0 - f0
+    q0 = f(C1) * c1 + f(C3) * c3 + f(C5) * c5 + f(C7) * c7
+    q1 = f(C3) * c1 - f(C7) * c3 - f(C1) * c5 - f(C5) * c7
+    q2 = f(C5) * c1 - f(C1) * c3 + f(C7) * c5 + f(C3) * c7
+    q3 = f(C7) * c1 - f(C5) * c3 + f(C3) * c5 - f(C1) * c7
+    return p0 + q0, p1 + q1, p2 + q2, p3 + q3, p3 - q3, p2 - q2, p1 - q1, p0 - q0
+
+
+@kernel
+def filter_blocks(window, thresholds, columns, removed, carry, carry_weight, weight, change):
+    """One row of blocks, and the change of the four rows that it completes.
+
+    window: (8, 4 m) rows of a plane. thresholds: (m - 1), one for each block. carry (4, 4, m), carry_weight (m): what
+    this row of blocks adds to its lower four rows, from call to call. columns (8, 4, m), removed (64, m), weight (m):
+    scratch. change: (4, 4 m), what is added to the window's upper four rows.
+    """
+    f = np.float32
+    blocks, m = thresholds.size, carry_weight.size
+    top = f(0)
+    for j in range(blocks):
+        top = max(top, thresholds[j])
+    if top == f(0):  # nothing is taken out, and every block counts as one that keeps all
+        columns[:] = f(0)
+        weight[:blocks] = f(1 / 64)
+    else:
+        for x in range(window.shape[1] // 4):
+            for p in range(4):
+                at = 4 * x + p
+                v = dct8(window[0, at], window[1, at], window[2, at], window[3, at], window[4, at], window[5, at],
+                         window[6, at], window[7, at])  # fmt: skip
+                columns[0, p, x], columns[1, p, x], columns[2, p, x], columns[3, p, x] = v[0], v[1], v[2], v[3]
+                columns[4, p, x], columns[5, p, x], columns[6, p, x], columns[7, p, x] = v[4], v[5], v[6], v[7]
+        weight[:] = f(0)
+        for k in range(8):
+            a0, a1, a2, a3 = columns[k, 0], columns[k, 1], columns[k, 2], columns[k, 3]
+            b0, b1, b2, b3 = a0[1:], a1[1:], a2[1:], a3[1:]
+            r0, r1, r2, r3 = removed[8 * k], removed[8 * k + 1], removed[8 * k + 2], removed[8 * k + 3]
+            r4, r5, r6, r7 = removed[8 * k + 4], removed[8 * k + 5], removed[8 * k + 6], removed[8 * k + 7]
+            mean = f(1e30) if k == 0 else f(0)  # a block's mean always stays
+            for j in range(blocks):
+                t = thresholds[j]
+                c0, c1, c2, c3, c4, c5, c6, c7 = dct8(a0[j], a1[j], a2[j], a3[j], b0[j], b1[j], b2[j], b3[j])
+                r0[j] = c0 if abs(c0) + mean <= t else f(0)
+                r1[j] = c1 if abs(c1) <= t else f(0)
+                r2[j] = c2 if abs(c2) <= t else f(0)
+                r3[j] = c3 if abs(c3) <= t else f(0)
+                r4[j] = c4 if abs(c4) <= t else f(0)
+                r5[j] = c5 if abs(c5) <= t else f(0)
+                r6[j] = c6 if abs(c6) <= t else f(0)
+                r7[j] = c7 if abs(c7) <= t else f(0)
+                kept = f(1) if abs(c0) + mean > t else f(0)
+                kept += f(1) if abs(c1) > t else f(0)
+                kept += f(1) if abs(c2) > t else f(0)
+                kept += f(1) if abs(c3) > t else f(0)
+                kept += f(1) if abs(c4) > t else f(0)
+                kept += f(1) if abs(c5) > t else f(0)
+                kept += f(1) if abs(c6) > t else f(0)
+                kept += f(1) if abs(c7) > t else f(0)
+                weight[j] += kept
+        for j in range(blocks):
+            weight[j] = f(1) / weight[j]
+        for k in range(8):
+            a0, a1, a2, a3 = columns[k, 0], columns[k, 1], columns[k, 2], columns[k, 3]
+            r0, r1, r2, r3 = removed[8 * k], removed[8 * k + 1], removed[8 * k + 2], removed[8 * k + 3]
+            r4, r5, r6, r7 = removed[8 * k + 4], removed[8 * k + 5], removed[8 * k + 6], removed[8 * k + 7]
+            for j in range(blocks):
+                w = weight[j]
+                v = idct8(w * r0[j], w * r1[j], w * r2[j], w * r3[j], w * r4[j], w * r5[j], w * r6[j], w * r7[j])
+                a0[j], a1[j], a2[j], a3[j] = v[0], v[1], v[2], v[3]
+                r4[j], r5[j], r6[j], r7[j] = v[4], v[5], v[6], v[7]
+            a0[blocks], a1[blocks], a2[blocks], a3[blocks] = f(0), f(0), f(0), f(0)
+            for j in range(blocks):
+                a0[j + 1] += r4[j]
+                a1[j + 1] += r5[j]
+                a2[j + 1] += r6[j]
+                a3[j + 1] += r7[j]
+    weight[blocks] = f(0)
+    for x in range(m):
+        both = weight[x] + (weight[x - 1] if x else f(0))
+        carry_weight[x] = f(1) / (carry_weight[x] + both)  # of the four rows that are complete
+        removed[0, x] = both
+    for p in range(4):
+        for x in range(m):
+            v = idct8(columns[0, p, x], columns[1, p, x], columns[2, p, x], columns[3, p, x], columns[4, p, x],
+                      columns[5, p, x], columns[6, p, x], columns[7, p, x])  # fmt: skip
+            share = -carry_weight[x]
+            change[0, 4 * x + p] = share * (carry[0, p, x] + v[0])
+            change[1, 4 * x + p] = share * (carry[1, p, x] + v[1])
+            change[2, 4 * x + p] = share * (carry[2, p, x] + v[2])
+            change[3, 4 * x + p] = share * (carry[3, p, x] + v[3])
+            carry[0, p, x], carry[1, p, x], carry[2, p, x], carry[3, p, x] = v[4], v[5], v[6], v[7]
+    carry_weight[:] = removed[0]
+
+
+@inlined
+def mirror(i, size):
+    """An index beyond a line's ends, reflected at them, and clamped on tiny photos."""
+    i = -1 - i if i < 0 else i
+    i = 2 * size - 1 - i if i >= size else i
+    return min(max(i, 0), size - 1)
+
+
+@inlined
+def pad_row(row, width):
+    """Mirror row (4 m), whose pixels start at 4, at both ends."""
+    for i in range(4):
+        row[3 - i] = row[4 + mirror(i, width)]
+    for i in range(4 + width, row.size):
+        row[i] = row[4 + mirror(i - 4, width)]
+
+
+@kernel
+def shrink_chroma(photo, planes, rows, scale):
+    """Rows rows[0] to rows[1] - 1 of Cb and Cr (2, ceil H / 2, ceil W / 2), int16, means of 2 x 2 pixels."""
+    f = np.float32
+    height, width = photo.shape[0], photo.shape[1]
+    unit = f(0.25 * UNIT) * scale
+    for y in range(rows[0], rows[1]):
+        a, b = photo[2 * y], photo[min(2 * y + 1, height - 1)]
+        for x in range(planes.shape[2]):
+            i, j = 2 * x, min(2 * x + 1, width - 1)
+            r = f(a[i, 0]) + f(a[j, 0]) + f(b[i, 0]) + f(b[j, 0])
+            g = f(a[i, 1]) + f(a[j, 1]) + f(b[i, 1]) + f(b[j, 1])
+            b_ = f(a[i, 2]) + f(a[j, 2]) + f(b[i, 2]) + f(b[j, 2])
+            luma = f(0.299) * r + f(0.587) * g + f(0.114) * b_
+            planes[0, y, x] = np.int16(np.floor(unit * f(0.564) * (b_ - luma) + f(0.5)))
+            planes[1, y, x] = np.int16(np.floor(unit * f(0.713) * (r - luma) + f(0.5)))
+
+
+@kernel
+def filter_rows(plane, coarse, thresholds, change, rows, unit):
+    """Rows rows[0] to rows[1] - 1 of a plane's change; rows[0] is a multiple of 4.
+
+    plane: (H, W), 1 / unit levels. coarse: change (ceil H / 4, ceil W / 4) that is added before, in levels, or empty.
+    thresholds: (ceil H / 4 + 1, ceil W / 4 + 1). change: (H, W), in the plane's units and with the coarse one.
+    """
+    f = np.float32
+    height, width = plane.shape
+    m = thresholds.shape[1] + 1
+    window, columns, removed = np.zeros((8, 4 * m), f), np.empty((8, 4, m), f), np.empty((64, m), f)
+    carry, carry_weight, weight = np.zeros((4, 4, m), f), np.zeros(m, f), np.empty(m, f)
+    step, added = np.empty((4, 4 * m), f), np.zeros((8, width), f)
+    for y0 in range(rows[0] - 8, rows[1], 4):
+        for i in range(4):
+            window[i] = window[4 + i]
+            added[i] = added[4 + i]
+            y = mirror(y0 + 4 + i, height)
+            row, extra = window[4 + i], added[4 + i]
+            if coarse.size:
+                place = min(max((f(y) + f(0.5)) * f(0.25) - f(0.5), f(0)), f(coarse.shape[0] - 1))
+                upper = int(place)
+                part = place - f(upper)
+                a, b = coarse[upper], coarse[min(upper + 1, coarse.shape[0] - 1)]
+                for x in range(width):
+                    at = min(max((f(x) + f(0.5)) * f(0.25) - f(0.5), f(0)), f(coarse.shape[1] - 1))
+                    left = int(at)
+                    right = min(left + 1, coarse.shape[1] - 1)
+                    t = at - f(left)
+                    first = a[left] + part * (b[left] - a[left])
+                    extra[x] = first + t * (a[right] + part * (b[right] - a[right]) - first)
+            for x in range(width):
+                row[4 + x] = f(plane[y, x]) / unit + extra[x]
+            pad_row(row, width)
+        if y0 < rows[0] - 4:
+            continue
+        filter_blocks(window, thresholds[y0 // 4 + 1], columns, removed, carry, carry_weight, weight, step)
+        if y0 >= rows[0]:
+            for y in range(y0, min(y0 + 4, rows[1])):
+                for x in range(width):
+                    value = (step[y - y0, 4 + x] + added[y - y0, x]) * unit
+                    change[y, x] = np.floor(value + f(0.5)) if unit > f(1) else value
+
+
+@inlined
+def grow_row(plane, y, lines, out):
+    """Row y of a plane (H / 2, W / 2) int16 at twice its size, bilinear, into out (W) in levels; lines: (W / 2 + 2)."""
+    f = np.float32
+    near = y // 2
+    far = near + 1 if y % 2 else near - 1
+    a, b = plane[near], plane[min(max(far, 0), plane.shape[0] - 1)]
+    for x in range(a.size):
+        lines[x + 1] = (f(0.75) * f(a[x]) + f(0.25) * f(b[x])) * f(1 / UNIT)
+    lines[0] = lines[1]
+    lines[a.size + 1] = lines[a.size]
+    for x in range(out.size // 2):
+        out[2 * x] = f(0.75) * lines[x + 1] + f(0.25) * lines[x]
+        out[2 * x + 1] = f(0.75) * lines[x + 1] + f(0.25) * lines[x + 2]
+    if out.size % 2:
+        out[out.size - 1] = f(0.75) * lines[a.size] + f(0.25) * lines[a.size - 1]
+
+
+@inlined
+def shrink_fine(fine, limit):
+    """What is taken from a value of fine chroma: all of it up to the limit, less and less above."""
+    small = abs(fine) <= limit
+    return fine if small else limit * limit / fine
+
+
+@kernel
+def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
+    """Denoise rows rows[0] to rows[1] - 1 of photo (H, W, 3) in place; rows[0] is a multiple of 4.
+
+    halo: (4 + 8, W, 3), copies of the rows above and below, mirrored at the photo's ends. planes, changes: (2, H / 2,
+    W / 2) int16, chroma and its change. thresholds: luma's, see filter_rows. limits: (ceil H / 4, ceil W / 4), those of
+    fine chroma. scale: levels of 255 per level of the photo.
+    """
+    f = np.float32
+    width = photo.shape[1]
+    m = thresholds.shape[1] + 1
+    window, columns, removed = np.zeros((8, 4 * m), f), np.empty((8, 4, m), f), np.empty((64, m), f)
+    carry, carry_weight, weight = np.zeros((4, 4, m), f), np.zeros(m, f), np.empty(m, f)
+    step, limit = np.empty((4, 4 * m), f), np.empty(width, f)
+    lines, grown = np.empty(planes.shape[2] + 2, f), np.empty((4, width), f)
+    back, top = f(1) / scale, f(255) / scale
+    for y0 in range(rows[0] - 8, rows[1], 4):
+        for i in range(4):
+            window[i] = window[4 + i]
+            y = y0 + 4 + i
+            if y < rows[0]:
+                source = halo[max(y - rows[0] + 4, 0)]
+            elif y >= rows[1]:
+                source = halo[4 + y - rows[1]]
+            else:
+                source = photo[y]
+            flat, row = source.reshape(-1), window[4 + i]
+            for x in range(width):
+                luma = f(0.299) * f(flat[3 * x]) + f(0.587) * f(flat[3 * x + 1]) + f(0.114) * f(flat[3 * x + 2])
+                row[4 + x] = luma * scale
+            pad_row(row, width)
+        if y0 < rows[0] - 4:
+            continue
+        filter_blocks(window, thresholds[y0 // 4 + 1], columns, removed, carry, carry_weight, weight, step)
+        if y0 < rows[0]:
+            continue
+        for x in range(width):
+            limit[x] = limits[y0 // 4, x // 4]
+        for y in range(y0, min(y0 + 4, rows[1])):
+            for c in range(2):
+                grow_row(planes[c], y, lines, grown[c])
+                grow_row(changes[c], y, lines, grown[2 + c])
+            flat, luma, by_luma = photo[y].reshape(-1), window[y - y0], step[y - y0]
+            blue, red, by_blue, by_red = grown[0], grown[1], grown[2], grown[3]
+            for x in range(width):
+                r, g, b = f(flat[3 * x]), f(flat[3 * x + 1]), f(flat[3 * x + 2])
+                cb = by_blue[x] - shrink_fine((b * scale - luma[4 + x]) * f(0.564) - blue[x], limit[x])
+                cr = by_red[x] - shrink_fine((r * scale - luma[4 + x]) * f(0.713) - red[x], limit[x])
+                share = back * min(f(4) * limit[x], f(1))
+                r += share * (by_luma[4 + x] + cr * f(1 / 0.713))
+                b += share * (by_luma[4 + x] + cb * f(1 / 0.564))
+                g += share * (by_luma[4 + x] - cr * f(0.299 / 0.587 / 0.713) - cb * f(0.114 / 0.587 / 0.564))
+                flat[3 * x] = min(max(r, f(0)), top) + f(0.5)
+                flat[3 * x + 1] = min(max(g, f(0)), top) + f(0.5)
+                flat[3 * x + 2] = min(max(b, f(0)), top) + f(0.5)
+
+
+def denoise(photo, limits, thresholds, all_cores=True):
+    """denoise.denoise_plain in passes over the photo's rows, in place; the same arguments.
+
+    Args:
+        all_cores: share the rows among all cores; False where other threads have photos of their own.
+    """
+    height, width, _ = photo.shape
+    scale = np.float32(255 / np.iinfo(photo.dtype).max)
+    planes = np.empty((2, -(-height // 2), -(-width // 2)), np.int16)
+    run_strips(planes.shape[1], lambda a, b: shrink_chroma(photo, planes, (a, b), scale), all_cores)
+    changes = np.empty_like(planes)
+    one, unit, none = np.float32(1), np.float32(UNIT), np.empty((0, 0), np.float32)
+    rows = planes.shape[1]
+    for plane, change in zip(planes, changes, strict=True):
+        coarse = shrink_plane(plane) / unit
+        far = np.empty_like(coarse)
+        filter_rows(coarse, none, thresholds[2], far, (0, len(coarse)), one)
+
+        def work(a, b, plane=plane, change=change, far=far):
+            filter_rows(plane, far, thresholds[1], change, (4 * a, min(4 * b, rows)), unit)
+
+        run_strips(-(-rows // 4), work, all_cores)
+
+    edges = [min(4 * edge, height) for edge in strip_edges(-(-height // 4), all_cores)]
+    halos = {}
+    for a, b in itertools.pairwise(edges):
+        near = np.concatenate([np.arange(a - 4, a), np.arange(b, b + 8)])
+        near = np.where(near < 0, -1 - near, near)
+        near = np.where(near >= height, 2 * height - 1 - near, near)
+        halos[a] = photo[np.clip(near, 0, height - 1)]
+
+    def finish(a, b):
+        a, b = 4 * a, min(4 * b, height)
+        denoise_rows(photo, (a, b), halos[a], planes, changes, thresholds[0], limits, scale)
+
+    run_strips(-(-height // 4), finish, all_cores)
+    return photo
+
+
+def shrink_plane(plane):
+    """Means of 4 x 4 of a plane (H, W), float32; at the ends of fewer."""
+    height, width = plane.shape
+    rows, columns = np.arange(0, height, 4), np.arange(0, width, 4)
+    sums = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float32), columns, axis=1)
+    counts = np.diff(np.append(rows, height))[:, None] * np.diff(np.append(columns, width))
+    return (sums / counts).astype(np.float32)
