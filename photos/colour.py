@@ -20,8 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageCms
 
-from photos.convert import in_strips, return_rows, show_rows
-
 TOP = 65535
 D50 = np.array([0.9642, 1.0, 0.8249])
 SRGB_TO_XYZ = np.array(  # D50, as every sRGB profile has it
@@ -82,6 +80,8 @@ class Space:
 
     def as_srgb(self, own):
         """The (H, W, 3) uint16 sRGB photo of own levels, uint8 or uint16."""
+        from photos.convert import in_strips, show_rows  # compiled by Numba, for those who have such a photo
+
         photo, tables = np.empty(own.shape, np.uint16), self.linear[own.dtype.type]
         in_strips(len(own), lambda rows: show_rows(own[rows], tables, self.matrix, TO_SRGB, photo[rows]))
         return photo
@@ -93,6 +93,8 @@ class Space:
             enhanced: (H, W, 3) uint16 sRGB.
             own: (H, W, 3) uint8 or uint16.
         """
+        from photos.convert import in_strips, return_rows
+
         tables, levels = self.linear[own.dtype.type], self.levels[own.dtype.type]
         rules = tables, self.matrix, TO_SRGB, FROM_SRGB, self.inverse, levels
         in_strips(len(own), lambda rows: return_rows(enhanced[rows], own[rows], *rules))

@@ -12,7 +12,6 @@ import zlib
 
 import cv2
 import numpy as np
-import tifffile
 from PIL import Image
 
 from photos.formats import Header, reading_by
@@ -118,6 +117,8 @@ def decode(data, header):
         return by_pillow(data, header)
     if header.bits not in (8, 16) or header.mode not in ('L', 'LA', 'RGB', 'RGBA'):
         raise ValueError(f'expected 8 or 16 bit RGB or grey, got a TIFF of {header.mode} with {header.bits} bit')
+    import tifffile  # takes a tenth of a second: for those who read a TIFF
+
     with reading_by('tifffile'), tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[header.page]
         negative, planar = page.photometric == 0, page.planarconfig == 2
