@@ -187,7 +187,9 @@ def enhance_videos(network, jobs, opt):
                 from video.enhance import VideoEdit, enhance_video
             except ImportError as error:  # absent, or too old
                 raise ValueError(f"{job.path}: video needs PyAV: pip install 'av>=18' ({error})") from error
-            ask = VideoEdit(Edit(opt.strength, opt.denoise), opt.video_smoothing, opt.fused, opt.max_megapixels)
+            ask = VideoEdit(
+                Edit(opt.strength, opt.denoise), opt.video_smoothing, opt.fused, opt.max_megapixels, opt.keep_times
+            )
             return enhance_video(
                 network, job.path, job.result, ask,
                 lambda frames, total: tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False),

@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 import threading
@@ -22,6 +23,7 @@ from video.enhance import VideoEdit, enhance_video  # noqa: E402
 from video.lowres import shrink_plane  # noqa: E402
 from video.smoothing import CutFinder, Look, smooth_grids  # noqa: E402
 from video.stages import ahead, map_ahead  # noqa: E402
+from video.writer import Result  # noqa: E402
 
 SIZE = 96, 128
 SAME = VideoEdit(Edit(strength=0.0))
@@ -322,6 +324,31 @@ def test_ctrl_c_leaves_nothing(network, tmp_path):
         enhance_video(network, clip, str(tmp_path / 'out' / 'a.mkv'), progress=stop)
     assert os.listdir(tmp_path / 'out') == []
     assert threading.active_count() == before
+
+
+def test_full_disk_is_an_error_of_the_system_and_leaves_nothing(network, tmp_path, monkeypatch):
+    clip = write_clip(tmp_path / 'a.mkv', noisy(4, scene()))
+    (tmp_path / 'out').mkdir()
+
+    def full(self, frame):
+        raise av.error.FFmpegError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Result, 'write', full)
+    before = threading.active_count()
+    with pytest.raises(OSError, match='No space left on device') as caught:
+        enhance_video(network, clip, str(tmp_path / 'out' / 'a.mkv'))
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path / 'out') == []
+    assert threading.active_count() == before
+
+
+def test_permissions_and_on_request_times_of_a_file_stay(network, tmp_path):
+    clip = write_clip(tmp_path / 'a.mkv', noisy(2, scene()))
+    os.chmod(clip, 0o640)
+    os.utime(clip, (1e9, 1e9))
+    enhance_video(network, clip, str(tmp_path / 'b.mkv'), VideoEdit(keep_times=True))
+    status = os.stat(tmp_path / 'b.mkv')
+    assert (status.st_mode & 0o777, status.st_mtime) == (0o640, 1e9)
 
 
 @pytest.mark.parametrize(('transfer', 'name'), [(16, 'PQ'), (18, 'HLG')])

@@ -5,8 +5,12 @@ caller's thread encodes and writes. The network sees frames upright; they are st
 turns them.
 """
 
+import contextlib
+import errno
 import itertools
+import os
 import queue
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -36,6 +40,7 @@ class VideoEdit(NamedTuple):
     smoothing: float = 1.0  # seconds that a grid is averaged over to each side, see smoothing.smooth_grids; 0 is none
     fused: bool = True  # False takes the plain torch path
     max_megapixels: float = 300.0  # larger frames are refused
+    keep_times: bool = False  # the result gets the file's time of modification; its permissions it gets always
 
 
 PLAIN = VideoEdit()
@@ -52,21 +57,37 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
     Returns:
         what could not be kept, a list of texts.
     Raises:
-        ValueError: no video, HDR, damaged, too large, no encoder. OSError.
+        ValueError: no video, HDR, damaged, too large, no encoder. OSError: also a full disk.
     """
+    status = os.stat(path)
+
+    def save(file):
+        write_enhanced(network, source, file.name, result, ask, progress)
+        with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
+            os.chmod(file.name, stat.S_IMODE(status.st_mode) & 0o777)
+        if ask.keep_times:
+            os.utime(file.name, ns=(status.st_atime_ns, status.st_mtime_ns))
+
     try:
         source = open_source(path)
         with source.container:
-            save_whole(lambda file: write_enhanced(network, source, file.name, result, ask, progress), result)
+            save_whole(save, result)
         return source.notes
     except av.FFmpegError as error:
+        if error.errno in errno.errorcode:  # the system's, not FFmpeg's
+            raise OSError(error.errno, error.strerror, error.filename or result) from error
         raise ValueError(f'{path}: {error.strerror or error}') from error
 
 
 def write_enhanced(network, source, partial, name, ask, progress):
     """enhance_video of an open source into the file `partial`, whose container follows from the extension of `name`."""
     copied = queue.SimpleQueue()  # packets of other streams that wait to be written
-    decoded = ahead(read_frames(source, copied.put), DECODED)
+    with contextlib.closing(ahead(read_frames(source, copied.put), DECODED)) as decoded:
+        write_frames(network, source, decoded, copied, partial, name, ask, progress)
+
+
+def write_frames(network, source, decoded, copied, partial, name, ask, progress):
+    """write_enhanced of `decoded` frames, and of the packets in the queue `copied`."""
     first = next(decoded, None)
     planar, layout = check_first(source.path, first, ask.max_megapixels)
     size = sum(plane.buffer_size for plane in first.planes)
@@ -99,7 +120,6 @@ def write_enhanced(network, source, partial, name, ask, progress):
             write_copied(output, copied)
         finally:
             enhanced.close()
-            decoded.close()
             output.close()
 
 
