@@ -147,7 +147,7 @@ class Desk:
                 picture = self.read(job)
                 grids = {look: predict_grid(self.network(look), picture.photo)}
             except (OSError, ValueError, MemoryError, RuntimeError, cv2.error) as error:
-                gr.Warning(reason(inference.one_line(describe(error), job.path), job))
+                gr.Warning(reason(inference.one_line(describe(error), job.path), job), duration=None)  # until closed
                 shutil.rmtree(folder)
                 continue
             preview = shrink(picture.photo)
@@ -188,7 +188,7 @@ class Desk:
         for photo in progress.tqdm(list(photos.values()), 'enhance'):
             _, failed, notes = inference.enhance_file(self.network(look), photo.job, edit, True)
             if failed:
-                gr.Warning(reason(failed, photo.job))
+                gr.Warning(reason(failed, photo.job), duration=None)
             else:
                 results.append(photo.job.result)
             for note in notes:

@@ -30,8 +30,8 @@ def app():
 def messages(app, monkeypatch):
     """What the page tells its user."""
     messages = []
-    monkeypatch.setattr(app.gr, 'Warning', messages.append)
-    monkeypatch.setattr(app.gr, 'Info', messages.append)
+    for name in ('Warning', 'Info'):
+        monkeypatch.setattr(app.gr, name, lambda message, duration=10: messages.append(message))
     return messages
 
 
