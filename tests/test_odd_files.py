@@ -518,12 +518,12 @@ def test_cmyk_goes_through_its_profile(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['a.heic', 'named.jpg'])
-def test_heic_is_read_whatever_its_name_and_written_as_named_and_exif_does_not_turn_it(tmp_path, name):
+def test_heic_is_turned_once_whatever_its_name_and_written_as_named(tmp_path, name):
     heif = pytest.importorskip('pillow_heif')
     file = io.BytesIO()
     heif.from_pillow(Image.fromarray(scene())).save(file, quality=95, chroma=444, exif=exif(6).tobytes())
     picture, again, notes = returned(tmp_path, name, file.getvalue())
-    close(picture.photo, scene(), 5)  # HEIF's own turn counts, of which there is none; EXIF's does not
+    close(picture.photo, UPRIGHT, 5)  # by HEIF's own turn; EXIF's, which the file has too, does not count
     assert metadata.exif_orientation(again.header.metadata['exif']) == 1
     assert np.abs(again.photo.astype(int) - picture.photo).mean() < 2  # 4:2:0 at the edges
     assert again.header.kind == ('HEIC' if name == 'a.heic' else 'JPEG')
