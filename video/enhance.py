@@ -7,10 +7,12 @@ turns them.
 
 import contextlib
 import errno
+import functools
 import itertools
 import os
 import queue
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -110,7 +112,9 @@ def write_frames(network, source, decoded, copied, partial, name, ask, progress)
 
     graded = ahead(smooth_grids(looks(), predict, ask.smoothing, max(WAITING_BYTES // size, 8)), 1)
     with ThreadPoolExecutor(cores()) as pool:
-        enhanced = map_ahead(pool, lambda item: enhance_frame(network, *item, layout, ask), graded, cores() + 1)
+        buffers = threading.local()  # a thread's RGB, used again for its next frame
+        work = functools.partial(enhance_frame, network, layout, ask, buffers)
+        enhanced = map_ahead(pool, work, graded, cores() + 1)
         output = Result(partial, name, source, first)
         try:
             for frame in progress(enhanced, source.frames):
@@ -159,11 +163,19 @@ def to_planar(frame, planar):
     return converted
 
 
-def enhance_frame(network, frame, grid, layout, ask):
-    """The frame, enhanced by a grid: a copy, for decoders may still need their own."""
+def enhance_frame(network, layout, ask, buffers, graded):
+    """The frame, enhanced by a grid: a copy, for decoders may still need their own.
+
+    Args:
+        buffers: threading.local of this video.
+        graded: (frame, its grid).
+    """
+    frame, grid = graded
     frame.make_writable()
     planes = frame_planes(frame, layout)
-    rgb = np.empty((*planes[0].shape, 3), np.uint16)
+    if not hasattr(buffers, 'rgb'):
+        buffers.rgb = np.empty((*planes[0].shape, 3), np.uint16)
+    rgb = buffers.rgb
     planes_to_rgb(planes, layout, layout.chroma, rgb)
     rgb, _ = apply_grid(network, rgb, grid, ask.edit, fused=ask.fused, in_place=True, all_cores=False)
     rgb_to_planes(rgb, layout, planes)
