@@ -6,7 +6,7 @@
     torchrun --nproc_per_node=4 inference.py --images_dir ... --result_dir ...
 
 Every photo comes out under its own name, upright, at its own size, bit depth and format, with alpha, EXIF, XMP and
-colour profile (README has the table). A video, which needs PyAV (pip install 'av>=18'), keeps codec, bit depth, colour
+colour profile (docs/formats.md). A video, which needs PyAV (pip install 'av>=18'), keeps codec, bit depth, colour
 tags, rotation, the times of its frames, sound and subtitles. What is in result_dir already is left as it is unless
 --overwrite, so a stopped run goes on where it stopped. A file that cannot be enhanced is named on one line and the rest
 goes on; the exit status is then 1.

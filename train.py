@@ -107,7 +107,7 @@ opt = SimpleNamespace(
     w_color=-1.0,
     w_smoothness=-1.0,
     w_structure=-1.0,  # 1 - SSIM; in neither system's preset
-    clamp_reflectance=True,  # clamp R to [0, 1] inside the loss; False diverged wherever it was tried (README)
+    clamp_reflectance=True,  # clamp R to [0, 1] in the loss; False diverged wherever it was tried (docs/training.md)
     # run
     seed=212,
     deterministic=False,  # on CUDA, the same weights every time; slower. On the CPU it is always so

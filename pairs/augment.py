@@ -24,7 +24,7 @@ from photos.lowres import shrink
 class Recipe(NamedTuple):
     """How a pair becomes a training item."""
 
-    good: bool  # the photo is the target
+    target_as_input: bool  # the photo is the target
     stops: tuple  # exposure changes of the photo, one after another, see `exposure_table`
     steps: tuple  # geometry of both: ('window', y, x, height, width), ('flip',), ('turn', degrees), ('resize', h, w)
     degradation: Degradation | None = None  # the photo and its target are simulated from the target
@@ -109,7 +109,7 @@ def render(photo, target, recipe, full_size, lowres_mode='bilinear'):
     Returns:
         three such arrays; lowres is 256 x 256, with mode 'area' float32 levels of 255.
     """
-    photo = target if recipe.good else photo
+    photo = target if recipe.target_as_input else photo
     for stops in recipe.stops:
         photo = darken(photo, stops)
     for step in recipe.steps:
@@ -163,7 +163,7 @@ def render_on(pairs, recipes, full_size, lowres_mode='bilinear'):
     """
     photos, targets, rests = [], [], []
     for (photo, target), recipe in zip(pairs, recipes, strict=True):
-        photo = target if recipe.good else photo
+        photo = target if recipe.target_as_input else photo
         for stops in recipe.stops:
             photo = expose_on(*photo, stops)
         done = max((i + 1 for i, step in enumerate(recipe.steps) if step[0] == 'turn'), default=0)
