@@ -4,9 +4,7 @@ A photo is an (H, W, 3) RGB array, uint8 or uint16, in sRGB; a `Picture` is a ph
 network sees is `Picture.photo`; `write_picture` takes the result back into the photo's own profile, channels and depth.
 """
 
-import contextlib
 import os
-import stat
 from dataclasses import dataclass, field
 
 import cv2
@@ -14,7 +12,7 @@ import numpy as np
 
 from photos import codecs, colour, formats, heif, metadata
 from photos.levels import to_8bit
-from system.files import save_whole
+from system.files import copy_status, save_whole
 
 MEGAPIXELS = 300  # largest photo that is read, against decompression bombs
 
@@ -287,10 +285,7 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, gpu=
         file.write(data)
         if picture.status is not None:
             file.flush()  # else what is written later would set the time anew
-            with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
-                os.chmod(file.name, stat.S_IMODE(picture.status.st_mode) & 0o777)
-            if keep_times:
-                os.utime(file.name, ns=(picture.status.st_atime_ns, picture.status.st_mtime_ns))
+            copy_status(picture.status, file.name, keep_times)
 
     save_whole(save, path)
     return lost

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import secrets
+import stat
 
 try:
     import fcntl
@@ -56,6 +57,18 @@ def open_part(folder):
         if os.path.exists(file.name):  # else taken for a stale one before it was locked
             return file
         file.close()
+
+
+def copy_status(status, path, with_times=False):
+    """Give a file the permissions of another, and its times of access and modification if asked.
+
+    Args:
+        status: os.stat of the other.
+    """
+    with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
+        os.chmod(path, stat.S_IMODE(status.st_mode) & 0o777)
+    if with_times:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def remove_stale_parts(folders):

@@ -11,7 +11,6 @@ import functools
 import itertools
 import os
 import queue
-import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -22,7 +21,7 @@ import torch
 
 from kernels import FULL, Edit, apply_grid
 from photos.levels import to_tensor
-from system.files import save_whole
+from system.files import copy_status, save_whole
 from system.process import cores
 from video.colors import planes_to_rgb, rgb_to_planes
 from video.lowres import frame_lowres
@@ -65,10 +64,7 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
 
     def save(file):
         write_enhanced(network, source, file.name, result, ask, progress)
-        with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
-            os.chmod(file.name, stat.S_IMODE(status.st_mode) & 0o777)
-        if ask.keep_times:
-            os.utime(file.name, ns=(status.st_atime_ns, status.st_mtime_ns))
+        copy_status(status, file.name, ask.keep_times)
 
     try:
         source = open_source(path)
