@@ -37,7 +37,7 @@ from photos.picture import as_plain_srgb, read_picture, write_photo, write_pictu
 from runs.checkpoint import load_network
 from system.files import describe, printable, remove_stale_parts
 from system.process import cores, keep_memory
-from system.ranks import gather, join_ranks
+from system.ranks import from_first, gather, join_ranks
 
 opt = SimpleNamespace(
     # photos and videos
@@ -88,7 +88,7 @@ def main(opt):
     os.makedirs(opt.result_dir, exist_ok=True)
     remove_stale_parts({os.path.dirname(path) for job in jobs for path in (job.result, job.illumination) if path})
     todo = [job for job in jobs if opt.overwrite or not os.path.lexists(job.result)]
-    jobs, todo = gather([(jobs, todo)])[0]  # as rank 0 saw them, so that each is one rank's
+    jobs, todo = from_first(lambda: (jobs, todo))  # so that each is one rank's
     mine = todo[rank::world]
     done = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt, gpu)
     done += enhance_videos(network, [job for job in mine if is_video(job.path)], opt)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from kernels import look
 from model import LOW_SIZE
 from pairs.degrade import Degradation, degrade, degrade_on, send
+from photos.colour import decode_srgb, encode_srgb
 from photos.lowres import shrink
 
 
@@ -85,10 +86,7 @@ def exposure_table(stops, top):
     2^-stops as much light, sRGB transfer curve.
     """
     levels = np.arange(top + 1, dtype=np.float32) / top
-    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4) * 2.0**-stops
-    linear = np.minimum(linear, 1)
-    curve = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(curve * top)
+    return np.round(encode_srgb(np.minimum(decode_srgb(levels) * 2.0**-stops, 1)) * top)
 
 
 def darken(photo, stops):

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 import torch
 
+from photos.colour import decode_srgb, encode_srgb
+
 LUMA = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
 DARK = 1e-4  # light added where a logarithm is taken
 LEAST = 0.5  # of the range of levels that automatic levels leave: they at most double the contrast
@@ -99,16 +101,6 @@ def send(array, device):
 # --------------------------------------------------------------------------------------- what levels stand for
 
 
-def to_light(values):
-    """Linear light of sRGB values in [0, 1]."""
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
-def from_light(light):
-    """sRGB values of linear light in [0, 1]."""
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-
-
 def find_levels(photo, percent):
     """(black, white) in [0, 1] that automatic levels map to 0 and 1, at least LEAST apart.
 
@@ -131,7 +123,7 @@ def light_table(numbers, top):
     The cast leaves the strongest channel as it is, so that white does not clip.
     """
     values = np.clip((np.arange(top + 1) / top - numbers.black) / (numbers.white - numbers.black), 0, 1)
-    return (to_light(values)[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
+    return (decode_srgb(values)[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------- make, with OpenCV
@@ -141,7 +133,7 @@ def degrade(image, numbers):
     """(photo, target) of a good photo, or a part of it, (H, W, 3) uint8 or uint16, by a Degradation."""
     top = np.iinfo(image.dtype).max
     table = light_table(numbers, top)
-    target_table = np.round(from_light(table) * top).astype(image.dtype)
+    target_table = np.round(encode_srgb(table) * top).astype(image.dtype)
     light, target = look_up(table, image), look_up(target_table, image)
     luma = cv2.transform(light, LUMA[None])
     log = cv2.log(luma + np.float32(DARK))

@@ -78,7 +78,7 @@ ROOM = {'exif': 65527, 'xmp': 65504, 'iptc': 65519, 'comment': 65533, 'icc': 255
 
 @dataclass
 class Header:
-    """What a file says of itself; a field that it does not say keeps its default."""
+    """What a file says of itself; the default stands for what it leaves out."""
 
     size: tuple = (0, 0)  # width, height as stored
     kind: str = ''  # JPEG, PNG, TIFF ...: what the file is, whatever its name

@@ -111,7 +111,7 @@ class RunFolder:
 
         Args:
             opt: options of the run, saved with every checkpoint.
-            data: runs.data.Data, saved with last.pth.
+            data: runs.resume.Data, saved with last.pth.
             epoch: that the run goes on from.
         """
         self.about = {'opt': dict(vars(opt)), **data.state_dict()}

@@ -96,7 +96,7 @@ def printable(text):
 
 
 def raise_all(problems, where):
-    """Raise one ValueError that names every problem, a line each; none, none."""
+    """Raise one ValueError that names every problem, a line each; without problems, do nothing."""
     if problems:
         raise ValueError(f'{where}: {len(problems)} bad\n  ' + '\n  '.join(problems))
 
