@@ -104,7 +104,7 @@ class Items(NamedTuple):
     max_stops: float = 2.5
     jitter: float = 0.0  # every photo is darkened or brightened by up to so many stops; its target stays
     good_keep: float = 0.25  # probability that an item of a good photo without partner stays as it is
-    finish: bool = False  # those get automatic levels, as the others' targets do
+    finish: bool = False  # the targets of all that stays get levels, as the simulated photos' targets do
     ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
     lowres_mode: str = 'bilinear'  # see augment.render
 
@@ -155,16 +155,18 @@ class PairDataset:
         """The decoded (photo, target) that a position in the epoch shows."""
         index = int(self.order[position])
         pair = self.cached[index] or read_pair(self.pairs[index])
-        if index >= self.first_good and index not in self.levels:
+        if index not in self.levels and (index >= self.first_good or self.items.finish):
             self.levels[index] = degrade.find_levels(pair[1], self.items.ranges.levels)
         return pair
 
     def draw(self, position, shape):
         """The augment.Recipe of a position in the epoch, for photos of that shape, once `pair` has read them."""
         rng = np.random.default_rng([self.seed, self.epoch, position])
-        items, share, stops = self.items, rng.random(), []
-        if self.order[position] >= self.first_good:
-            return self.draw_good(int(self.order[position]), share < items.good_keep, shape, rng)
+        items, index, share, stops = self.items, int(self.order[position]), rng.random(), []
+        if index >= self.first_good:
+            return self.draw_good(index, share < items.good_keep, shape, rng)
+        if items.finish and share < items.keep_good:
+            return self.draw_good(index, True, shape, rng)
         if items.keep_good <= share < items.keep_good + items.simulate:
             stops.append(rng.uniform(0.5, items.max_stops))
         if items.jitter:
@@ -172,13 +174,11 @@ class PairDataset:
         target_as_input = share < items.keep_good + items.simulate
         return augment.Recipe(target_as_input, tuple(stops), self.draw_steps(shape, rng))
 
-    def draw_good(self, index, keep, shape, rng):
-        """The Recipe of a good photo: as it is, or with what is simulated from it."""
+    def draw_good(self, index, kept, shape, rng):
+        """The Recipe of a good photo, or of a pair's target: kept, or with what is simulated from it."""
         steps = self.draw_steps(shape, rng)
-        if keep:
-            kept = degrade.levels_alone(self.levels[index]) if self.items.finish else None
-            return augment.Recipe(True, (), steps, kept)
-        return augment.Recipe(True, (), steps, degrade.draw_degradation(self.items.ranges, self.levels[index], rng))
+        levels = self.levels[index] if self.items.finish or not kept else (0.0, 1.0)
+        return augment.Recipe(True, (), steps, degrade.draw_degradation(self.items.ranges, levels, rng, kept))
 
     def draw_steps(self, shape, rng):
         """The geometry of an item."""

@@ -79,7 +79,7 @@ opt = SimpleNamespace(
     good_photos='',  # folders of good photos without partners, commas between, from which dark ones are simulated
     good_weight=1.0,  # how often each of them is drawn in an epoch
     good_keep=0.25,  # share of these items that stay as they are, photo and target
-    good_finish=False,  # those get automatic levels as the other targets do: contrast and a black point for every photo
+    finish=False,  # targets of good_keep and keep_good get good_levels too: a black point for every photo
     good_stops='-0.2,3.5',  # the simulated photo has so much less light,
     good_contrast='0.55,1',  # so much of the contrast (a power of luma around its geometric mean)
     good_chroma='0.45,1',  # and of the colour,
@@ -87,7 +87,8 @@ opt = SimpleNamespace(
     good_balance=0.04,  # each channel off by up to so much,
     good_noise=2.0,  # noise of up to so many levels of 255;
     good_cast=0.1,  # photo and target together have each channel off by up to so much,
-    good_levels=0.5,  # and so many percent of the target's pixels become black, and white
+    good_key='1,1',  # are darker or lighter in mood (a power of their levels),
+    good_levels='0.5,0',  # and so many percent of the target's pixels become black, and white
     cache='auto',  # decoded photos: ram, file (memory-mapped), auto (ram while they fit), none (decode every epoch)
     num_workers=-1,  # threads that prepare batches; -1 is one per core up to 8, 0 does it between the steps
     limit=0,  # for a first smoke run: only so many training and validation pairs; 0 is all
@@ -142,7 +143,6 @@ LIMITS = {
     'good_balance': '0 to 0.9',
     'good_noise': '0 to 64',
     'good_cast': '0 to 0.9',
-    'good_levels': '0 to 20',
     'cache': 'one of auto, ram, file, none',
     'num_workers': '-1, or 0 or more',
     'limit': '0 or more',
@@ -188,7 +188,7 @@ def main(opt):
         train_lists, good, valid_pairs = choose_pairs(opt)
         items = pipeline.Items(
             opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.simulate, opt.max_stops, opt.jitter,
-            opt.good_keep, opt.good_finish, ranges, network.lowres_mode,
+            opt.good_keep, opt.finish, ranges, network.lowres_mode,
         )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
         dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
@@ -351,12 +351,12 @@ def check_together(opt):
         raise ValueError('valid_pairs: expected a CSV list beside train_pairs, got none')
     list_weights(list_names(opt.train_pairs), opt.train_weights if opt.train_pairs else '')
     values = {name: getattr(opt, f'good_{name}') for name in degrade.Ranges._fields}
-    for name in ('stops', 'contrast', 'chroma'):
+    for name in ('stops', 'contrast', 'chroma', 'key', 'levels'):
         try:
-            low, high = (float(part) for part in values[name].split(','))
+            first, second = (float(part) for part in values[name].split(','))
         except ValueError as error:
-            raise ValueError(f'good_{name}: expected two numbers low,high, got {values[name]!r}') from error
-        values[name] = low, high
+            raise ValueError(f'good_{name}: expected two numbers with a comma between, got {values[name]!r}') from error
+        values[name] = first, second
     ranges = degrade.Ranges(**values)
     ranges.check()
     return ranges

@@ -1,9 +1,11 @@
 """An underexposed, flat and pale photo simulated from a good one, and the target that it is simulated for.
 
-The target is the good photo with mild automatic levels. The photo is what a camera might have given of it: less light,
-less contrast, less colour, flare, a white balance that is a little off, noise. What is done is drawn on the host as a
-few numbers (`Degradation`); `degrade` makes the pixels with OpenCV and numpy, `degrade_on` with torch on a device. Both
-are tested against each other.
+The source is the good photo, darker or lighter by a power of its levels (`key`), in other light (`cast`). The target is
+the source with a black point and a white point: the light of black is taken off everywhere, as flare would be, which
+leaves the tones above nearly as they are. The photo is what a camera might have given of it: less light, less contrast,
+less colour, flare, a white balance that is a little off, noise; or, where it is kept, the source. What is done is drawn
+on the host as a few numbers (`Degradation`); `degrade` makes the pixels with OpenCV and numpy, `degrade_on` with torch
+on a device. Both are tested against each other.
 
 In linear light l of the target, with luma Y and its geometric mean G:
     l1 = (Y / G)^(contrast - 1) (chroma l + (1 - chroma) Y)
@@ -36,17 +38,21 @@ class Ranges(NamedTuple):
     balance: float = 0.04  # each channel of the photo off by up to so much
     cast: float = 0.1  # each channel of photo and target off by up to so much: coloured light stays coloured
     noise: float = 2.0  # standard deviation up to so many levels of 255
-    levels: float = 0.5  # percent of the target's pixels that automatic levels make black, and white
+    key: tuple = (1.0, 1.0)  # power of the levels of photo and target alike: above 1 is a darker mood, white stays
+    levels: tuple = (0.5, 0.0)  # percent of the target's pixels that become black, and white
 
     def check(self):
         """Raise ValueError for a range that makes no sense."""
-        for name, least in (('stops', -8), ('contrast', 0.05), ('chroma', 0)):
+        for name, least in (('stops', -8), ('contrast', 0.05), ('chroma', 0), ('key', 0.1)):
             low, high = getattr(self, name)
             if not least <= low <= high <= 16:
                 raise ValueError(f'good_{name}: expected two numbers low,high from {least} to 16, got {low:g},{high:g}')
-        for name, most in (('flare', 0.5), ('balance', 0.9), ('cast', 0.9), ('noise', 64), ('levels', 20)):
+        for name, most in (('flare', 0.5), ('balance', 0.9), ('cast', 0.9), ('noise', 64)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f'good_{name}: expected from 0 to {most}, got {getattr(self, name):g}')
+        if not all(0 <= percent <= 20 for percent in self.levels):
+            black, white = self.levels
+            raise ValueError(f'good_levels: expected two numbers black,white from 0 to 20, got {black:g},{white:g}')
 
 
 class Degradation(NamedTuple):
@@ -60,11 +66,13 @@ class Degradation(NamedTuple):
     cast: tuple
     noise: float
     tile: tuple  # row and column of the tile of noise that the photo's corner takes
+    key: float
     black: float  # levels in [0, 1] of the good photo that are black and white in the target
     white: float
+    kept: bool = False  # the photo is the source
 
 
-def draw_degradation(ranges, levels, rng):
+def draw_degradation(ranges, levels, rng, kept=False):
     """A Degradation out of Ranges for a good photo with `levels` from find_levels, by a numpy Generator."""
     return Degradation(
         float(ranges.stops[0] + (ranges.stops[1] - ranges.stops[0]) * rng.random() ** MILD),
@@ -75,13 +83,10 @@ def draw_degradation(ranges, levels, rng):
         tuple(rng.uniform(1 - ranges.cast, 1 + ranges.cast, 3).tolist()),
         float(rng.uniform(0, ranges.noise)),
         tuple(rng.integers(TILE, size=2).tolist()),
+        float(np.exp(rng.uniform(*np.log(ranges.key)))),
         *levels,
+        kept,
     )
-
-
-def levels_alone(levels):
-    """The Degradation that leaves a photo its automatic levels, as they are in its target."""
-    return Degradation(0.0, 1.0, 1.0, 0.0, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 0.0, (0, 0), *levels)
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,29 +106,36 @@ def send(array, device):
 # --------------------------------------------------------------------------------------- what levels stand for
 
 
-def find_levels(photo, percent):
-    """(black, white) in [0, 1] that automatic levels map to 0 and 1, at least LEAST apart.
+def find_levels(photo, percents):
+    """(black, white) levels in [0, 1] that become 0 and 1, at least LEAST apart.
 
     Args:
         photo: (H, W, 3) uint8 or uint16; a large one is read at every second, third ... row and column.
-        percent: of the pixels that become black, and white.
+        percents: of the pixels that become black, and white; 0 leaves that end as it is.
     """
     step = max(min(photo.shape[:2]) // 256, 1)
     luma = cv2.transform(photo[::step, ::step].astype(np.float32), np.float32([[0.299, 0.587, 0.114]]))
-    black, white = np.percentile(luma, (percent, 100 - percent)) / np.iinfo(photo.dtype).max if percent else (0, 1)
+    ends = np.percentile(luma, (percents[0], 100 - percents[1])) / np.iinfo(photo.dtype).max
+    black, white = (end if percent else whole for end, percent, whole in zip(ends, percents, (0, 1), strict=True))
     if white - black < LEAST:
         black = min(max((black + white - LEAST) / 2, 0), 1 - LEAST)
         white = black + LEAST
     return float(black), float(white)
 
 
-def light_table(numbers, top):
-    """Target's linear light (top + 1, 3) of each level of a good photo, after automatic levels and the cast.
+def light_table(numbers, top, black=0.0, white=1.0):
+    """Linear light (top + 1, 3) of each level of a good photo, after key and cast; `black` and `white` become 0 and 1.
 
     The cast leaves the strongest channel as it is, so that white does not clip.
     """
-    values = np.clip((np.arange(top + 1) / top - numbers.black) / (numbers.white - numbers.black), 0, 1)
-    return (decode_srgb(values)[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
+    light, black, white = (decode_srgb(np.float64(v) ** numbers.key) for v in (np.arange(top + 1) / top, black, white))
+    light = np.clip((light - black) / (white - black), 0, 1)
+    return (light[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
+
+
+def level_table(light, top):
+    """Levels of `top`, rounded, of linear light."""
+    return np.round(encode_srgb(light) * top)
 
 
 # ------------------------------------------------------------------------------------------- make, with OpenCV
@@ -132,9 +144,11 @@ def light_table(numbers, top):
 def degrade(image, numbers):
     """(photo, target) of a good photo, or a part of it, (H, W, 3) uint8 or uint16, by a Degradation."""
     top = np.iinfo(image.dtype).max
-    table = light_table(numbers, top)
-    target_table = np.round(encode_srgb(table) * top).astype(image.dtype)
-    light, target = look_up(table, image), look_up(target_table, image)
+    table = light_table(numbers, top, numbers.black, numbers.white)
+    target = look_up(level_table(table, top).astype(image.dtype), image)
+    if numbers.kept:
+        return look_up(level_table(light_table(numbers, top), top).astype(image.dtype), image), target
+    light = look_up(table, image)
     luma = cv2.transform(light, LUMA[None])
     log = cv2.log(luma + np.float32(DARK))
     contrast = cv2.exp((log - np.float32(log.mean(dtype=np.float64))) * np.float32(numbers.contrast - 1))
@@ -184,10 +198,11 @@ def degrade_on(image, top, numbers):
         top: highest level of the file, 255 or 65535.
     """
     device, scale = image.device, top / 255
-    table = send(light_table(numbers, top), device)
     levels = image.mul(scale).round().long()
-    light = torch.stack([table[:, c][levels[..., c]] for c in range(3)], dim=-1)
+    light = read_on(light_table(numbers, top, numbers.black, numbers.white), levels)
     target = encode_on(light).mul(top).round().div(scale)
+    if numbers.kept:
+        return encode_on(read_on(light_table(numbers, top), levels)).mul(top).round().div(scale), target
     luma = light @ send(LUMA, device)
     log = torch.log(luma + DARK)
     contrast = torch.exp((log - log.mean()) * (numbers.contrast - 1))
@@ -196,6 +211,12 @@ def degrade_on(image, top, numbers):
     if numbers.noise:
         photo += send(noise_for(*photo.shape[:2], numbers), device)
     return photo.mul(scale).round().clamp(0, top).div(scale), target
+
+
+def read_on(table, levels):
+    """`look_up` of an array at integer levels (H, W, 3) on a device."""
+    table = send(table, levels.device)
+    return torch.stack([table[:, c][levels[..., c]] for c in range(3)], dim=-1)
 
 
 def encode_on(light):

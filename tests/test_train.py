@@ -74,9 +74,9 @@ def test_good_photos_join_pairs(make_pairs, tmp_path):
     run_training(tmp_path, 'both', dataset_dir=pairs, good_photos=folder, good_weight=2.0, total_epochs=1)
     train_pairs = lists.read_pairs(str(tmp_path / 'both' / 'train_pairs.csv'))
     assert len(train_pairs) == 3 + 4
-    for values in ({'good_stops': '3'}, {'good_stops': '3,1'}, {'good_weight': 0.0}, {'good_levels': -1.0}):
-        with pytest.raises(ValueError, match=f'{next(iter(values))}: expected'):
-            run_training(tmp_path, 'refused', good_photos=folder, **values)
+    for name, value in (('stops', '3'), ('stops', '3,1'), ('weight', 0.0), ('levels', '-1,0'), ('key', '1')):
+        with pytest.raises(ValueError, match=f'good_{name}: expected'):
+            run_training(tmp_path, 'refused', good_photos=folder, **{f'good_{name}': value})
 
 
 def test_a_run_goes_on_from_another_ones_weights_and_network(make_pairs, tmp_path):
@@ -303,7 +303,8 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_read(tmp_path
 
 def test_every_number_and_choice_has_a_limit():
     texts = {'start_from', 'dataset_dir', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos', 'good_stops',
-             'good_contrast', 'good_chroma', 'device', 'exp_name', 'checkpoints_dir', 'resume'}  # fmt: skip
+             'good_contrast', 'good_chroma', 'good_key', 'good_levels', 'device', 'exp_name', 'checkpoints_dir',
+             'resume'}  # fmt: skip
     values = vars(train.opt).items()
     assert {name for name, value in values if not isinstance(value, bool)} - set(train.LIMITS) == texts
     train.utils.check_options(train.opt, train.LIMITS)

@@ -21,6 +21,7 @@ opt = SimpleNamespace(
     train_pairs='',  # as for train.py; '' takes dataset_dir
     valid_pairs='',  # as for train.py
     dataset_dir='data/fivek',  # as for train.py
+    good_photos='data/good',  # as for train.py, for the variants with simulated photos
     total_epochs=6,  # of each run
     full_size=256,  # side in pixels of the photos in training
     seeds='1,2,3',  # a run of each variant for each
@@ -58,6 +59,10 @@ VARIANTS = {  # options of train.py beside the base's
     'fp16 network': '--amp fp16',
     'mild exposures simulated': '--simulate 0.25',
     'target-to-target pairs': '--keep_good 0.12',
+    'bilinear lowres': '--lowres bilinear',
+    'simulated from good photos': '--good_photos GOOD',
+    'the same, what stays finished': '--good_photos GOOD --finish',
+    'the same, in darker and lighter moods': '--good_photos GOOD --finish --good_key 0.65,1.4',
 }
 
 
@@ -92,7 +97,7 @@ def train(opt, name, seed):
             command += [f'--{option}', str(getattr(opt, option))]
         command += ['--checkpoints_dir', opt.result_dir, '--exp_name', exp_name, '--seed', str(seed)]
         command += ['--resume', 'auto', '--no-tensorboard', '--valid_interval', str(opt.total_epochs)]
-        command += ['--schedule', 'cosine', *VARIANTS[name].split()]
+        command += ['--schedule', 'cosine', *(part.replace('GOOD', opt.good_photos) for part in VARIANTS[name].split())]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise ValueError(f'{name}, seed {seed}: train.py failed: {done.stderr.strip().splitlines()[-1:]}')
