@@ -53,6 +53,7 @@ LIMITS = {'port': '1 to 65535', 'max_megapixels': 'above 0'}
 PREVIEW = 1024  # pixels of a preview's longer side
 PROGRESS = gr.Progress() if gr else None  # gradio's way to give a function a bar
 CLEAN = (3600, 86400)  # seconds: every hour, what was uploaded more than a day ago and never taken is removed
+NOISE = (('where it shows', -1), ('nowhere', 0), ('everywhere', 1), ('everywhere, twice', 2))  # to Edit.denoise
 OLD = 60  # seconds after which the browser has a preview
 
 
@@ -85,7 +86,7 @@ def build_page(desk):
                 name = gr.Dropdown([], label='Shown', interactive=True)
                 look = gr.Dropdown(desk.looks, value=desk.looks[0], label='Look', interactive=True)
                 strength = gr.Slider(0, 1, 1, step=0.01, label='Strength')
-                denoise = gr.Slider(0, 2, 0, step=0.1, label='Denoise')
+                denoise = gr.Dropdown(NOISE, value=-1, label='Take out noise', interactive=True)
                 make = gr.Button('Enhance at full size', variant='primary')
                 results = gr.File(label='Results', file_count='multiple', interactive=False, visible=False)
             with gr.Column(scale=3):

@@ -47,7 +47,7 @@ opt = SimpleNamespace(
     # enhancing
     checkpoints_file='checkpoints/general/best.pth',  # ours (also .safetensors) or the predecessor's
     strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
-    denoise=0.0,  # 1 takes out the noise that brightening brings up; -1 does so only where it shows; 0 none
+    denoise=-1.0,  # 1 takes out the noise that brightening brings up; -1 only in photos where it shows; 0 none
     video_smoothing=1.0,  # seconds before and after, over which a video's brightness is evened; 0: each frame alone
     # results
     result_dir='sample_results',  # made when it is not there; not the photos' own folder
@@ -187,9 +187,8 @@ def enhance_videos(network, jobs, opt):
                 from video.enhance import VideoEdit, enhance_video
             except ImportError as error:  # absent, or too old
                 raise ValueError(f"{job.path}: video needs PyAV: pip install 'av>=18' ({error})") from error
-            ask = VideoEdit(
-                Edit(opt.strength, opt.denoise), opt.video_smoothing, opt.fused, opt.max_megapixels, opt.keep_times
-            )
+            edit = Edit(opt.strength, max(opt.denoise, 0))  # noise that shows in some frames alone would flicker
+            ask = VideoEdit(edit, opt.video_smoothing, opt.fused, opt.max_megapixels, opt.keep_times)
             return enhance_video(
                 network, job.path, job.result, ask,
                 lambda frames, total: tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False),

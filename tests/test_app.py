@@ -79,7 +79,7 @@ def test_results_are_the_files_that_inference_writes(desk, tmp_path, messages):
     paths = [upload(tmp_path, 'deep.png', deep), upload(tmp_path, 'raccoon.jpg')]
     expected = [run_inference(path, tmp_path / 'ours', strength=0.5) for path in paths]
     desk.add(paths, 'general', TAB)
-    results = desk.enhance('general', 0.5, 0.0, TAB, Progress()).value
+    results = desk.enhance('general', 0.5, -1, TAB, Progress()).value
     got = [pathlib.Path(entry['path']).read_bytes() for entry in results]
     assert got == expected
     assert messages == []

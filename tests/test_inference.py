@@ -369,15 +369,19 @@ def test_results_stay_unless_overwritten(checkpoint, folder, tmp_path, capsys):
     assert read_photo(str(tmp_path / 'out' / 'a.png'))[0, 0].tolist() == [60, 60, 60]
 
 
-def test_denoise_is_off_until_asked_for(checkpoint, folder, tmp_path):
+def test_noise_goes_where_it_shows_unless_told_otherwise(checkpoint, folder, tmp_path):
     photo = np.random.default_rng(0).normal(60, 4, (40, 40, 3)).round().astype(np.uint8)
-    write_photo(str(folder / 'a.png'), photo)
+    quiet = np.random.default_rng(0).normal(60, 1, (40, 40, 3)).round().astype(np.uint8)
+    write_photo(str(folder / 'noisy.png'), photo)
+    write_photo(str(folder / 'quiet.png'), quiet)
     spreads = []
-    for name, options in (('plain', {}), ('clean', {'denoise': 2.0})):
+    for name, options in (('plain', {'denoise': 0.0}), ('default', {}), ('clean', {'denoise': 2.0})):
         assert run(checkpoint, folder, tmp_path / name, **options) == 0
-        spreads.append(read_photo(str(tmp_path / name / 'a.png')).std())
-    assert spreads[0] == pytest.approx(photo.std() * GAIN, rel=0.01)
-    assert spreads[1] < 0.5 * spreads[0]
+        spreads.append([read_photo(str(tmp_path / name / f'{file}.png')).std() for file in ('noisy', 'quiet')])
+    plain, default, clean = spreads
+    assert plain[0] == pytest.approx(photo.std() * GAIN, rel=0.01)
+    assert clean[0] < default[0] < 0.7 * plain[0]
+    assert clean[1] < default[1] == plain[1]
 
 
 def test_extras(checkpoint, folder, tmp_path):
