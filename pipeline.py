@@ -104,7 +104,7 @@ class Items(NamedTuple):
     max_stops: float = 2.5
     jitter: float = 0.0  # every photo is darkened or brightened by up to so many stops; its target stays
     good_keep: float = 0.25  # probability that an item of a good photo without partner stays as it is
-    finish: bool = False  # the targets of all that stays get levels, as the simulated photos' targets do
+    finish: str = ''  # whose targets get levels, as the simulated photos' do: kept (all that stays), all, or '': none
     ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
     lowres_mode: str = 'bilinear'  # see augment.render
 
@@ -167,12 +167,13 @@ class PairDataset:
             return self.draw_good(index, share < items.good_keep, shape, rng)
         if items.finish and share < items.keep_good:
             return self.draw_good(index, True, shape, rng)
+        levels = self.levels[index] if items.finish == 'all' else ()
         if items.keep_good <= share < items.keep_good + items.simulate:
             stops.append(rng.uniform(0.5, items.max_stops))
         if items.jitter:
             stops.append(rng.uniform(-items.jitter, items.jitter))
         target_as_input = share < items.keep_good + items.simulate
-        return augment.Recipe(target_as_input, tuple(stops), self.draw_steps(shape, rng))
+        return augment.Recipe(target_as_input, tuple(stops), self.draw_steps(shape, rng), levels=levels)
 
     def draw_good(self, index, kept, shape, rng):
         """The Recipe of a good photo, or of a pair's target: kept, or with what is simulated from it."""

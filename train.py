@@ -79,7 +79,7 @@ opt = SimpleNamespace(
     good_photos='',  # folders of good photos without partners, commas between, from which dark ones are simulated
     good_weight=1.0,  # how often each of them is drawn in an epoch
     good_keep=0.25,  # share of these items that stay as they are, photo and target
-    finish=False,  # targets of good_keep and keep_good get good_levels too: a black point for every photo
+    finish='',  # whose targets get good_levels too, a black point for every photo: kept (those that stay), all, or ''
     good_stops='-0.2,3.5',  # the simulated photo has so much less light,
     good_contrast='0.55,1',  # so much of the contrast (a power of luma around its geometric mean)
     good_chroma='0.45,1',  # and of the colour,
@@ -138,6 +138,7 @@ LIMITS = {
     'max_stops': '0.5 to 16',
     'jitter': '0 to 16',
     'good_weight': '0.001 to 1000',
+    'finish': "one of '', kept, all",
     'good_keep': '0 to 1',
     'good_flare': '0 to 0.5',
     'good_balance': '0 to 0.9',

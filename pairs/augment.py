@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from kernels import look
 from model import LOW_SIZE
-from pairs.degrade import Degradation, degrade, degrade_on, send
+from pairs.degrade import Degradation, degrade, degrade_on, finish, finish_on, send
 from photos.colour import decode_srgb, encode_srgb
 from photos.lowres import shrink
 
@@ -29,6 +29,7 @@ class Recipe(NamedTuple):
     stops: tuple  # exposure changes of the photo, one after another, see `exposure_table`
     steps: tuple  # geometry of both: ('window', y, x, height, width), ('flip',), ('turn', degrees), ('resize', h, w)
     degradation: Degradation | None = None  # the photo and its target are simulated from the target
+    levels: tuple = ()  # (black, white) of the target, which become 0 and 1
 
 
 # -------------------------------------------------------------------------------------------------------- draw
@@ -115,7 +116,8 @@ def render(photo, target, recipe, full_size, lowres_mode='bilinear'):
     if recipe.degradation:  # last: few pixels are left
         photo, target = degrade(squeeze(target, full_size), recipe.degradation)
     lowres = look(photo, lowres_mode, all_cores=False)
-    return lowres, squeeze(photo, full_size), squeeze(target, full_size)
+    target = squeeze(target, full_size)
+    return lowres, squeeze(photo, full_size), finish(target, recipe.levels) if recipe.levels else target
 
 
 def squeeze(image, size):
@@ -180,6 +182,8 @@ def render_on(pairs, recipes, full_size, lowres_mode='bilinear'):
         if recipe.degradation:
             made = degrade_on(target[i].permute(1, 2, 0), targets[i][1], recipe.degradation)
             fullres[i], target[i] = (image.permute(2, 0, 1) for image in made)
+        if recipe.levels:
+            target[i] = finish_on(target[i].permute(1, 2, 0), targets[i][1], recipe.levels).permute(2, 0, 1)
         resized = any(step[0] == 'resize' for step in rests[i])
         if lowres_mode == 'area' and not resized and not recipe.degradation:
             image, top = photos[i]

@@ -58,17 +58,17 @@ class Ranges(NamedTuple):
 class Degradation(NamedTuple):
     """The numbers of one simulated photo."""
 
-    stops: float
-    contrast: float
-    chroma: float
-    flare: float
-    balance: tuple
-    cast: tuple
-    noise: float
-    tile: tuple  # row and column of the tile of noise that the photo's corner takes
-    key: float
-    black: float  # levels in [0, 1] of the good photo that are black and white in the target
-    white: float
+    stops: float = 0.0
+    contrast: float = 1.0
+    chroma: float = 1.0
+    flare: float = 0.0
+    balance: tuple = (1.0, 1.0, 1.0)
+    cast: tuple = (1.0, 1.0, 1.0)
+    noise: float = 0.0
+    tile: tuple = (0, 0)  # row and column of the tile of noise that the photo's corner takes
+    key: float = 1.0
+    black: float = 0.0  # levels in [0, 1] of the good photo that are black and white in the target
+    white: float = 1.0
     kept: bool = False  # the photo is the source
 
 
@@ -131,6 +131,18 @@ def light_table(numbers, top, black=0.0, white=1.0):
     light, black, white = (decode_srgb(np.float64(v) ** numbers.key) for v in (np.arange(top + 1) / top, black, white))
     light = np.clip((light - black) / (white - black), 0, 1)
     return (light[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
+
+
+def finish(image, levels):
+    """An image (H, W, 3) uint8 or uint16 with its black and white levels in [0, 1] at 0 and 1, as targets have them."""
+    top = np.iinfo(image.dtype).max
+    return look_up(level_table(light_table(Degradation(), top, *levels), top).astype(image.dtype), image)
+
+
+def finish_on(image, top, levels):
+    """`finish` by torch: (H, W, 3) float32 levels of 255, rounded to the levels of `top`."""
+    light = read_on(light_table(Degradation(), top, *levels), image.mul(top / 255).round().long())
+    return encode_on(light).mul(top).round().mul(255 / top)
 
 
 def level_table(light, top):

@@ -8,7 +8,7 @@ import pipeline
 from pairs import augment, degrade, lists
 from photos.colour import decode_srgb, encode_srgb
 
-PLAIN = degrade.Degradation(0.0, 1.0, 1.0, 0.0, (1, 1, 1), (1, 1, 1), 0.0, (0, 0), 1.0, 0.0, 1.0)
+PLAIN = degrade.Degradation()
 
 
 def good_photo(height=60, width=80, dtype=np.uint8):
@@ -143,10 +143,28 @@ def test_what_stays_is_finished_by_levels_whether_it_has_a_partner_or_not(make_p
         plain, finished = (
             pipeline.PairDataset(lists_of, pipeline.Items(full_size=32, augment=False, keep_good=1.0, good_keep=1.0,
                                                           finish=finish, ranges=ranges), others)
-            for finish in (False, True)
+            for finish in ('', 'kept')
         )  # fmt: skip
         for position in range(4):
             _, photo, target = finished[position]
             assert np.abs(photo.astype(int) - plain[position][1]).max() <= 1
             assert target.min() < photo.min()
             assert target.mean() < photo.mean()
+
+
+@pytest.mark.parametrize('on_device', [False, True])
+def test_all_targets_are_finished_where_asked_and_photos_are_not(make_pairs, on_device):
+    pairs = lists.find_pairs(make_pairs(4))
+    ranges = degrade.Ranges(levels=(5.0, 3.0))
+    for name in ('', 'kept', 'all'):
+        items = pipeline.Items(full_size=32, augment=False, finish=name, ranges=ranges)
+        dataset = pipeline.PairDataset([(pairs, 1.0)], items)
+        ((positions, (_, photos, targets)),) = pipeline.Loader(dataset, 4, 0, on_device=on_device)
+        for position, photo, target in zip(positions, photos, targets, strict=True):
+            own = [augment.squeeze(image, 32) for image in dataset.pair(position)]
+            if name == 'all':
+                own[1] = degrade.finish(own[1], degrade.find_levels(dataset.pair(position)[1], ranges.levels))
+            for image, expected in zip((photo, target), own, strict=True):
+                difference = np.abs(image.permute(1, 2, 0).numpy() * 255 - expected)
+                assert difference.max() < (16 if on_device else 0.01)  # as above
+                assert difference.mean() < (0.7 if on_device else 0.01)
