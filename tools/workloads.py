@@ -105,11 +105,11 @@ def copy_folder(source, result):
         cv2.imwrite(os.path.join(result, name), cv2.imread(os.path.join(source, name)))
 
 
-def enhance_folder(checkpoints_file, source, result):
+def enhance_folder(checkpoints_file, source, result, denoise=-1.0):
     """inference.py on a folder, in this process."""
     values = {'images_dir': source, 'result_dir': result, 'checkpoints_file': checkpoints_file, 'overwrite': True}
     with contextlib.redirect_stdout(io.StringIO()):
-        inference.main(SimpleNamespace(**{**vars(inference.opt), **values}))
+        inference.main(SimpleNamespace(**{**vars(inference.opt), **values, 'denoise': denoise}))
 
 
 def make_photos(megapixels, count, folder):
