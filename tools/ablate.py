@@ -61,9 +61,9 @@ VARIANTS = {  # options of train.py beside the base's
     'target-to-target pairs': '--keep_good 0.12',
     'bilinear lowres': '--lowres bilinear',
     'simulated from good photos': '--good_photos GOOD',
-    'the same, what stays finished': '--good_photos GOOD --finish kept',
-    'the same, in darker and lighter moods': '--good_photos GOOD --finish kept --good_key 0.65,1.4',
-    'the same, all targets finished': '--good_photos GOOD --finish all --good_key 0.65,1.4',
+    'simulated and what stays finished': '--good_photos GOOD --finish kept',
+    'simulated and finished in moods': '--good_photos GOOD --finish kept --good_key 0.65,1.4',
+    'simulated in moods and all finished': '--good_photos GOOD --finish all --good_key 0.65,1.4',
 }
 
 
