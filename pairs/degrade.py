@@ -133,23 +133,6 @@ def light_table(numbers, top, black=0.0, white=1.0):
     return (light[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
 
 
-def finish(image, levels):
-    """An image (H, W, 3) uint8 or uint16 with its black and white levels in [0, 1] at 0 and 1, as targets have them."""
-    top = np.iinfo(image.dtype).max
-    return look_up(level_table(light_table(Degradation(), top, *levels), top).astype(image.dtype), image)
-
-
-def finish_on(image, top, levels):
-    """`finish` by torch: (H, W, 3) float32 levels of 255, rounded to the levels of `top`."""
-    light = read_on(light_table(Degradation(), top, *levels), image.mul(top / 255).round().long())
-    return encode_on(light).mul(top).round().mul(255 / top)
-
-
-def level_table(light, top):
-    """Levels of `top`, rounded, of linear light."""
-    return np.round(encode_srgb(light) * top)
-
-
 # ------------------------------------------------------------------------------------------- make, with OpenCV
 
 
@@ -157,9 +140,9 @@ def degrade(image, numbers):
     """(photo, target) of a good photo, or a part of it, (H, W, 3) uint8 or uint16, by a Degradation."""
     top = np.iinfo(image.dtype).max
     table = light_table(numbers, top, numbers.black, numbers.white)
-    target = look_up(level_table(table, top).astype(image.dtype), image)
+    target = relight(image, table)
     if numbers.kept:
-        return look_up(level_table(light_table(numbers, top), top).astype(image.dtype), image), target
+        return relight(image, light_table(numbers, top)), target
     light = look_up(table, image)
     luma = cv2.transform(light, LUMA[None])
     log = cv2.log(luma + np.float32(DARK))
@@ -177,6 +160,16 @@ def degrade(image, numbers):
     if numbers.noise:
         photo += noise_for(*photo.shape[:2], numbers) * np.float32(top / 255)
     return np.clip(np.rint(photo), 0, top).astype(image.dtype), target
+
+
+def finish(image, levels):
+    """An image (H, W, 3) uint8 or uint16 with its black and white levels in [0, 1] at 0 and 1, as targets have them."""
+    return relight(image, light_table(Degradation(), np.iinfo(image.dtype).max, *levels))
+
+
+def relight(image, table):
+    """An image (H, W, 3) uint8 or uint16 with the linear light that a table (top + 1, 3) has for its levels."""
+    return look_up(np.round(encode_srgb(table) * np.iinfo(image.dtype).max).astype(image.dtype), image)
 
 
 def look_up(table, image):
@@ -212,9 +205,9 @@ def degrade_on(image, top, numbers):
     device, scale = image.device, top / 255
     levels = image.mul(scale).round().long()
     light = read_on(light_table(numbers, top, numbers.black, numbers.white), levels)
-    target = encode_on(light).mul(top).round().div(scale)
+    target = relight_on(light, top)
     if numbers.kept:
-        return encode_on(read_on(light_table(numbers, top), levels)).mul(top).round().div(scale), target
+        return relight_on(read_on(light_table(numbers, top), levels), top), target
     luma = light @ send(LUMA, device)
     log = torch.log(luma + DARK)
     contrast = torch.exp((log - log.mean()) * (numbers.contrast - 1))
@@ -223,6 +216,16 @@ def degrade_on(image, top, numbers):
     if numbers.noise:
         photo += send(noise_for(*photo.shape[:2], numbers), device)
     return photo.mul(scale).round().clamp(0, top).div(scale), target
+
+
+def finish_on(image, top, levels):
+    """`finish` by torch: (H, W, 3) float32 levels of 255, rounded to the levels of `top`."""
+    return relight_on(read_on(light_table(Degradation(), top, *levels), image.mul(top / 255).round().long()), top)
+
+
+def relight_on(light, top):
+    """Levels of 255, rounded to those of `top`, of linear light on a device."""
+    return encode_on(light).mul(top).round().div(top / 255)
 
 
 def read_on(table, levels):

@@ -107,9 +107,9 @@ def copy_folder(source, result):
 
 def enhance_folder(checkpoints_file, source, result, denoise=-1.0):
     """inference.py on a folder, in this process."""
-    values = {'images_dir': source, 'result_dir': result, 'checkpoints_file': checkpoints_file, 'overwrite': True}
+    values = {'images_dir': source, 'result_dir': result, 'checkpoints_file': checkpoints_file, 'denoise': denoise}
     with contextlib.redirect_stdout(io.StringIO()):
-        inference.main(SimpleNamespace(**{**vars(inference.opt), **values, 'denoise': denoise}))
+        inference.main(SimpleNamespace(**{**vars(inference.opt), **values, 'overwrite': True}))
 
 
 def make_photos(megapixels, count, folder):
