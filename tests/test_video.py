@@ -19,10 +19,9 @@ from runs.checkpoint import load_network
 av = pytest.importorskip('av')
 
 from video.colors import find_layout, parse_format, planar_format, planes_to_rgb, rgb_to_planes  # noqa: E402
-from video.enhance import VideoEdit, enhance_video  # noqa: E402
+from video.enhance import VideoEdit, enhance_video, map_in_order, prefetch  # noqa: E402
 from video.lowres import shrink_plane  # noqa: E402
 from video.smoothing import CutFinder, Look, smooth_grids  # noqa: E402
-from video.stages import ahead, map_ahead  # noqa: E402
 from video.writer import Result  # noqa: E402
 
 SIZE = 96, 128
@@ -497,7 +496,7 @@ def test_stages_keep_the_order_and_pass_errors_on():
 
     seen = []
     with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match='after 20'):
-        seen.extend(map_ahead(pool, lambda value: value * 2, ahead(numbers(), 3), 4))
+        seen.extend(map_in_order(pool, lambda value: value * 2, prefetch(numbers(), 3), 4))
     assert seen == [2 * value for value in range(17)]
 
 
@@ -511,7 +510,7 @@ def test_stage_whose_consumer_stops_ends_its_thread():
         finally:
             closed.append(True)
 
-    items = ahead(endless(), 2)
+    items = prefetch(endless(), 2)
     next(items)
     items.close()
     assert closed == [True]

@@ -5,7 +5,7 @@
 
 The clip pans over an enlarged sample photo with noise. Encoding alone is measured twice: of the clip's own frames, and
 of its enhanced ones, which are brighter and take the encoder longer whoever made them. Beside the seconds stand those
-of all cores together, which other processes disturb less.
+of all cores together, which other processes disturb less. Memory is that of a process which enhances the clip, once.
 """
 
 import os
@@ -21,9 +21,8 @@ import numpy as np
 
 import utils
 from runs.checkpoint import load_network
-from system.files import save_json
 from system.process import keep_memory
-from tools.measure import describe_machine, noisy_photo
+from tools.measure import describe_machine, measure_peak, noisy_photo
 from video.enhance import enhance_video
 from video.reader import open_source, read_frames
 from video.writer import Result
@@ -35,7 +34,6 @@ opt = SimpleNamespace(
     height=1080,
     frames=90,
     repeats=3,  # timed runs of each side
-    result_json='benchmark_video.json',
 )
 
 LIMITS = {'width': '64 or more', 'height': '64 or more', 'frames': '2 or more', 'repeats': '1 or more'}
@@ -45,7 +43,7 @@ def main(opt):
     utils.check_options(opt, LIMITS)
     keep_memory()
     network, _ = load_network(opt.checkpoints_file)
-    rows, machine = [], describe_machine()
+    print(describe_machine() | {'PyAV': av.__version__})
     print(f'{"":34} {"ours":>8} {"other":>8} {"ratio":>6} {"CPU ours":>9} {"other":>8} {"ratio":>6}  other is')
     with tempfile.TemporaryDirectory() as folder:
         for codec in opt.codec.split(','):
@@ -59,14 +57,16 @@ def main(opt):
             (wall, work), *others = measure(sides, opt.repeats)
             for (other_wall, other_work), of in zip(others, ('the clip', 'the enhanced clip'), strict=True):
                 what = f'{codec}, {opt.width} x {opt.height}, {opt.frames} frames'
-                row = {'what': what, 'other is': f'decoding and encoding {of}', 'ours': wall, 'other': other_wall,
-                       'ratio': wall / other_wall, 'ours CPU': work, 'other CPU': other_work,
-                       'ratio CPU': work / other_work}  # fmt: skip
-                rows.append(row)
-                print(f'{what:34} {wall:6.2f} s {other_wall:6.2f} s {row["ratio"]:6.2f} {work:7.2f} s '
-                      f'{other_work:6.2f} s {row["ratio CPU"]:6.2f}  {row["other is"]}', flush=True)  # fmt: skip
-    save_json(opt.result_json, {'machine': machine | {'PyAV': av.__version__}, 'options': vars(opt), 'rows': rows})
+                print(f'{what:34} {wall:6.2f} s {other_wall:6.2f} s {wall / other_wall:6.2f} {work:7.2f} s '
+                      f'{other_work:6.2f} s {work / other_work:6.2f}  decoding and encoding {of}')  # fmt: skip
+            print(f'peak memory of enhancing it: {measure_peak(enhance, opt.checkpoints_file, clip, result):.2f} GB')
     return 0
+
+
+def enhance(checkpoints_file, clip, result):
+    """enhance_video with a checkpoint."""
+    keep_memory()
+    enhance_video(load_network(checkpoints_file)[0], clip, result)
 
 
 def make_clip(path, codec, width, height, frames):

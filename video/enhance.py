@@ -12,6 +12,7 @@ import itertools
 import os
 import queue
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -27,11 +28,11 @@ from video.colors import planes_to_rgb, rgb_to_planes
 from video.lowres import frame_lowres
 from video.reader import frame_layout, frame_planes, open_source, quarter_turns, read_frames, refuse_hdr
 from video.smoothing import Look, smooth_grids
-from video.stages import ahead, map_ahead
 from video.writer import Result
 
 DECODED = 4  # frames that decoding runs ahead
 WAITING_BYTES = 512 << 20  # of frames that wait for the grids of later ones
+WAIT = 0.1  # seconds between looks at whether the consumer has stopped
 
 
 class VideoEdit(NamedTuple):
@@ -52,7 +53,7 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
 
     Args:
         network: from `model.build_network` or `load_network`, in eval mode.
-        path, result: files; their extensions choose the containers, see formats.CONTAINERS.
+        path, result: files; their extensions choose the containers, see writer.CONTAINERS.
         ask: `VideoEdit`.
         progress: function of (iterable of frames, their number or 0) that gives the iterable back.
     Returns:
@@ -80,7 +81,7 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
 def write_enhanced(network, source, partial, name, ask, progress):
     """enhance_video of an open source into the file `partial`, whose container follows from the extension of `name`."""
     copied = queue.SimpleQueue()  # packets of other streams that wait to be written
-    with contextlib.closing(ahead(read_frames(source, copied.put), DECODED)) as decoded:
+    with contextlib.closing(prefetch(read_frames(source, copied.put), DECODED)) as decoded:
         write_frames(network, source, decoded, copied, partial, name, ask, progress)
 
 
@@ -106,11 +107,11 @@ def write_frames(network, source, decoded, copied, partial, name, ask, progress)
     def predict(lowres):
         return torch.rot90(predict_from(network, lowres), -turns, (3, 4))
 
-    graded = ahead(smooth_grids(looks(), predict, ask.smoothing, max(WAITING_BYTES // size, 8)), 1)
+    graded = prefetch(smooth_grids(looks(), predict, ask.smoothing, max(WAITING_BYTES // size, 8)), 1)
     with ThreadPoolExecutor(cores()) as pool:
         buffers = threading.local()  # a thread's RGB, used again for its next frame
         work = functools.partial(enhance_frame, network, layout, ask, buffers)
-        enhanced = map_ahead(pool, work, graded, cores() + 1)
+        enhanced = map_in_order(pool, work, graded, cores() + 1)
         output = Result(partial, name, source, first)
         try:
             for frame in progress(enhanced, source.frames):
@@ -176,3 +177,63 @@ def enhance_frame(network, layout, ask, buffers, graded):
     rgb, _ = apply_grid(network, rgb, grid, ask.edit, fused=ask.fused, in_place=True, all_cores=False)
     rgb_to_planes(rgb, layout, planes)
     return frame
+
+
+def prefetch(items, size):
+    """Yield the items of an iterable, which runs on a thread up to `size` items ahead.
+
+    What it raises is raised here. Where the consumer stops, by closing this generator or by an exception, the iterable
+    is closed and its thread ends before `close` returns.
+    """
+    ready, stopped = queue.Queue(size), threading.Event()
+
+    def put(kind, value):
+        while not stopped.is_set():
+            try:
+                return ready.put((kind, value), timeout=WAIT)
+            except queue.Full:
+                continue
+
+    def run():
+        try:
+            for item in items:
+                put('item', item)
+                if stopped.is_set():
+                    break
+        except BaseException as error:  # the consumer's thread raises it
+            put('error', error)
+        finally:
+            if hasattr(items, 'close'):
+                items.close()
+            put('end', None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == 'error':
+                raise value
+            if kind == 'end':
+                return
+            yield value
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def map_in_order(pool, work, items, count):
+    """Yield work(item) of every item in order, with up to `count` of them at work on a pool of threads."""
+    pending = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        if hasattr(items, 'close'):
+            items.close()
