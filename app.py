@@ -34,7 +34,7 @@ from photos.folder import Job, result_name
 from photos.levels import to_8bit, to_photo
 from photos.picture import is_photo, read_picture, write_photo
 from runs.checkpoint import ROOT, load_network
-from system.files import describe
+from system.files import error_line
 
 try:
     import gradio as gr
@@ -148,7 +148,7 @@ class Desk:
                 picture = self.read(job)
                 grids = {look: predict_grid(self.network(look), picture.photo)}
             except (OSError, ValueError, MemoryError, RuntimeError, cv2.error) as error:
-                gr.Warning(reason(inference.one_line(describe(error), job.path), job), duration=None)  # until closed
+                gr.Warning(reason(inference.one_line(error_line(error), job.path), job), duration=None)  # until closed
                 shutil.rmtree(folder)
                 continue
             preview = shrink(picture.photo)

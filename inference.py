@@ -35,9 +35,9 @@ from photos.folder import SHEET, find_photos, is_video, plan_jobs
 from photos.levels import to_photo
 from photos.picture import as_plain_srgb, read_picture, write_photo, write_picture
 from runs.checkpoint import load_network
-from system.files import describe, printable, remove_stale_parts
-from system.process import cores, keep_memory
-from system.ranks import from_first, gather, join_ranks
+from system.files import error_line, printable, remove_stale_parts
+from system.process import cores, tune_malloc
+from system.ranks import all_gather_list, init_distributed, on_rank0
 
 opt = SimpleNamespace(
     # photos and videos
@@ -75,7 +75,7 @@ STOPPING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # disk full, quota used up
 
 def main(opt):
     utils.check_options(opt, LIMITS)
-    keep_memory()
+    tune_malloc()
     found = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
     jobs = plan_jobs(found, opt.result_dir, opt.format, opt.save_illumination, opt.contact_sheet)
     device = utils.pick_device(opt.device)
@@ -84,21 +84,21 @@ def main(opt):
     gpu = device if opt.nvjpeg and nvjpeg.load_codec(device) else None
     network, _ = load_network(opt.checkpoints_file, device)
 
-    rank, world = join_ranks(timedelta(days=30))  # a share may take long
+    rank, world = init_distributed(timedelta(days=30))  # a share may take long
     os.makedirs(opt.result_dir, exist_ok=True)
     remove_stale_parts({os.path.dirname(path) for job in jobs for path in (job.result, job.illumination) if path})
     todo = [job for job in jobs if opt.overwrite or not os.path.lexists(job.result)]
-    jobs, todo = from_first(lambda: (jobs, todo))  # so that each is one rank's
+    jobs, todo = on_rank0(lambda: (jobs, todo))  # so that each is one rank's
     mine = todo[rank::world]
     done = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt, gpu)
     done += enhance_videos(network, [job for job in mine if is_video(job.path)], opt)
 
-    outcomes = gather(done)  # waits for all ranks
+    outcomes = all_gather_list(done)  # waits for all ranks
     failed = report(outcomes, found, len(jobs) - len(todo), opt.result_dir) if rank == 0 else 0
     if opt.contact_sheet and rank == 0:
         photos = [(job.path, job.result) for job in jobs if not is_video(job.path)]
         save_contact_sheet(os.path.join(opt.result_dir, SHEET), photos)
-    gather([])  # all end together: torchrun kills the others when one ends with status 1
+    all_gather_list([])  # all end together: torchrun kills the others when one ends with status 1
     return 1 if failed else 0
 
 
@@ -211,7 +211,7 @@ def attempt(job, work):
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in STOPPING:
             raise
-        return path, one_line(describe(error), path), []
+        return path, one_line(error_line(error), path), []
     except (MemoryError, RuntimeError, cv2.error) as error:  # too large for this machine or its GPU
         return path, one_line(str(error) or 'out of memory', path), []
     except Exception as error:  # a defect of ours, with this one

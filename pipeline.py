@@ -18,7 +18,7 @@ from tqdm import tqdm
 from model import LOW_SIZE
 from pairs import augment, degrade
 from photos.picture import read_photo
-from system.files import describe, raise_all
+from system.files import error_line, raise_all
 from system.process import available_memory, cores
 
 
@@ -56,7 +56,7 @@ def load_pairs(pairs, cache='ram', folder=None):
         try:
             return read_pair(pair)
         except (OSError, ValueError) as error:
-            problems.append(describe(error))
+            problems.append(error_line(error))
             return None
 
     if cache == 'auto':

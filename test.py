@@ -45,9 +45,9 @@ from scoring.protocol import STANDARDS, Protocol
 from scoring.report import RESULT, TARGET, compare_methods, summarize_methods, write_report
 from scoring.sheets import save_extremes
 from scoring.statistics import extremes
-from system.files import describe, raise_all, save_csv, save_json, save_text
-from system.process import cores, keep_memory
-from system.ranks import gather, join_ranks, ranks
+from system.files import error_line, raise_all, save_csv, save_json, save_text
+from system.process import cores, tune_malloc
+from system.ranks import all_gather_list, init_distributed, ranks
 
 opt = SimpleNamespace(
     # what is scored, beside the unprocessed input
@@ -96,8 +96,8 @@ INPUT = 'unprocessed input'
 def main(opt):
     utils.check_options(opt, LIMITS)
     check_combination(opt)
-    keep_memory()
-    rank, _ = join_ranks()
+    tune_malloc()
+    rank, _ = init_distributed()
 
     # choose
     protocol = choose_protocol(opt)
@@ -389,12 +389,12 @@ def map_pairs(function, pairs, title):
         try:
             return position, function(pairs[position])
         except (OSError, ValueError, MemoryError) as error:
-            return position, describe(error)
+            return position, error_line(error)
 
     mine = range(rank, len(pairs), world)
     with ThreadPoolExecutor(cores()) as pool:
         bar = tqdm(pool.map(attempt, mine), title, len(mine), disable=None if rank == 0 else True, leave=False)
-        found = gather(list(bar))
+        found = all_gather_list(list(bar))
     return [result for _, result in sorted(found, key=lambda item: item[0])]
 
 
@@ -462,7 +462,7 @@ def save_pictures(path, rows, label, function, protocol):
                 shown.append((f'{caption}   (input, {label}, target)', [photo, function(photo, row['input']), target]))
         save_extremes(path, shown)
     except (OSError, ValueError, MemoryError, cv2.error) as error:
-        print(f'note: no {path}: {describe(error)}', file=sys.stderr)
+        print(f'note: no {path}: {error_line(error)}', file=sys.stderr)
 
 
 def versions():

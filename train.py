@@ -47,11 +47,11 @@ from pairs.lists import (
 from runs.checkpoint import load_network, network_options
 from runs.folder import open_folder
 from runs.resume import Data, adopt_options
-from runs.state import Estimator, State, lr_factor, share_gradients
+from runs.state import FusedNetwork, State, lr_factor, share_gradients
 from scoring.metrics import psnr, ssim
 from scoring.sheets import save_sheet
-from system.process import cores, keep_memory
-from system.ranks import gather, join_ranks
+from system.process import cores, tune_malloc
+from system.ranks import all_gather_list, init_distributed
 
 opt = SimpleNamespace(
     # network
@@ -172,14 +172,14 @@ AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 def main(opt):
     utils.check_options(opt, LIMITS)
     ranges = check_together(opt)
-    rank, world = join_ranks()
+    rank, world = init_distributed()
     device = set_up_torch(opt)
     with open_folder(os.path.join(opt.checkpoints_dir, opt.exp_name), rank) as folder:
         # network
         opt.resume, checkpoint = folder.read_last(opt.resume)
         network = make_network(opt, checkpoint).to(device)
         state = State(network, opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
-        model = share_gradients(Estimator(network, opt.fused, AMP[opt.amp]), device, world)
+        model = share_gradients(FusedNetwork(network, opt.fused, AMP[opt.amp]), device, world)
         if rank == 0:
             parameters = sum(p.numel() for p in network.parameters())
             print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
@@ -259,7 +259,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     if name := state.find_not_finite():
         raise ValueError(f'training: expected finite weights, got others in {name} after epoch {epoch}; '
                          f'{folder.path}/last.pth holds epoch {epoch - 1}')  # fmt: skip
-    means = np.mean(gather([(sums / len(loader)).tolist()]), axis=0)
+    means = np.mean(all_gather_list([(sums / len(loader)).tolist()]), axis=0)
     taken = time.perf_counter() - start
     return {
         'epoch': epoch,
@@ -297,7 +297,7 @@ def validate(network, pairs, fused=True, exp_dir='', epoch=0):
         images = np.stack([small[i] for _, small in results[:16]]).astype(np.float32)
         path = os.path.join(exp_dir, 'valid_phase', f'ep_{epoch}_{name}.png' if i else 'input.png')
         save_sheet(path, torch.from_numpy(images).permute(0, 3, 1, 2))
-    columns = zip(*gather([values for values, _ in results]), strict=True)
+    columns = zip(*all_gather_list([values for values, _ in results]), strict=True)
     return {name: float(np.mean(column)) for name, column in zip(('psnr', 'ssim'), columns, strict=True)}
 
 
@@ -366,7 +366,7 @@ def check_together(opt):
 def set_up_torch(opt):
     """Seeds, threads and determinism; returns the device."""
     device = utils.pick_device(opt.device)
-    keep_memory()
+    tune_malloc()
     cv2.setNumThreads(1)  # the loader's threads are the parallel ones
     utils.set_seed(opt.seed)
     if opt.deterministic:

@@ -12,7 +12,7 @@ import traceback
 import numpy as np
 import torch
 
-from system.files import describe
+from system.files import error_line
 from system.ranks import leave_rank
 
 
@@ -27,7 +27,7 @@ def run_script(main, opt, limits=None, positional=''):
     try:
         status = main(opt)
     except (OSError, ValueError) as error:
-        status = f'error: {describe(error)}'
+        status = f'error: {error_line(error)}'
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         status = 130  # as shells have it: 128 + SIGINT

@@ -17,7 +17,7 @@ from kernels.common import Rule
 from kernels.denoise import SAMPLE, denoise_plain, remove_noise
 from loss import PRESETS, total_loss
 from model import LOW_SIZE, add_pedestal, apply_affine, build_network, reflectance, slice_grid
-from photos.levels import make_lowres, to_photo, to_tensor
+from photos.levels import resize_lowres, to_photo, to_tensor
 from photos.lowres import make_lowres_batch, shrink
 
 LOCK = threading.Lock()  # one trial of the kernels, however many threads ask for them at once
@@ -202,7 +202,7 @@ def predict_grid(network, photo, fused=True, all_cores=True):
         ValueError: the network's weights are so large that the grid overflows.
     """
     device = next(network.parameters()).device
-    lowres = to_tensor(look(photo, network.lowres_mode, fused, all_cores), device)
+    lowres = to_tensor(make_lowres(photo, network.lowres_mode, fused, all_cores), device)
     grid = network.predict_grid(lowres)
     if not grid.isfinite().all():  # else a black photo
         raise ValueError('network: expected finite coefficients, got others: its weights are broken')
@@ -248,14 +248,14 @@ def run_network(network, photo, grid, edit, every, fused, in_place, all_cores):
     return enhanced, illumination[0, :, ::every, ::every].permute(1, 2, 0).cpu().numpy() if every else None
 
 
-def look(photo, mode, fused=True, all_cores=True):
+def make_lowres(photo, mode, fused=True, all_cores=True):
     """The (256, 256, 3) copy of a photo that the coefficient network looks at.
 
     Args:
         mode: see model.IlluminationNet. 'area' gives float32 levels of 255, the others the photo's dtype.
     """
     if mode != 'area':
-        return make_lowres(photo, mode)
+        return resize_lowres(photo, mode)
     if fused and (kernels := cpu_kernels()):
         return kernels.shrink(photo, all_cores)
     planes = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)

@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from kernels.cpu_jit import inlined, kernel, run_strips, strip_edges
+from kernels.cpu_jit import inlined, kernel, parallel_rows, strip_edges
 
 STEP = 4  # pixels from block to block; a block has 8 x 8
 UNIT = 128  # of the int16 chroma planes: one level of 255
@@ -305,7 +305,7 @@ def denoise(photo, limits, thresholds, all_cores=True):
     height, width, _ = photo.shape
     scale = np.float32(255 / np.iinfo(photo.dtype).max)
     planes = np.empty((2, -(-height // 2), -(-width // 2)), np.int16)
-    run_strips(planes.shape[1], lambda a, b: shrink_chroma(photo, planes, (a, b), scale), all_cores)
+    parallel_rows(planes.shape[1], lambda a, b: shrink_chroma(photo, planes, (a, b), scale), all_cores)
     changes = np.empty_like(planes)
     one, unit, none = np.float32(1), np.float32(UNIT), np.empty((0, 0), np.float32)
     rows = planes.shape[1]
@@ -317,7 +317,7 @@ def denoise(photo, limits, thresholds, all_cores=True):
         def work(a, b, plane=plane, change=change, far=far):
             filter_rows(plane, far, thresholds[1], change, (4 * a, min(4 * b, rows)), unit)
 
-        run_strips(-(-rows // 4), work, all_cores)
+        parallel_rows(-(-rows // 4), work, all_cores)
 
     edges = [min(4 * edge, height) for edge in strip_edges(-(-height // 4), all_cores)]
     halos = {}
@@ -331,7 +331,7 @@ def denoise(photo, limits, thresholds, all_cores=True):
         a, b = 4 * a, min(4 * b, height)
         denoise_rows(photo, (a, b), halos[a], planes, changes, thresholds[0], limits, scale)
 
-    run_strips(-(-height // 4), finish, all_cores)
+    parallel_rows(-(-height // 4), finish, all_cores)
     return photo
 
 

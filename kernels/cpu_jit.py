@@ -1,6 +1,6 @@
 """How the CPU kernels are compiled by Numba and shared among threads.
 
-Kernels release the GIL and take a range of rows; `run_strips` shares the rows among Python threads. So they need no
+Kernels release the GIL and take a range of rows; `parallel_rows` shares the rows among Python threads. So they need no
 OpenMP, can run in several threads at once, and survive fork.
 """
 
@@ -75,7 +75,7 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=threads.cache_clear)  # a fork has none of the pool's threads
 
 
-def run_strips(rows, work, all_cores=True, smallest=16):
+def parallel_rows(rows, work, all_cores=True, smallest=16):
     """Call work(first, last) for strips that cover `rows`; returns the results in order.
 
     Args:
@@ -89,6 +89,6 @@ def run_strips(rows, work, all_cores=True, smallest=16):
 
 
 def strip_edges(rows, all_cores=True, smallest=16):
-    """First row of each strip that run_strips makes, and `rows`."""
+    """First row of each strip that parallel_rows makes, and `rows`."""
     count = max(1, min(4 * cores(), rows // smallest)) if all_cores else 1
     return [rows * i // count for i in range(count + 1)]

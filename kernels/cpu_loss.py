@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from kernels.common import count_elements
-from kernels.cpu_jit import inlined, kernel, run_strips
+from kernels.cpu_jit import inlined, kernel, parallel_rows
 from kernels.cpu_math import exp2, log2
 from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_windows
 from model import TINY
@@ -260,8 +260,10 @@ class FusedLoss(torch.autograd.Function):
 
         structure = 0.0
         if windows.size:
-            structure = sum(run_strips(n * down, lambda y, stop: strip(y, stop, down, similar), smallest=4)) / counts[4]
-        sums = sum(run_strips(n * height, lambda y, stop: strip(y, stop, height, terms_of)))
+            structure = (
+                sum(parallel_rows(n * down, lambda y, stop: strip(y, stop, down, similar), smallest=4)) / counts[4]
+            )
+        sums = sum(parallel_rows(n * height, lambda y, stop: strip(y, stop, height, terms_of)))
         smoothness = sums[2] / weights[2] if weights[2] else 0.0
         means = sums[0] / counts[0], sums[1] / counts[1], smoothness, structure
         total = torch.tensor(sum(w * m for w, m in zip(weights, means, strict=True)), dtype=illumination.dtype)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.cpu_jit import kernel, run_strips
+from kernels.cpu_jit import kernel, parallel_rows
 from kernels.cpu_math import exp2, log2
 from kernels.cpu_slice import grid_array, guide_arrays, illumination_of_row, row_of_grid, runs_of_row
 from model import TINY
@@ -100,7 +100,7 @@ def enhance(photo, grid, guide, rule, *, every=0, in_place=False, all_cores=True
     grid, guide = grid_array(grid[None])[0], guide_arrays(*guide)
     runs = runs_of_row(width, grid.shape[1], rule.align_corners, BLOCK, np.float32)
     images = photo, enhanced, illumination
-    run_strips(
+    parallel_rows(
         height,
         lambda first, last: enhance_rows(images, every, (first, last), grid, guide, runs, rule),
         all_cores,

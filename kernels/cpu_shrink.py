@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.cpu_jit import kernel, run_strips
+from kernels.cpu_jit import kernel, parallel_rows
 from model import LOW_SIZE
 from photos.lowres import shrink_taps
 
@@ -53,5 +53,5 @@ def shrink(photo, all_cores=True):
     lowres = np.empty((LOW_SIZE, LOW_SIZE, 3), np.float32)
     taps = (*shrink_taps(photo.shape[0]), *shrink_taps(photo.shape[1]))
     scale = np.float32(1 if photo.dtype == np.uint8 else 1 / 257)
-    run_strips(LOW_SIZE, lambda first, last: shrink_rows(photo, lowres, (first, last), taps, scale), all_cores)
+    parallel_rows(LOW_SIZE, lambda first, last: shrink_rows(photo, lowres, (first, last), taps, scale), all_cores)
     return lowres

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kernels.common import Rule
-from kernels.cpu_jit import inlined, kernel, run_strips
+from kernels.cpu_jit import inlined, kernel, parallel_rows
 from kernels.cpu_slice import (
     bins_of_run,
     depth_of_row,
@@ -219,7 +219,7 @@ class SliceApply(torch.autograd.Function):
         source, result, cells = photo.detach().numpy(), illumination.numpy(), grid_array(grid)
         guide = guide_arrays(weights, bias, mix, mix_bias, tanh)
         runs = runs_of_row(photo.shape[3], grid.shape[4], rule.align_corners, photo.shape[3], source.dtype)
-        run_strips(
+        parallel_rows(
             photo.shape[0] * photo.shape[2],
             lambda first, last: illumination_rows(source, result, (first, last), cells, guide, runs, rule),
         )
@@ -255,7 +255,7 @@ class SliceApply(torch.autograd.Function):
 
         grid_grad = np.zeros(cells.shape, dtype)
         hidden_grad = np.zeros((units + 1, 5), dtype)
-        for hidden, grids in run_strips(n * height, strip):
+        for hidden, grids in parallel_rows(n * height, strip):
             hidden_grad += hidden
             for i, part in grids:
                 grid_grad[i] += part

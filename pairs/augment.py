@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kernels import look
+from kernels import make_lowres
 from model import LOW_SIZE
-from pairs.degrade import Degradation, degrade, degrade_on, finish, finish_on, send
+from pairs.degrade import Degradation, degrade, degrade_on, finish, finish_on, to_device
 from photos.colour import decode_srgb, encode_srgb
 from photos.lowres import shrink
 
@@ -115,7 +115,7 @@ def render(photo, target, recipe, full_size, lowres_mode='bilinear'):
         photo, target = change(photo, step), change(target, step)
     if recipe.degradation:  # last: few pixels are left
         photo, target = degrade(squeeze(target, full_size), recipe.degradation)
-    lowres = look(photo, lowres_mode, all_cores=False)
+    lowres = make_lowres(photo, lowres_mode, all_cores=False)
     target = squeeze(target, full_size)
     return lowres, squeeze(photo, full_size), finish(target, recipe.levels) if recipe.levels else target
 
@@ -146,7 +146,7 @@ def change(image, step):
 def upload(image, device):
     """An (H, W, 3) uint8 or uint16 array as integer levels (H, W, 3) on a device, and their top level."""
     deep = image.dtype == np.uint16  # torch has few operations on uint16
-    return send(image.astype(np.int32) if deep else image, device), 65535 if deep else 255
+    return to_device(image.astype(np.int32) if deep else image, device), 65535 if deep else 255
 
 
 def render_on(pairs, recipes, full_size, lowres_mode='bilinear'):
@@ -198,7 +198,7 @@ def render_on(pairs, recipes, full_size, lowres_mode='bilinear'):
 
 
 def expose_on(image, top, stops):
-    table = send(exposure_table(stops, top), image.device)
+    table = to_device(exposure_table(stops, top), image.device)
     return table[image.long()].to(image.dtype), top
 
 
@@ -255,8 +255,8 @@ def sample(images, places):
     starts = np.cumsum(heights * widths) - heights * widths
     # one number of each image, beside its row of places
     numbers = np.stack([starts, widths, heights - 1, widths - 1])[..., None]
-    start, width, last_y, last_x = send(numbers, device)
-    y, x = (send(np.float32([place[axis] for place in places]), device) for axis in (0, 1))
+    start, width, last_y, last_x = to_device(numbers, device)
+    y, x = (to_device(np.float32([place[axis] for place in places]), device) for axis in (0, 1))
     above, left = y.long(), x.long()
     rows = [start + row * width for row in (above, torch.minimum(above + 1, last_y))]
     columns = [left, torch.minimum(left + 1, last_x)]
@@ -264,5 +264,5 @@ def sample(images, places):
     for row in rows:
         near, far = (pixels[row[:, :, None] + column[:, None, :]].float() for column in columns)
         lines.append(near.lerp_(far, x.frac()[:, None, :, None]))
-    scale = send(np.float32([255 / top for _, top in images]), device).view(-1, 1, 1, 1)
+    scale = to_device(np.float32([255 / top for _, top in images]), device).view(-1, 1, 1, 1)
     return lines[0].lerp_(lines[1], y.frac()[:, :, None, None]).mul_(scale).permute(0, 3, 1, 2)

@@ -95,7 +95,7 @@ def noise_tile():
     return np.random.default_rng(0).standard_normal((TILE, TILE, 3), np.float32)
 
 
-def send(array, device):
+def to_device(array, device):
     """A copy of an array as a tensor on a device; on CUDA nothing waits, as it would for memory that is not pinned."""
     tensor = torch.from_numpy(np.array(array))
     if torch.device(device).type == 'cuda':
@@ -208,13 +208,13 @@ def degrade_on(image, top, numbers):
     target = relight_on(light, top)
     if numbers.kept:
         return relight_on(read_on(light_table(numbers, top), levels), top), target
-    luma = light @ send(LUMA, device)
+    luma = light @ to_device(LUMA, device)
     log = torch.log(luma + DARK)
     contrast = torch.exp((log - log.mean()) * (numbers.contrast - 1))
-    matrix, offset = (send(value, device) for value in color_change(numbers))
+    matrix, offset = (to_device(value, device) for value in color_change(numbers))
     photo = encode_on(((light @ matrix.T) * contrast[..., None] + offset).clamp(0, 1)) * 255
     if numbers.noise:
-        photo += send(noise_for(*photo.shape[:2], numbers), device)
+        photo += to_device(noise_for(*photo.shape[:2], numbers), device)
     return photo.mul(scale).round().clamp(0, top).div(scale), target
 
 
@@ -230,7 +230,7 @@ def relight_on(light, top):
 
 def read_on(table, levels):
     """`look_up` of an array at integer levels (H, W, 3) on a device."""
-    table = send(table, levels.device)
+    table = to_device(table, levels.device)
     return torch.stack([table[:, c][levels[..., c]] for c in range(3)], dim=-1)
 
 

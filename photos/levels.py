@@ -27,7 +27,7 @@ def to_photo(tensor, dtype=np.uint8, round_down=False):
     return (levels if round_down else levels.round()).cpu().numpy().astype(dtype)
 
 
-def make_lowres(photo, mode='bilinear'):
+def resize_lowres(photo, mode='bilinear'):
     """The (256, 256, 3) copy that the coefficient network looks at; mode 'bilinear' or 'nearest'."""
     if photo.shape[:2] == (LOW_SIZE, LOW_SIZE):
         return photo

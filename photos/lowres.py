@@ -5,7 +5,7 @@ grows, bilinear with pixel centres at half-integers. So one photo at any size gi
 every version of OpenCV. `shrink` here is the definition, two products with weight matrices, on any device and where a
 graph is exported; kernels do the same in one pass on the CPU.
 
-Departure from both systems: theirs are bilinear without antialiasing and nearest, see photos.levels.make_lowres.
+Departure from both systems: theirs are bilinear without antialiasing and nearest, see photos.levels.resize_lowres.
 """
 
 import functools
@@ -60,7 +60,7 @@ def make_lowres_batch(fullres, mode):
     """The copies of photos (N, 3, H, W) in [0, 1] on any device: (N, 3, 256, 256), differentiable, not rounded.
 
     Args:
-        mode: 'area', 'bilinear' or 'nearest', see `shrink` and levels.make_lowres.
+        mode: 'area', 'bilinear' or 'nearest', see `shrink` and levels.resize_lowres.
     """
     if mode == 'area':
         return shrink(fullres)

@@ -21,7 +21,7 @@ from pairs.lists import write_pairs
 from runs.checkpoint import read_checkpoint, save_checkpoint
 from runs.curves import draw_curves
 from system.files import read_csv, remove_stale_parts, save_csv, save_json
-from system.ranks import from_first
+from system.ranks import on_rank0
 
 try:
     import fcntl
@@ -40,7 +40,7 @@ def open_folder(path, rank=0):
         ValueError: another run writes there. OSError: it cannot be made.
     """
     lock = []
-    from_first(lambda: lock.append(take_lock(path)))
+    on_rank0(lambda: lock.append(take_lock(path)))
     folder = RunFolder(path, rank)
     try:
         yield folder
@@ -92,7 +92,7 @@ class RunFolder:
         Raises:
             FileNotFoundError: no such file. ValueError: the folder holds a run already; not a last.pth.
         """
-        return from_first(lambda: self.choose_last(resume))
+        return on_rank0(lambda: self.choose_last(resume))
 
     def choose_last(self, resume):
         own = os.path.join(self.path, 'last.pth')

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pairs.lists import HASH_COLUMNS, hash_files, hash_pairs
 from runs.checkpoint import network_options
 from system.files import read_csv
-from system.ranks import from_first
+from system.ranks import on_rank0
 
 FREE = (  # options that may change when a run is resumed
     'exp_name', 'checkpoints_dir', 'resume', 'total_epochs', 'valid_interval', 'visualize_batch', 'tensorboard',
@@ -51,7 +51,7 @@ class Data(NamedTuple):
     def of(cls, dataset, valid_pairs):
         """The Data of a pipeline.PairDataset and of the validation pairs; rank 0 alone reads all files."""
         paths = {path for pair in [*dataset.pairs, *valid_pairs] for path in pair}
-        hashes = from_first(lambda: hash_files(paths))
+        hashes = on_rank0(lambda: hash_files(paths))
         return cls(dataset.pairs, [count for count, _ in dataset.weights], valid_pairs, hashes)
 
     def state_dict(self):

@@ -128,7 +128,7 @@ def update_average(average, network, decay, step):
             ours.copy_(theirs)
 
 
-class Estimator(torch.nn.Module):
+class FusedNetwork(torch.nn.Module):
     """The network by its fastest path, (lowres, fullres) -> illumination, as a module that wraps.
 
     Args:

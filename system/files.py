@@ -85,7 +85,7 @@ def remove_stale_parts(folders):
                     os.remove(path)
 
 
-def describe(error):
+def error_line(error):
     """An error of one file as 'file: reason'."""
     return f'{error.filename}: {error.strerror}' if isinstance(error, OSError) and error.filename else str(error)
 

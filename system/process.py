@@ -5,7 +5,7 @@ import os
 import sys
 
 
-def keep_memory():
+def tune_malloc():
     """Let glibc keep freed arrays of up to 32 MB instead of returning them to the system; elsewhere nothing.
 
     Photo-sized temporaries would otherwise be paged in anew each time: a third of test.py's time, a tenth of

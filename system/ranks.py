@@ -24,7 +24,7 @@ def ranks():
     return int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
 
 
-def join_ranks(timeout=None):
+def init_distributed(timeout=None):
     """Join the process group where torchrun started several processes; returns (rank, world size).
 
     Args:
@@ -38,7 +38,7 @@ def join_ranks(timeout=None):
     return rank, world
 
 
-def gather(items):
+def all_gather_list(items):
     """One list of all ranks' lists, in the order of ranks, on each rank; several ranks need a process group."""
     if ranks()[1] == 1:
         return items
@@ -47,7 +47,7 @@ def gather(items):
     return [item for part in parts for item in part]
 
 
-def from_first(function):
+def on_rank0(function):
     """What function() gives on rank 0, on every rank; where it raises OSError or ValueError there, all raise that."""
     rank, world = ranks()
     if world == 1:

@@ -12,7 +12,7 @@ from kernels import cpu_jit
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_strips_run_in_a_fork_too():
     def count():
-        return sum(cpu_jit.run_strips(64, lambda first, last: last - first))
+        return sum(cpu_jit.parallel_rows(64, lambda first, last: last - first))
 
     assert count() == 64  # the pool's threads are there
     child = os.fork()

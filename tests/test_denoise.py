@@ -119,13 +119,13 @@ def test_any_number_of_strips_gives_the_same(count, monkeypatch):
     def strip_edges(rows, all_cores=True, smallest=16):
         return [rows * i // count for i in range(count + 1)]
 
-    def run_strips(rows, work, all_cores=True, smallest=16):
+    def parallel_rows(rows, work, all_cores=True, smallest=16):
         edges = strip_edges(rows)
         for first, last in list(itertools.pairwise(edges))[::-1]:  # the last one first
             work(first, last)
 
     monkeypatch.setattr(cpu_denoise, 'strip_edges', strip_edges)
-    monkeypatch.setattr(cpu_denoise, 'run_strips', run_strips)
+    monkeypatch.setattr(cpu_denoise, 'parallel_rows', parallel_rows)
     np.testing.assert_array_equal(remove_noise(photo.copy(), samples, denoise=FUSED), whole)
 
 

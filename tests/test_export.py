@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import export
-from kernels import Edit, enhance_photo, look
+from kernels import Edit, enhance_photo, make_lowres
 from model import build_network
 from runs.checkpoint import load_network
 
@@ -34,7 +34,7 @@ def dark_photo(height, width, seed=0):
 def test_the_graph_shrinks_as_we_do(size, mode):
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     lowres = export.shrink(torch.from_numpy(photo).permute(2, 0, 1)[None], mode)[0].permute(1, 2, 0).numpy()
-    expected = look(photo, mode, fused=False)
+    expected = make_lowres(photo, mode, fused=False)
     if mode == 'area':
         assert abs(lowres - expected).max() < 1e-3  # the order of sums
     else:
@@ -57,7 +57,7 @@ def check(run, network, separate):
         photo = dark_photo(*size)
         inputs = {'photo': photo.transpose(2, 0, 1)[None], 'strength': np.array([strength], np.float32)}
         if separate:
-            lowres = look(photo, network.lowres_mode, fused=False)
+            lowres = make_lowres(photo, network.lowres_mode, fused=False)
             inputs['lowres'] = lowres.transpose(2, 0, 1)[None].astype(np.float32)
         enhanced = run(**inputs)
         assert enhanced.dtype == np.uint8
@@ -116,7 +116,7 @@ def test_onnx_shrinks_level_for_level_as_opencv(tmp_path):
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     photo = np.random.default_rng(0).integers(0, 256, (1000, 1503, 3), dtype=np.uint8)
     for lowres, mode in zip(session.run(None, {'photo': photo.transpose(2, 0, 1)[None]}), MODES[1:], strict=True):
-        assert (lowres[0].transpose(1, 2, 0) == look(photo, mode)).all()
+        assert (lowres[0].transpose(1, 2, 0) == make_lowres(photo, mode)).all()
 
 
 def test_a_missing_package_is_named_with_its_install_line(tmp_path, monkeypatch):

@@ -204,7 +204,7 @@ def test_failed_write_leaves_the_old_file_and_names_it(tmp_path):
 
     with pytest.raises(OSError, match='No space') as error:
         files.save_whole(save, str(tmp_path / 'a.txt'))
-    assert files.describe(error.value) == f'{tmp_path}/a.txt: No space left on device'
+    assert files.error_line(error.value) == f'{tmp_path}/a.txt: No space left on device'
     assert (tmp_path / 'a.txt').read_text() == 'old'
     assert os.listdir(tmp_path) == ['a.txt']
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import look
+from kernels import make_lowres
 from model import build_network
 from pairs import augment
 from photos.lowres import shrink, shrink_matrix
@@ -45,9 +45,9 @@ def test_lines_are_a_plain_loops(size):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_kernel_is_the_two_products(shape, dtype):
     photo = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (*shape, 3)).astype(dtype)
-    plain = look(photo, 'area', fused=False)
+    plain = make_lowres(photo, 'area', fused=False)
     for alone in (True, False):
-        fused = look(photo, 'area', all_cores=alone)
+        fused = make_lowres(photo, 'area', all_cores=alone)
         assert fused.shape == (256, 256, 3)
         assert fused.dtype == plain.dtype == np.float32
         np.testing.assert_allclose(fused, plain, atol=2e-4)  # of 255; sums in another order
@@ -55,13 +55,13 @@ def test_kernel_is_the_two_products(shape, dtype):
 
 def test_a_photo_of_lowres_size_is_its_own_copy():
     photo = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    np.testing.assert_array_equal(look(photo, 'area'), photo)
-    np.testing.assert_array_equal(look(photo[:, ::-1], 'area'), photo[:, ::-1])
+    np.testing.assert_array_equal(make_lowres(photo, 'area'), photo)
+    np.testing.assert_array_equal(make_lowres(photo[:, ::-1], 'area'), photo[:, ::-1])
 
 
 def test_shrinking_keeps_the_mean_and_needs_no_rounding():
     photo = np.random.default_rng(0).integers(0, 256, (512, 768, 3), np.uint8)
-    assert look(photo, 'area').mean() == pytest.approx(photo.mean(), abs=1e-3)
+    assert make_lowres(photo, 'area').mean() == pytest.approx(photo.mean(), abs=1e-3)
     np.testing.assert_allclose(shrink(torch.ones(2, 3, 700, 30)), 1, atol=1e-6)
 
 
@@ -96,6 +96,8 @@ def test_one_photo_at_two_sizes_gets_one_copy():
     smooth = cv2.resize(np.random.default_rng(0).integers(40, 160, (12, 16, 3)).astype(np.float32), (3072, 2304))
     large = (smooth + 40 * (-1.0) ** (np.arange(2304) // 2)[:, None, None]).astype(np.uint8)
     small = cv2.resize(large, (512, 384), interpolation=cv2.INTER_AREA)
-    area, bilinear = ([look(photo, mode).astype(float) for photo in (large, small)] for mode in ('area', 'bilinear'))
+    area, bilinear = (
+        [make_lowres(photo, mode).astype(float) for photo in (large, small)] for mode in ('area', 'bilinear')
+    )
     assert np.abs(area[0] - area[1]).mean() < 1
     assert np.abs(bilinear[0] - bilinear[1]).mean() > 8

@@ -15,8 +15,8 @@ from runs import folder as folders
 from runs.curves import draw_curves
 from runs.folder import open_folder, take_lock
 from runs.resume import Data, adopt_options
-from runs.state import Estimator, State, share_gradients
-from system.ranks import BatchNorm, from_first
+from runs.state import FusedNetwork, State, share_gradients
+from system.ranks import BatchNorm, on_rank0
 from tests import on_two_ranks
 
 
@@ -209,7 +209,7 @@ def test_what_the_first_rank_refuses_all_refuse(tmp_path):
             raise ValueError(f'refused by rank {rank}')
 
         try:
-            from_first(choose)
+            on_rank0(choose)
         except ValueError as error:
             return str(error)
 
@@ -224,7 +224,7 @@ def test_mixed_precision_trains_on_two_ranks(tmp_path):
     def step(rank, world=2):
         torch.manual_seed(0)
         state = State(build_network('hdrnet', luma_bins=1, spatial_bin=32))
-        model = share_gradients(Estimator(state.network, False, torch.bfloat16), torch.device('cpu'), world)
+        model = share_gradients(FusedNetwork(state.network, False, torch.bfloat16), torch.device('cpu'), world)
         loss = model(lowres[rank::world], fullres[rank::world]).square().mean()
         state.step(loss, 0, 1)
         norm = state.network.splat[1].norm

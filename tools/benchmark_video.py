@@ -21,7 +21,7 @@ import numpy as np
 
 import utils
 from runs.checkpoint import load_network
-from system.process import keep_memory
+from system.process import tune_malloc
 from tools.measure import describe_machine, measure_peak, noisy_photo
 from video.enhance import enhance_video
 from video.reader import open_source, read_frames
@@ -41,7 +41,7 @@ LIMITS = {'width': '64 or more', 'height': '64 or more', 'frames': '2 or more', 
 
 def main(opt):
     utils.check_options(opt, LIMITS)
-    keep_memory()
+    tune_malloc()
     network, _ = load_network(opt.checkpoints_file)
     print(describe_machine() | {'PyAV': av.__version__})
     print(f'{"":34} {"ours":>8} {"other":>8} {"ratio":>6} {"CPU ours":>9} {"other":>8} {"ratio":>6}  other is')
@@ -65,7 +65,7 @@ def main(opt):
 
 def enhance(checkpoints_file, clip, result):
     """enhance_video with a checkpoint."""
-    keep_memory()
+    tune_malloc()
     enhance_video(load_network(checkpoints_file)[0], clip, result)
 
 
