@@ -12,7 +12,6 @@ tags, rotation, the times of its frames, sound and subtitles. What is in result_
 goes on; the exit status is then 1.
 """
 
-import contextlib
 import errno
 import os
 import sys
@@ -29,7 +28,6 @@ from tqdm import tqdm
 
 import utils
 from kernels import Edit, enhance_photo
-from photos import nvjpeg
 from photos.contact_sheet import save_contact_sheet
 from photos.folder import SHEET, find_photos, is_video, plan_jobs
 from photos.levels import to_photo
@@ -61,7 +59,6 @@ opt = SimpleNamespace(
     # machine
     fused=True,  # --no-fused takes the plain torch path
     device='',  # '' takes CUDA when there is one
-    nvjpeg=False,  # decode and encode JPEG on the GPU too; written as 4:4:4
 )
 
 LIMITS = {
@@ -79,9 +76,6 @@ def main(opt):
     found = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
     jobs = plan_jobs(found, opt.result_dir, opt.format, opt.save_illumination, opt.contact_sheet)
     device = utils.pick_device(opt.device)
-    if opt.nvjpeg and device.type != 'cuda':
-        raise ValueError(f'nvjpeg: expected a CUDA device, got {device}')
-    gpu = device if opt.nvjpeg and nvjpeg.load_codec(device) else None
     network, _ = load_network(opt.checkpoints_file, device)
 
     rank, world = init_distributed(timedelta(days=30))  # a share may take long
@@ -90,7 +84,7 @@ def main(opt):
     todo = [job for job in jobs if opt.overwrite or not os.path.lexists(job.result)]
     jobs, todo = on_rank0(lambda: (jobs, todo))  # so that each is one rank's
     mine = todo[rank::world]
-    done = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt, gpu)
+    done = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt)
     done += enhance_videos(network, [job for job in mine if is_video(job.path)], opt)
 
     outcomes = all_gather_list(done)  # waits for all ranks
@@ -102,7 +96,7 @@ def main(opt):
     return 1 if failed else 0
 
 
-def enhance_jobs(network, jobs, opt, gpu):
+def enhance_jobs(network, jobs, opt):
     """enhance_file for every job, as many at a time as there are cores; failures are printed as they come.
 
     One thread per core, each with one photo: reading, enhancing and writing overlap, and memory does not grow.
@@ -118,7 +112,7 @@ def enhance_jobs(network, jobs, opt, gpu):
         if full:
             raise full[0]
         try:
-            return enhance_file(network, job, opt, all_cores, gpu)
+            return enhance_file(network, job, opt, all_cores)
         except OSError as error:
             full.append(error)
             raise
@@ -135,13 +129,12 @@ def enhance_jobs(network, jobs, opt, gpu):
     return outcomes
 
 
-def enhance_file(network, job, opt, all_cores, gpu=None):
+def enhance_file(network, job, opt, all_cores):
     """Read, enhance and write one photo.
 
     Args:
         job: photos.folder.Job.
         all_cores: no other thread has a photo.
-        gpu: torch.device that decodes and encodes JPEG; None is the CPU.
     Returns:
         (path, '' or the reason why not, list of what could not be kept).
     Raises:
@@ -149,19 +142,18 @@ def enhance_file(network, job, opt, all_cores, gpu=None):
     """
 
     def work():
-        picture = read_picture(job.path, opt.max_megapixels, gpu)
+        picture = read_picture(job.path, opt.max_megapixels)
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo
-        with nvjpeg.exclusive(gpu) if gpu else contextlib.nullcontext():
-            enhanced, illumination = enhance_photo(
-                network,
-                photo,
-                Edit(opt.strength, opt.denoise),
-                keep_illumination=keep,
-                fused=opt.fused,
-                in_place=True,
-                all_cores=all_cores,
-            )
+        enhanced, illumination = enhance_photo(
+            network,
+            photo,
+            Edit(opt.strength, opt.denoise),
+            keep_illumination=keep,
+            fused=opt.fused,
+            in_place=True,
+            all_cores=all_cores,
+        )
         if keep:
             illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
         if job.illumination:
@@ -171,7 +163,7 @@ def enhance_file(network, job, opt, all_cores, gpu=None):
             enhanced = np.concatenate([picture.photo, enhanced, illumination], axis=1)
             picture.alpha, picture.grey = None, False
             as_plain_srgb(picture)
-        return write_picture(job.result, picture, enhanced, True, opt.jpeg_444, gpu, opt.keep_times)
+        return write_picture(job.result, picture, enhanced, True, opt.jpeg_444, opt.keep_times)
 
     return attempt(job, work)
 

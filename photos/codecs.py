@@ -8,7 +8,7 @@ import contextlib
 import io
 import os
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,17 +32,15 @@ class Writing(NamedTuple):
     header: formats.Header  # of the file that it was read from
     extra: str = ''  # what its fourth channel is in a TIFF, see tiff.encode
     sampling_444: bool = False
-    gpu: Any = None  # torch.device
     is_ours: bool = False  # the pixels' memory may be changed
 
 
-def read(path, data, check_size, gpu=None):
+def read(path, data, check_size):
     """(Header, pixels) of a file's bytes.
 
     Args:
         path: of the file; its extension tells a RAW file from a TIFF.
         check_size: called with (width, height) before pixels are decoded.
-        gpu: torch.device that decodes JPEG if it can.
     Returns:
         pixels: (H, W), or (H, W, 2 to 4) grey or RGB with alpha, CMYK (255 is no ink) or Lab; uint8 or uint16, not
             turned.
@@ -67,7 +65,7 @@ def read(path, data, check_size, gpu=None):
         check_size(header.size)
         if header.frames > 1:
             raise ValueError(f'expected a single photo, got {header.frames} frames or pages')
-        pixels = decode(path, data, header, gpu)
+        pixels = decode(path, data, header)
     else:
         raise ValueError(f'expected a photo, got {"a " + kind if kind else "no known type of file"}')
     find_orientation(header)
@@ -104,10 +102,10 @@ HEADERS = {'JPEG': jpeg.read_header, 'PNG': png.read_header, 'TIFF': tiff.read_h
            **dict.fromkeys(BY_PILLOW, read_by_pillow)}  # fmt: skip
 
 
-def decode(path, data, header, gpu):
+def decode(path, data, header):
     """The pixels of a file whose header was read; see `read`."""
     if header.kind == 'JPEG':
-        return jpeg.decode(data, header, gpu)
+        return jpeg.decode(data, header)
     if header.kind == 'TIFF':
         pixels = tiff.decode(data, header)
         return 255 - pixels if header.mode == 'CMYK' else pixels
@@ -201,7 +199,7 @@ def encode(extension, pixels, blocks, writing):
     try:
         if extension in formats.JPEG:
             quality = max(QUALITY, header.quality)
-            return jpeg.encode(pixels, header, blocks, quality, writing.sampling_444, writing.gpu)
+            return jpeg.encode(pixels, header, blocks, quality, writing.sampling_444)
         data = encode_by_opencv(extension, pixels, blocks, header)
     except cv2.error as error:
         raise ValueError(f'OpenCV cannot encode it ({error.err or error.code})') from error

@@ -95,7 +95,6 @@ class Header:
     sampling: int = 0  # of a JPEG's chroma, OpenCV's constant
     chroma: int = 420  # of a HEIC, 420, 422 or 444
     progressive: bool = False
-    luma: bool = True  # a JPEG holds luma and chroma, not RGB itself
     lossless: bool = True  # of a WebP
     associated: bool = False  # the file's colours are multiplied by its alpha
     extra: bool = False  # the fourth channel is no alpha, infrared for example

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from photos import nvjpeg
 from photos.formats import Header
 from photos.metadata import clean_resources
 
@@ -83,12 +82,12 @@ def read_header(data):
     """
     segments = walk(data)
     header = Header(kind='JPEG')
-    tables, parts, photoshop, others, adobe, names = {}, {}, b'', [], None, b''
+    tables, parts, photoshop, others = {}, {}, b'', []
     mpf, has_gain_map = None, False
     for marker, start, end in segments:
         body = data[start:end] if marker not in (0xDA, 0xD9) else b''
         if marker in FRAMES:
-            names = read_frame(header, marker, body)
+            read_frame(header, marker, body)
         elif marker == 0xDB:
             read_tables(tables, body)
         elif marker == 0xFE:
@@ -107,11 +106,9 @@ def read_header(data):
             mpf = start + len(MPF)
         elif body.startswith(PHOTOSHOP) and marker == 0xED:
             photoshop += body[len(PHOTOSHOP) :]
-        elif body.startswith(b'Adobe') and marker == 0xEE and len(body) >= 12:
-            adobe = body[11]
         elif body.startswith(GAIN_MAP):
             has_gain_map = True
-        elif 0xE0 <= marker <= 0xEF and not body.startswith(b'JFXX'):
+        elif 0xE0 <= marker <= 0xEF and not body.startswith((b'JFXX', b'Adobe')):
             others.append(f'its APP{marker - 0xE0} block{name_of(body)} is left out')
     if not segments or segments[-1][0] != 0xD9 or not header.mode:
         raise ValueError('expected a whole photo, the file is truncated' if header.mode or len(data) > 512 else
@@ -119,16 +116,13 @@ def read_header(data):
     header.metadata['icc'] = b''.join(parts[number] for number in sorted(parts))
     header.metadata['iptc'] = clean_resources(photoshop)
     header.quality = jpeg_quality(tables[min(tables)]) if tables else 0
-    # libjpeg's rule: an Adobe block decides, then JFIF, then the components' names
-    is_rgb = adobe == 0 or (adobe is None and names == b'RGB')
-    header.luma = not (header.mode == 'RGB' and is_rgb)
     header.left_out += dict.fromkeys(others)
     header.left_out += dict.fromkeys(name_others(data, segments[-1][1], mpf, has_gain_map))
     return header
 
 
 def read_frame(header, marker, body):
-    """Size, layout and sampling out of a frame's segment; returns its components' names."""
+    """Size, layout and sampling out of a frame's segment."""
     if len(body) < 6 or len(body) < 6 + 3 * body[5]:
         raise ValueError('expected a whole photo, the file is truncated')
     bits, height, width, count = struct.unpack_from('>BHHB', body)
@@ -143,7 +137,6 @@ def read_frame(header, marker, body):
         header.sampling = SAMPLING.get(samples[0], 0)
     elif count == 3 and samples[0] == samples[1] == samples[2]:
         header.sampling = SAMPLING[1, 1]
-    return bytes(body[6 : 6 + 3 * count : 3])
 
 
 def read_tables(tables, body):
@@ -231,18 +224,12 @@ def read_mpf(data, mpf):
 # --------------------------------------------------------------------------------------------------------- decoding
 
 
-def decode(data, header, gpu=None):
+def decode(data, header):
     """A JPEG's pixels as they are stored: (H, W), (H, W, 3) RGB, or (H, W, 4) CMYK of which 255 is no ink.
 
-    Args:
-        gpu: torch.device that decodes three channels if it can.
     Raises:
         ValueError: damaged, or not a kind that libjpeg reads.
     """
-    if gpu is not None and header.mode == 'RGB' and header.luma:
-        pixels = nvjpeg.decode(data, gpu)
-        if pixels is not None:
-            return pixels
     colours = {'L': 'GRAY', 'RGB': 'RGB', 'CMYK': 'CMYK'}.get(header.mode)
     if colours is None:
         raise ValueError(f'expected 1, 3 or 4 components, got {header.mode}')
@@ -278,25 +265,19 @@ def forgive(data, warning):
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def encode(pixels, header, metadata, quality, sampling_444=False, gpu=None):
+def encode(pixels, header, metadata, quality, sampling_444=False):
     """The bytes of a JPEG as a uint8 array, as progressive and subsampled as the header says.
 
     Args:
         pixels: (H, W) or (H, W, 3) BGR, uint8.
         metadata: blocks that fit.
-        gpu: torch.device that encodes three channels if it can, as baseline 4:4:4.
     Raises:
         ValueError: OpenCV cannot encode it.
     """
-    data = None
-    if gpu is not None and pixels.ndim == 3 and not header.progressive:
-        data = nvjpeg.encode(pixels, quality, gpu)
-    if data is None:
-        sampling = SAMPLING[1, 1] if sampling_444 else header.sampling
-        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_PROGRESSIVE, int(header.progressive)]
-        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling] if sampling else []
-        data = cv2.imencode('.jpg', pixels, options)[1]
-    return add_metadata(data, metadata)
+    sampling = SAMPLING[1, 1] if sampling_444 else header.sampling
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_PROGRESSIVE, int(header.progressive)]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling] if sampling else []
+    return add_metadata(cv2.imencode('.jpg', pixels, options)[1], metadata)
 
 
 def add_metadata(data, metadata):

@@ -71,11 +71,9 @@ def read_photo(path):
     return picture.photo if picture.bits > 8 else to_8bit(picture.photo)
 
 
-def read_picture(path, megapixels=MEGAPIXELS, gpu=None):
+def read_picture(path, megapixels=MEGAPIXELS):
     """Read a photo upright at its own bit depth, with alpha and metadata; in sRGB and 16 bit where it is not sRGB.
 
-    Args:
-        gpu: torch.device that decodes JPEG if it can.
     Raises:
         ValueError: not a whole, single photo of 8 to 16 bit, or more than `megapixels`. OSError: it cannot be opened.
     """
@@ -88,7 +86,7 @@ def read_picture(path, megapixels=MEGAPIXELS, gpu=None):
             raise ValueError(f'expected up to {megapixels:g} megapixels (max_megapixels), got {got}')
 
     try:
-        header, pixels = codecs.read(path, data, check_size, gpu)
+        header, pixels = codecs.read(path, data, check_size)
         check_size(pixels.shape[1::-1])
         picture = assemble(pixels, header)
     except ValueError as error:
@@ -232,7 +230,7 @@ def write_photo(path, photo, in_place=False):
     write_picture(path, picture, photo, in_place)
 
 
-def write_picture(path, picture, photo, in_place=False, sampling_444=False, gpu=None, keep_times=False):
+def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep_times=False):
     """Write a new photo in place of a picture's own: colours, grey, alpha, depth and metadata as the picture has them.
 
     The file gets the permissions of the picture's file.
@@ -241,7 +239,6 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, gpu=
         photo: (H, W, 3) sRGB of the picture's size and dtype.
         in_place: the photo's memory, and the picture's, may be changed.
         sampling_444: full chroma resolution in a JPEG, whatever the picture's file had.
-        gpu: torch.device that encodes JPEG if it can.
         keep_times: the file gets the times of the picture's file, too.
     Returns:
         list of what the format does not keep, in words.
@@ -275,9 +272,7 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, gpu=
         lost.append(f'{formats.in_words(names)} cannot be written to {extension[1:]}')
     blocks = {name: block for name, block in blocks.items() if name not in names}
     try:
-        data = codecs.encode(
-            extension, pixels, blocks, codecs.Writing(picture.header, extra, sampling_444, gpu, is_ours)
-        )
+        data = codecs.encode(extension, pixels, blocks, codecs.Writing(picture.header, extra, sampling_444, is_ours))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 
