@@ -3,13 +3,15 @@
     python test.py --checkpoints_file checkpoints/general/best.pth --pairs_file path/to/pairs.csv
     python test.py --checkpoints_file a/best.pth,b/best.pth --protocol lol --dataset_dir path/to/LOL
     python test.py --checkpoints_file a/best.pth --dataset_dir path/to/fivek --split paper
+    python test.py --photos path/to/folder --checkpoints_file a/best.pth
     python test.py --results_dir other_system/results --baselines gamma,best_gamma,clahe --pairs_file path/to/pairs.csv
     torchrun --nproc_per_node=4 test.py ...
 
 Without pairs_file or dataset_dir it scores the validation split saved beside the first checkpoint. Prints a Markdown
 table and writes to result_dir: per_photo.csv, summary.json (means, intervals, how results differ from their targets in
-lightness, contrast, chroma and black point, protocol, hashes, versions), table.md and extremes.jpg (input, result,
-target of the best, median and worst photos).
+lightness, contrast, chroma, black point, veil and hue, protocol, hashes, versions), table.md and extremes.jpg (input,
+result, target of the best, median and worst photos). Photos without targets are scored for their faults alone: hue
+error against the input, veil, and what is blown to white.
 
 Default protocol: each photo at its own size, 8-bit RGB, nothing cropped, no GT-mean. The predecessor's weights are
 scored as it published them, levels rounded down; all else is rounded to the nearest level. Other systems' results of
@@ -33,12 +35,21 @@ from tqdm import tqdm
 import pipeline
 import utils
 from kernels import Edit, enhance_photo
-from pairs.lists import choose_split, find_overlap, find_pairs, hash_files, hash_pairs, pair_hashes, read_pairs
+from pairs.lists import (
+    choose_split,
+    find_inputs,
+    find_overlap,
+    find_pairs,
+    hash_files,
+    hash_pairs,
+    pair_hashes,
+    read_pairs,
+)
 from pairs.predecessor import read_options_pickle
 from photos.levels import to_8bit
 from photos.picture import list_photos, read_photo
 from runs.checkpoint import load_network
-from scoring.appearance import measure_appearance
+from scoring.appearance import Faults, measure_appearance, measure_faults, to_lab
 from scoring.baselines import best_gamma, choose_baselines, gamma_decibels
 from scoring.metrics import METRICS, OPTIONAL, optional_metric
 from scoring.protocol import STANDARDS, Protocol
@@ -60,6 +71,7 @@ opt = SimpleNamespace(
     # on what
     pairs_file='',  # CSV list with the columns input,target; or the predecessor's options.pkl, with dataset_dir
     dataset_dir='',  # or a folder with input/ and expertC_gt/, low/ and high/, or input/ and target/
+    photos='',  # or a folder of photos without targets, or a CSV list with the column input: faults alone
     split='all',  # of dataset_dir: all; paper (FiveK a4501 to a5000); ratio (what train.py validates on)
     dataset_ratio=0.9,  # of split ratio
     seed=212,  # of split ratio
@@ -71,7 +83,7 @@ opt = SimpleNamespace(
     crop_border=0,  # pixels left out on every side
     gt_mean=False,  # scale each result to its target's mean grey level (some papers on LOL); marked in the result
     skip_bad=False,  # a mean without the pairs that cannot be scored; their number is printed with it
-    appearance=False,  # columns in the table: lightness, contrast, chroma, black point; summary.json has them always
+    appearance=False,  # columns in the table: lightness to veil, hue error, blown; summary.json has them always
     # run
     result_dir='',  # '' is test_<name of the pairs> beside the first checkpoint
     fused=True,  # --no-fused takes the plain torch path
@@ -101,7 +113,7 @@ def main(opt):
 
     # choose
     protocol = choose_protocol(opt)
-    functions, blanks = choose_metrics(opt.metrics)
+    functions, blanks = ({}, {}) if opt.photos else choose_metrics(opt.metrics)
     checkpoints, others = names_of(opt.checkpoints_file), names_of(opt.baselines)
     name, pairs = choose_pairs(opt, checkpoints)
     result_dir = make_result_dir(opt, checkpoints, name)
@@ -137,8 +149,8 @@ def main(opt):
         'options': vars(opt),
         'versions': versions(),
     }
-    report = write_report(summary, functions, opt.appearance)
-    columns = ('input', 'target', 'method', *functions, *RESULT, *TARGET)
+    report = write_report(summary, functions, opt.appearance or bool(opt.photos))
+    columns = ('input', 'target', 'method', *functions, *RESULT, *TARGET, *Faults._fields)
     save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, columns)
     save_json(os.path.join(result_dir, 'summary.json'), summary)
     save_text(os.path.join(result_dir, 'table.md'), report)
@@ -174,6 +186,10 @@ def check_combination(opt):
         'split': (opt.dataset_dir and not opt.pairs_file, 'with --dataset_dir and no --pairs_file'),
         'dataset_ratio': (opt.split == 'ratio', 'with --split ratio'),
         'seed': (opt.split == 'ratio', 'with --split ratio'),
+        **{
+            name: (not opt.photos, 'without --photos')
+            for name in ('pairs_file', 'dataset_dir', 'protocol', 'metrics', 'gt_mean', 'targets_as_input')
+        },
         **{name: (names_of(opt.checkpoints_file), 'with a checkpoint') for name in ('strength', 'denoise', 'rounding')},
     }
     if opt.protocol:
@@ -241,7 +257,12 @@ def choose_pairs(opt, checkpoints):
 
 
 def find_test_pairs(opt, checkpoints):
-    """(name, pairs) of the list, of the dataset folder, or of the validation split beside the first checkpoint."""
+    """(name, pairs) of the list, of the dataset folder, or of the validation split beside the first checkpoint.
+
+    A photo without a target is a pair with ''.
+    """
+    if opt.photos:
+        return utils.set_name(opt.photos), [(path, '') for path in find_inputs(opt.photos)]
     if opt.pairs_file.endswith('.pkl'):
         if not opt.dataset_dir:
             raise ValueError(f'dataset_dir: expected the folder that holds the photos of {opt.pairs_file}, got none')
@@ -405,21 +426,30 @@ def score_pair(pair, methods, protocol, functions):
         OSError, ValueError: unreadable, of different sizes, or not 8 bit; the message names the file.
     """
     photo, target = read_prepared(pair, protocol)
+    labs = [to_lab(protocol.crop(image)) for image in (photo, target) if image is not None]
     rows = []
     for label, method in methods.items():
         result = method.run(photo, pair[0])
         try:
-            images = protocol.align(result, target)
-            row = {name: function(*images) if function else '' for name, function in functions.items()}
+            aligned, wanted = protocol.align(result, photo if target is None else target)
+            row = {name: function(aligned, wanted) if function else '' for name, function in functions.items()}
         except ValueError as error:
             raise ValueError(f'{pair[0]}: {label}: {error}') from error
-        appearance = [value for image in images for value in measure_appearance(image)]
-        rows.append({'method': label, **row, **dict(zip((*RESULT, *TARGET), appearance, strict=True))})
+        lab = to_lab(aligned)
+        row |= measure_appearance(lab)._asdict() | measure_faults(lab, *labs)._asdict()
+        if target is not None:
+            row |= zip(TARGET, measure_appearance(labs[1]), strict=True)
+        rows.append({'method': label, **row})
     return rows
 
 
 def read_prepared(pair, protocol):
-    """Both photos of a pair at the size that is scored; raises ValueError, which names the file, if not 8 bit."""
+    """Both photos of a pair at the size that is scored; raises ValueError, which names the file, if not 8 bit.
+
+    Without a target it is None.
+    """
+    if not pair[1]:
+        return protocol.prepare(to_8bit(read_photo(pair[0]))), None
     photo, target = pipeline.read_pair(pair)
     if photo.dtype != 'uint8' or target.dtype != 'uint8':
         raise ValueError(f'{pair[0]}: expected 8-bit photos, got {photo.dtype} and {target.dtype}')
@@ -446,20 +476,23 @@ def add_best_gamma(methods, kept, protocol, functions):
 
 
 def save_pictures(path, rows, label, function, protocol):
-    """A method's best, median and worst photos by PSNR: input, result, target, with their numbers.
+    """A method's best, median and worst photos, by PSNR or hue error to the input: input, result, target, numbers.
 
     The table is out by now: a picture that cannot be made is a note on stderr.
     """
     rows = [row for row in rows if row['method'] == label]
+    titles = {'psnr': 'PSNR', 'ssim': 'SSIM', 'hue_to_input': 'hue error', 'veil': 'veil'}
     shown = []
     try:
-        for rank, positions in extremes([row['psnr'] for row in rows]).items():
+        order = [row['psnr'] if 'psnr' in row else -row['hue_to_input'] for row in rows]
+        for rank, positions in extremes(order).items():
             for row in (rows[i] for i in positions):
                 photo, target = read_prepared((row['input'], row['target']), protocol)
-                caption = f'{rank}: {os.path.basename(row["input"])}  PSNR {row["psnr"]:.2f}'
-                if row.get('ssim') not in (None, ''):
-                    caption += f'  SSIM {row["ssim"]:.3f}'
-                shown.append((f'{caption}   (input, {label}, target)', [photo, function(photo, row['input']), target]))
+                names = [name for name in titles if row.get(name) not in (None, '')][:2]
+                numbers = '  '.join(f'{titles[name]} {row[name]:.{3 if name == "ssim" else 2}f}' for name in names)
+                caption = f'{rank}: {os.path.basename(row["input"])}  {numbers}   (input, {label}'
+                images = [photo, function(photo, row['input']), target]
+                shown.append((caption + (')' if target is None else ', target)'), [i for i in images if i is not None]))
         save_extremes(path, shown)
     except (OSError, ValueError, MemoryError, cv2.error) as error:
         print(f'note: no {path}: {error_line(error)}', file=sys.stderr)

@@ -79,14 +79,14 @@ def read_pairs(path):
     return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells.values()]
 
 
-def read_rows(path):
+def read_rows(path, columns=('input', 'target')):
     """{number of the line: {column: cell}} of a CSV list, as people and spreadsheets write them.
 
     The separator is a comma, a semicolon or a tab; blanks around cells are cut off; Input and INPUT are input. What a
     row has more than the header is under None.
 
     Raises:
-        OSError: no such file. ValueError: not a CSV file in UTF-8 with the columns input,target; names the file.
+        OSError: no such file. ValueError: not a CSV file in UTF-8 with these columns; names the file.
     """
     try:
         with open(path, newline='', encoding='utf-8-sig') as file:
@@ -105,8 +105,8 @@ def read_rows(path):
         raise ValueError(f'{path}: expected a CSV file in UTF-8') from error
     except csv.Error as error:
         raise ValueError(f'{path}: expected a CSV file ({error})') from error
-    if not {'input', 'target'} <= set(header):
-        raise ValueError(f'{path}: expected the columns input,target, got {separator.join(header)!r}')
+    if not set(columns) <= set(header):
+        raise ValueError(f'{path}: expected the columns {",".join(columns)}, got {separator.join(header)!r}')
     return rows
 
 
@@ -184,6 +184,20 @@ def find_good(folders):
         FileNotFoundError: a folder is not there or holds no photo.
     """
     return [(path, path) for name in folders.split(',') if name.strip() for path in list_photos(name.strip())]
+
+
+def find_inputs(path):
+    """Photos of a folder, or of the column input of a CSV file, each once.
+
+    Raises:
+        OSError, ValueError: no such folder or list, or no photo in it.
+    """
+    if not path.endswith('.csv'):
+        return list_photos(path)
+    names = dict.fromkeys(row.get('input') for row in read_rows(path, ('input',)).values())
+    if not names or not all(names):
+        raise ValueError(f'{path}: expected a photo in each row of the column input')
+    return [os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), name)) for name in names]
 
 
 def split_pairs(pairs, ratio, seed):

@@ -45,12 +45,15 @@ class Protocol(NamedTuple):
             raise ValueError(f'expected the size of its target, got {sizes}')
         if self.gt_mean:
             result = match_mean(result, target)
-        if border := self.crop_border:
-            result, target = (image[border:-border, border:-border] for image in (result, target))
-            if not result.size:
-                raise ValueError(f'nothing left inside a border of {border} pixels')
-            result, target = np.ascontiguousarray(result), np.ascontiguousarray(target)
-        return result, target
+        return self.crop(result), self.crop(target)
+
+    def crop(self, photo):
+        """A photo without its borders; raises ValueError where nothing is left."""
+        border = self.crop_border
+        inside = np.ascontiguousarray(photo[border:-border, border:-border]) if border else photo
+        if not inside.size:
+            raise ValueError(f'nothing left inside a border of {border} pixels')
+        return inside
 
     def __str__(self):
         size = {'': 'own size', 'l': f'long side {self.resize[4:]}'}.get(self.resize[:1], self.resize)

@@ -1,13 +1,13 @@
 """What an evaluation says: statistics of all photos by method, and the report that a reader sees.
 
 A row is a dict of one photo by one method: 'input', 'target', 'method', its metrics, and the appearance of the result
-and, with 'target_' before the name, of the target.
+and, with 'target_' before the name, of the target, and the faults of the result. Without a target it has no metrics.
 """
 
 import math
 
 from scoring.appearance import LABELS as APPEARANCE_LABELS
-from scoring.appearance import Appearance, compare_appearance, describe_appearance
+from scoring.appearance import Appearance, Faults, compare_appearance, describe_appearance, summarize_faults
 from scoring.metrics import LABELS
 from scoring.statistics import RESAMPLES, compare, summarize
 
@@ -16,7 +16,7 @@ TARGET = tuple(f'target_{name}' for name in RESULT)
 
 
 def summarize_methods(rows, metrics):
-    """{method: {metric: summarize(values), 'appearance': compare_appearance(results, targets)}}.
+    """{method: {metric: summarize(values), 'appearance': compare_appearance(...), 'faults': summarize_faults(...)}}.
 
     Args:
         rows: of all photos and methods.
@@ -25,8 +25,11 @@ def summarize_methods(rows, metrics):
     found = {}
     for method, mine in group_rows(rows).items():
         found[method] = {metric: summarize([row[metric] for row in mine]) for metric in metrics}
-        results, targets = ([[row[name] for name in names] for row in mine] for names in (RESULT, TARGET))
-        found[method]['appearance'] = compare_appearance(results, targets)
+        results, targets, faults = (
+            [[row[name] for name in names] for row in mine] if names[0] in mine[0] else None
+            for names in (RESULT, TARGET, Faults._fields)
+        )
+        found[method] |= {'appearance': compare_appearance(results, targets), 'faults': summarize_faults(faults)}
     return found
 
 
@@ -56,7 +59,7 @@ def write_report(summary, metrics, with_appearance=False):
 
     Args:
         metrics: columns of the table.
-        with_appearance: columns of lightness, contrast, chroma and black point too, with a row of the targets.
+        with_appearance: columns of appearance and faults too, with a row of the targets.
     """
     lines = [f'{summary["pairs"]}: {summary["photos"]} photos, {summary["protocol"]}, split {summary["split_sha256"]}']
     if skipped := summary['skipped']:
@@ -66,9 +69,9 @@ def write_report(summary, metrics, with_appearance=False):
     lines.append(f'± is half the 95 % bootstrap interval ({RESAMPLES:,} resamples)')
     for method, values in summary['methods'].items():
         rounding = f'rounding {values["rounding"]}; ' if 'rounding' in values else ''
-        lines.append(f'{method}: {rounding}{describe_appearance(values["appearance"])}')
+        lines.append(f'{method}: {rounding}{describe_appearance(values["appearance"], values["faults"])}')
     lines += [f'{metric} is blank: {reason}' for metric, reason in summary['blank_metrics'].items()]
-    lines += map(describe_paired, summary['paired'])
+    lines += [describe_paired(entry) for entry in summary['paired'] if 'psnr' in entry]
     return '\n'.join(lines) + '\n'
 
 
@@ -78,11 +81,16 @@ def write_table(methods, metrics, with_appearance=False):
     lines = ['| | ' + ' | '.join(columns) + ' |', '|---|' + '---|' * len(columns)]
     for method, values in methods.items():
         cells = [write_cell(name, values.get(name)) for name in metrics]
-        cells += [f'{values["appearance"][name]["result"]:.1f}' for name in RESULT if with_appearance]
+        if with_appearance:
+            cells += [f'{values["appearance"][name]["result"]:.1f}' for name in RESULT]
+            cells += [
+                f'{values["faults"][name]["mean"]:.2f}' if name in values['faults'] else '' for name in Faults._fields
+            ]
         lines.append(f'| {method} | ' + ' | '.join(cells) + ' |')
-    if with_appearance:
-        targets = [f'{next(iter(methods.values()))["appearance"][name]["target"]:.1f}' for name in RESULT]
-        lines.append('| target | ' + ' | '.join([''] * len(metrics) + targets) + ' |')
+    first = next(iter(methods.values()))['appearance']
+    if with_appearance and 'target' in first['veil']:
+        targets = [f'{first[name]["target"]:.1f}' for name in RESULT]
+        lines.append('| target | ' + ' | '.join([''] * len(metrics) + targets + [''] * len(Faults._fields)) + ' |')
     return '\n'.join(lines)
 
 

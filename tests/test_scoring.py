@@ -20,6 +20,7 @@ import skimage.metrics
 import test as evaluate  # the script
 from model import build_network
 from pairs import lists, predecessor
+from photos.colour import decode_srgb, encode_srgb
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import save_checkpoint
 from scoring import appearance, baselines, metrics, protocol, report, sheets, statistics
@@ -204,26 +205,79 @@ def test_extremes_never_show_a_photo_twice(count):
 # --------------------------------------------------------------------------------------------------- appearance
 
 
+def measure(photo):
+    return appearance.measure_appearance(appearance.to_lab(photo))
+
+
 def test_appearance_is_that_of_opencvs_lab():
     photo, _ = random_pair()
     lightness, *colour = cv2.split(cv2.cvtColor(photo.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
-    expected = lightness.mean(), lightness.std(), np.hypot(*colour).mean(), np.percentile(lightness, 1)
-    np.testing.assert_allclose(appearance.measure_appearance(photo), expected, rtol=5e-3)  # OpenCV's has tables
-    deep = photo.astype(np.uint16) * 257
-    np.testing.assert_allclose(appearance.measure_appearance(deep), appearance.measure_appearance(photo), rtol=1e-5)
+    darkest = np.percentile(lightness, (1, 5))
+    expected = lightness.mean(), lightness.std(), np.hypot(*colour).mean(), *darkest
+    np.testing.assert_allclose(measure(photo), expected, rtol=5e-3)  # OpenCV's has tables
+    np.testing.assert_allclose(measure(photo.astype(np.uint16) * 257), measure(photo), rtol=1e-5)
 
 
-def test_a_pale_result_has_lifted_blacks_and_less_contrast_and_chroma():
+def test_a_pale_result_has_lifted_blacks_and_less_chroma():
     _, target = random_pair()
     pale = (target * 0.5 + 64).astype(np.uint8)
-    numbers = [[appearance.measure_appearance(photo)] for photo in (pale, target)]
+    numbers = [[measure(photo)] for photo in (pale, target)]
     found = appearance.compare_appearance(*numbers)
-    assert found['black_point']['difference']['mean'] > 10
+    for name in ('black_point', 'veil'):
+        assert found[name]['difference']['mean'] > 5
     assert found['contrast']['result'] < 0.6 * found['contrast']['target']
     assert found['chroma']['result'] < 0.6 * found['chroma']['target']
     assert found['lightness']['difference']['mean'] == pytest.approx(numbers[0][0].lightness - numbers[1][0].lightness)
-    words = appearance.describe_appearance(found)
-    assert re.fullmatch(r'lightness \S+, black point \+\d+\.\d, contrast -\d+ %, chroma -\d+ % of its targets', words)
+    faults = appearance.summarize_faults([appearance.measure_faults(*map(appearance.to_lab, (pale, target, target)))])
+    words = appearance.describe_appearance(found, faults)
+    assert re.fullmatch(
+        r'lightness \S+, black point \+\S+, veil \+\S+, contrast -\d+ %, chroma -\d+ % of its targets; '
+        r'hue error to target \S+ degrees, hue error to input \S+ degrees, blown 0.00 %',
+        words,
+    )
+
+
+def lab_of(*pixels):
+    """Lab (1, n, 3) of pixels (L, C, hue in degrees)."""
+    polar = np.array(pixels, np.float32)
+    hue = np.radians(polar[:, 2])
+    return np.stack([polar[:, 0], polar[:, 1] * np.cos(hue), polar[:, 1] * np.sin(hue)], axis=-1)[None]
+
+
+@pytest.mark.parametrize(('first', 'second', 'angle'), [(40, 70, 30), (350, 10, 20), (10, 190, 180), (5, 5, 0)])
+def test_hue_error_is_the_angle_between_hues(first, second, angle):
+    assert appearance.hue_error(lab_of((50, 20, first)), lab_of((70, 35, second))) == pytest.approx(angle, abs=1e-4)
+
+
+def test_hue_error_weighs_pixels_by_their_lower_chroma():
+    photo = lab_of((50, 30, 0), (50, 10, 0), (50, 0, 0), (50, 40, 0))
+    result = lab_of((50, 60, 10), (50, 10, 50), (50, 40, 170), (50, 0, 90))  # the grey ones do not count
+    assert appearance.hue_error(result, photo) == pytest.approx((30 * 10 + 10 * 50) / 40, abs=1e-4)
+    assert appearance.hue_error(photo, result) == pytest.approx(20, abs=1e-4)
+    grey = lab_of((50, 0, 0))
+    assert appearance.hue_error(grey, grey) == 0
+
+
+def test_a_gain_in_linear_light_keeps_hues():
+    """XYZ scales as a whole, so a and b do too, where no value is clipped and none lies in Lab's linear toe."""
+    dark = np.random.default_rng(0).integers(9000, 30000, (8, 8, 3)).astype(np.uint16)
+    linear = decode_srgb(dark / 65535)
+    bright = (encode_srgb(linear * 3) * 65535).round().astype(np.uint16)
+    assert appearance.hue_error(*map(appearance.to_lab, (bright, dark))) < 0.01  # levels of 16 bit are rounded
+
+
+def test_blown_is_what_became_white_and_was_not():
+    photo = np.full((2, 5, 3), 100, np.uint8)
+    result = photo.copy()
+    photo[0, 0] = result[0, 0] = 255  # was white before
+    result[0, 1], result[0, 2], result[0, 3] = 255, 254, (255, 255, 100)  # white, white but for a level, yellow
+    assert appearance.blown_share(*map(appearance.to_lab, (result, photo))) == pytest.approx(20)
+
+
+def test_large_photos_are_measured_on_a_smaller_copy():
+    lab = appearance.to_lab(np.full((1000, 2000, 3), 90, np.uint8))
+    assert lab.shape == (500, 1000, 3)
+    np.testing.assert_allclose(lab, lab[:1, :1] * np.ones_like(lab), atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------- splits
@@ -423,6 +477,7 @@ def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_pat
         ({'seed': 3, 'dataset_dir': 'a'}, 'seed: expected only with --split ratio, got 3'),
         ({'denoise': 1.0, 'checkpoints_file': ''}, 'denoise: expected only with a checkpoint'),
         ({'gt_mean': True, 'protocol': 'lol', 'dataset_dir': 'a'}, 'gt_mean: expected only without --protocol lol'),
+        ({'photos': 'a', 'metrics': 'psnr'}, "metrics: expected only without --photos, got 'psnr'"),
         ({'strength': 1.5}, 'strength: expected 0 to 1, got 1.5'),
         ({'protocol': 'psnr'}, "protocol: expected one of '', lol, lol_gt_mean, got 'psnr'"),
         ({'crop_border': -1}, 'crop_border: expected 0 or more, got -1'),
@@ -484,15 +539,41 @@ def test_report_says_how_results_differ_from_their_targets(make_pairs, tmp_path,
     printed = capsys.readouterr().out
     found = read_summary(tmp_path / 'out')['methods']['unprocessed input']['appearance']
     photos = [read_photo(f'{folder}/{side}/p{i}.png') for side in ('input', 'target') for i in (0, 1)]
-    expected = np.array([appearance.measure_appearance(photo) for photo in photos]).reshape(2, 2, 4).mean(axis=1)
+    expected = np.array([measure(photo) for photo in photos]).reshape(2, 2, 5).mean(axis=1)
     np.testing.assert_allclose(
         [[found[name][side] for name in report.RESULT] for side in ('result', 'target')], expected
     )
-    assert f'unprocessed input: {appearance.describe_appearance(found)}' in printed
+    faults = read_summary(tmp_path / 'out')['methods']['unprocessed input']['faults']
+    labs = [appearance.to_lab(photo) for photo in photos]
+    hue = np.mean([appearance.hue_error(*pair) for pair in zip(labs[:2], labs[2:], strict=True)])
+    assert faults['hue_to_target']['mean'] == pytest.approx(hue)
+    assert faults['hue_to_input']['mean'] == faults['blown']['mean'] == 0
+    assert f'unprocessed input: {appearance.describe_appearance(found, faults)}' in printed
     assert 'sd L' not in printed
     run_test(**values, appearance=True)
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('| target |'))
-    assert row.split(' | ')[-4:] == [f'{value:.1f}' for value in expected[1][:3]] + [f'{expected[1][3]:.1f} |']
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith('| target |'))
+    assert row.split(' | ')[-8:-3] == [f'{value:.1f}' for value in expected[1]]
+    row = next(line for line in lines if line.startswith('| unprocessed input |'))
+    assert row.split(' | ')[-3:] == [f'{hue:.2f}', '0.00', '0.00 |']
+
+
+@pytest.mark.parametrize('kind', ['folder', 'list'])
+def test_photos_without_targets_are_scored_for_faults(checkpoint, make_pairs, tmp_path, capsys, kind):
+    folder = f'{make_pairs(4)}/input'
+    photos = folder
+    if kind == 'list':
+        photos = str(tmp_path / 'dark.csv')
+        rows = ''.join(f'{name}\n' for name in ('data/input/p0.png', 'data/input/p2.png', 'data/input/p0.png'))
+        (tmp_path / 'dark.csv').write_text(f'input\n{rows}')
+    assert run_test(checkpoints_file=checkpoint, photos=photos, result_dir=str(tmp_path / 'out')) == 0
+    assert '| unprocessed input |' in capsys.readouterr().out
+    summary = read_summary(tmp_path / 'out')
+    assert summary['photos'] == {'folder': 4, 'list': 2}[kind]
+    found = summary['methods']['run_best']
+    assert set(found['faults']) == {'hue_to_input', 'blown'}
+    assert set(found['appearance']['veil']) == {'result'}
+    assert read_photo(str(tmp_path / 'out' / 'extremes.jpg')).shape[1] == 600
 
 
 @pytest.mark.parametrize(('name', 'marked'), [('lol', False), ('lol_gt_mean', True)])
