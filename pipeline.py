@@ -100,9 +100,8 @@ class Items(NamedTuple):
     full_size: int = 512  # side of fullres and target in pixels (hdrnet)
     augment: bool = True  # flip, crop and rotate (hdrnet)
     keep_good: float = 0.0  # probability that an item is (target, target), so that good photos stay as they are
-    simulate: float = 0.0  # probability that an item's photo is its target, darkened by 0.5 to max_stops, see augment
-    max_stops: float = 2.5
-    jitter: float = 0.0  # every photo is darkened or brightened by up to so many stops; its target stays
+    darken: float = 0.0  # probability that a pair's photo is darkened by 0.5 to max_stops more; its target stays
+    max_stops: float = 4.5
     good_keep: float = 0.25  # probability that an item of a good photo without partner stays as it is
     finish: str = ''  # whose targets get levels, as the simulated photos' do: kept (all that stays), all, or '': none
     ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
@@ -162,24 +161,23 @@ class PairDataset:
     def draw(self, position, shape):
         """The augment.Recipe of a position in the epoch, for photos of that shape, once `pair` has read them."""
         rng = np.random.default_rng([self.seed, self.epoch, position])
-        items, index, share, stops = self.items, int(self.order[position]), rng.random(), []
+        items, index, share = self.items, int(self.order[position]), rng.random()
         if index >= self.first_good:
             return self.draw_good(index, share < items.good_keep, shape, rng)
-        if items.finish and share < items.keep_good:
+        kept = share < items.keep_good
+        if items.finish and kept:
             return self.draw_good(index, True, shape, rng)
+        steps = self.draw_steps(shape, rng)
         levels = self.levels[index] if items.finish == 'all' else ()
-        if items.keep_good <= share < items.keep_good + items.simulate:
-            stops.append(rng.uniform(0.5, items.max_stops))
-        if items.jitter:
-            stops.append(rng.uniform(-items.jitter, items.jitter))
-        target_as_input = share < items.keep_good + items.simulate
-        return augment.Recipe(target_as_input, tuple(stops), self.draw_steps(shape, rng), levels=levels)
+        dark = not kept and items.darken and rng.random() < items.darken
+        darkening = degrade.draw_darkening(items.max_stops, rng) if dark else None
+        return augment.Recipe(kept, steps, darkening=darkening, levels=levels)
 
     def draw_good(self, index, kept, shape, rng):
         """The Recipe of a good photo, or of a pair's target: kept, or with what is simulated from it."""
         steps = self.draw_steps(shape, rng)
         levels = self.levels[index] if self.items.finish or not kept else (0.0, 1.0)
-        return augment.Recipe(True, (), steps, degrade.draw_degradation(self.items.ranges, levels, rng, kept))
+        return augment.Recipe(True, steps, degrade.draw_degradation(self.items.ranges, levels, rng, kept))
 
     def draw_steps(self, shape, rng):
         """The geometry of an item."""
@@ -198,13 +196,12 @@ class Loader:
     Args:
         num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for, -1 takes a
             thread per core, up to 8.
-        on_device: make the batches on the device, of photos that stay there while there is room; None does so on CUDA.
     Raises:
         ValueError: fewer than two pairs to a rank's batch, with which BatchNorm cannot train, or ranks that do not
             divide the batch.
     """
 
-    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1, on_device=None):
+    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1):
         self.batch_size = min(batch_size, len(dataset))
         if self.batch_size < 2:
             raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
@@ -213,9 +210,6 @@ class Loader:
         self.num_workers = num_workers if num_workers >= 0 else min(cores(), 8)
         self.dataset, self.device = dataset, torch.device(device)
         self.rank, self.world, self.waited = rank, world, 0.0
-        cuda = self.device.type == 'cuda'
-        self.on_device = cuda if on_device is None else on_device
-        self.resident, self.room = {}, torch.cuda.mem_get_info(self.device)[0] // 2 if cuda else 0  # bytes
 
     def __len__(self):
         return len(self.dataset) // self.batch_size
@@ -235,31 +229,12 @@ class Loader:
     def prepare(self, k):
         """This rank's positions of batch k, and their photos stacked, (N, 3, H, W) with levels in [0, 255]."""
         positions = range(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
-        if self.on_device:
-            pairs = [self.keep(position) for position in positions]
-            recipes = [
-                self.dataset.draw(position, pair[0][0].shape) for position, pair in zip(positions, pairs, strict=True)
-            ]
-            return positions, augment.render_on(pairs, recipes, self.dataset.side, self.dataset.items.lowres_mode)
         stacked = []
         for photos in zip(*(self.dataset[position] for position in positions), strict=True):
             if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level
                 photos = [photo / np.float32(257 if photo.dtype == np.uint16 else 1) for photo in photos]
             stacked.append(torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2))
         return positions, stacked
-
-    def keep(self, position):
-        """The pair of a position as levels on the device, see augment.upload, which keeps it while there is room."""
-        index = int(self.dataset.order[position])
-        if index not in self.resident:
-            photo, target = self.dataset.pair(position)
-            pair = [augment.upload(target, self.device)]
-            pair.insert(0, pair[0] if photo is target else augment.upload(photo, self.device))
-            size = sum(levels.nbytes for levels, _ in pair)
-            if size > self.room:
-                return pair
-            self.resident[index], self.room = pair, self.room - size
-        return self.resident[index]
 
     def receive(self, wait):
         start = time.perf_counter()

@@ -73,9 +73,8 @@ opt = SimpleNamespace(
     full_size=512,  # side in pixels that photos are resized to in training (hdrnet; deepupe crops 256)
     augment=True,  # crop, flip and rotate
     keep_good=0.0,  # share of items that are (target, target), so that good photos stay as they are
-    simulate=0.0,  # share of items whose photo is the target darkened by 0.5 to max_stops stops in linear light
-    max_stops=2.5,
-    jitter=0.0,  # every photo is darkened or brightened by up to so many stops, its target stays
+    darken=0.0,  # share of the pairs whose photo gets 0.5 to max_stops stops less light, and noise; its target stays
+    max_stops=4.5,
     good_photos='',  # folders of good photos without partners, commas between, from which dark ones are simulated
     good_weight=1.0,  # how often each of them is drawn in an epoch
     good_keep=0.25,  # share of these items that stay as they are, photo and target
@@ -134,9 +133,8 @@ LIMITS = {
     'dataset_ratio': '0.01 to 0.99',
     'full_size': '1 to 8192',
     'keep_good': '0 to 1',
-    'simulate': '0 to 1',
+    'darken': '0 to 1',
     'max_stops': '0.5 to 16',
-    'jitter': '0 to 16',
     'good_weight': '0.001 to 1000',
     'finish': "one of '', kept, all",
     'good_keep': '0 to 1',
@@ -188,8 +186,8 @@ def main(opt):
         # data
         train_lists, good, valid_pairs = choose_pairs(opt)
         items = pipeline.Items(
-            opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.simulate, opt.max_stops, opt.jitter,
-            opt.good_keep, opt.finish, ranges, network.lowres_mode,
+            opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.darken, opt.max_stops, opt.good_keep,
+            opt.finish, ranges, network.lowres_mode,
         )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
         dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
@@ -340,12 +338,8 @@ def check_together(opt):
     """Refuse options that LIMITS cannot, before anything is read; returns good_stops to good_levels as degrade.Ranges.
 
     Raises:
-        ValueError: such as 'keep_good, simulate: expected shares of at most 1 together, got 0.8, 0.4'.
+        ValueError: such as 'valid_pairs: expected a CSV list beside train_pairs, got none'.
     """
-    if opt.keep_good + opt.simulate > 1:
-        raise ValueError(
-            f'keep_good, simulate: expected shares of at most 1 together, got {opt.keep_good}, {opt.simulate}'
-        )
     if not opt.exp_name.strip('./'):
         raise ValueError(f'exp_name: expected the name of a folder, got {opt.exp_name!r}')
     if opt.train_pairs and not opt.valid_pairs:

@@ -4,8 +4,7 @@ The source is the good photo, darker or lighter by a power of its levels (`key`)
 the source with a black point and a white point: the light of black is taken off everywhere, as flare would be, which
 leaves the tones above nearly as they are. The photo is what a camera might have given of it: less light, less contrast,
 less colour, flare, a white balance that is a little off, noise; or, where it is kept, the source. What is done is drawn
-on the host as a few numbers (`Degradation`); `degrade` makes the pixels with OpenCV and numpy, `degrade_on` with torch
-on a device. Both are tested against each other.
+as a few numbers (`Degradation`); `degrade` makes the pixels. A pair's photo is darkened further by `darken`.
 
 In linear light l of the target, with luma Y and its geometric mean G:
     l1 = (Y / G)^(contrast - 1) (chroma l + (1 - chroma) Y)
@@ -17,7 +16,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 from photos.colour import decode_srgb, encode_srgb
 
@@ -25,6 +23,8 @@ LUMA = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
 DARK = 1e-4  # light added where a logarithm is taken
 LEAST = 0.5  # of the range of levels that automatic levels leave: they at most double the contrast
 MILD = 1.5  # power of a uniform number that chooses within `stops`: 1 is uniform, more is mild more often
+LEAST_STOPS, DARKEST = 0.5, 0.002  # of darken; a mean light of 0.002 is L = 1.8
+MOST_SHOT, MOST_READ = 2e-4, 3e-4  # 2e-4 is 14 % of a light of 0.01, 3e-4 is a level of 255 at black
 TILE = 512  # side in pixels of the noise that all simulated photos take a part of
 
 
@@ -89,18 +89,25 @@ def draw_degradation(ranges, levels, rng, kept=False):
     )
 
 
+class Darkening(NamedTuple):
+    """The numbers of one photo that is darkened further, see darken."""
+
+    stops: float  # less light, 2^-stops
+    shot: float  # variance of the noise per unit of light: photons
+    read: float  # its standard deviation in the dark: electronics
+    tile: tuple  # row and column of the tile of noise that the photo's corner takes
+
+
+def draw_darkening(max_stops, rng):
+    """A Darkening by LEAST_STOPS to max_stops, by a numpy Generator."""
+    stops, shot, read = rng.uniform((LEAST_STOPS, 0, 0), (max_stops, MOST_SHOT, MOST_READ))
+    return Darkening(float(stops), float(shot), float(read), tuple(rng.integers(TILE, size=2).tolist()))
+
+
 @functools.lru_cache(maxsize=1)
 def noise_tile():
     """Standard normal noise (TILE, TILE, 3) float32, always the same."""
     return np.random.default_rng(0).standard_normal((TILE, TILE, 3), np.float32)
-
-
-def to_device(array, device):
-    """A copy of an array as a tensor on a device; on CUDA nothing waits, as it would for memory that is not pinned."""
-    tensor = torch.from_numpy(np.array(array))
-    if torch.device(device).type == 'cuda':
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 # --------------------------------------------------------------------------------------- what levels stand for
@@ -133,7 +140,7 @@ def light_table(numbers, top, black=0.0, white=1.0):
     return (light[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------- make, with OpenCV
+# ------------------------------------------------------------------------------------------------------- make
 
 
 def degrade(image, numbers):
@@ -158,8 +165,25 @@ def degrade(image, numbers):
     photo = np.where(light <= 0.0031308, light * np.float32(12.92), bright)
     photo *= top
     if numbers.noise:
-        photo += noise_for(*photo.shape[:2], numbers) * np.float32(top / 255)
+        photo += noise_for(*photo.shape[:2], numbers.tile) * np.float32(numbers.noise * top / 255)
     return np.clip(np.rint(photo), 0, top).astype(image.dtype), target
+
+
+def darken(photo, numbers):
+    """A photo (H, W, 3) uint8 or uint16 as a camera gives it that gets less light, by a Darkening, at the same depth.
+
+    In linear light l: l1 = 2^-stops l, photo = sRGB(l1 + n), n normal of variance shot l1 + read^2, rounded to whole
+    levels. A photo is not darkened below a mean light of DARKEST: black teaches nothing.
+
+    Source: the noise model of raw photos, Foi et al., "Practical Poissonian-Gaussian noise modeling", 2008.
+    """
+    top = np.iinfo(photo.dtype).max
+    light = look_up(light_table(Degradation(), top), photo)
+    stops = min(numbers.stops, np.log2(max(light.mean(dtype=np.float64), DARKEST) / DARKEST))
+    light *= np.float32(2.0**-stops)
+    noise = noise_for(*photo.shape[:2], numbers.tile)
+    light += noise * np.sqrt(light * np.float32(numbers.shot) + np.float32(numbers.read**2))
+    return np.rint(encode_srgb(light.clip(0, 1)) * np.float32(top)).astype(photo.dtype)
 
 
 def finish(image, levels):
@@ -186,53 +210,7 @@ def color_change(numbers):
     return (gain[:, None] * mix).astype(np.float32), (gain * numbers.flare).astype(np.float32)
 
 
-def noise_for(height, width, numbers):
-    """The noise of a photo (height, width, 3) in levels of 255."""
-    y, x = ((np.arange(size) + start) % TILE for size, start in zip((height, width), numbers.tile, strict=True))
-    return noise_tile()[y[:, None], x] * np.float32(numbers.noise)
-
-
-# -------------------------------------------------------------------------------------------- make, on a device
-
-
-def degrade_on(image, top, numbers):
-    """`degrade` by torch: (photo, target), (H, W, 3) float32 levels of 255, rounded to the levels of `top`.
-
-    Args:
-        image: (H, W, 3) float32 levels of 255 on the device, which need not be whole: they are rounded.
-        top: highest level of the file, 255 or 65535.
-    """
-    device, scale = image.device, top / 255
-    levels = image.mul(scale).round().long()
-    light = read_on(light_table(numbers, top, numbers.black, numbers.white), levels)
-    target = relight_on(light, top)
-    if numbers.kept:
-        return relight_on(read_on(light_table(numbers, top), levels), top), target
-    luma = light @ to_device(LUMA, device)
-    log = torch.log(luma + DARK)
-    contrast = torch.exp((log - log.mean()) * (numbers.contrast - 1))
-    matrix, offset = (to_device(value, device) for value in color_change(numbers))
-    photo = encode_on(((light @ matrix.T) * contrast[..., None] + offset).clamp(0, 1)) * 255
-    if numbers.noise:
-        photo += to_device(noise_for(*photo.shape[:2], numbers), device)
-    return photo.mul(scale).round().clamp(0, top).div(scale), target
-
-
-def finish_on(image, top, levels):
-    """`finish` by torch: (H, W, 3) float32 levels of 255, rounded to the levels of `top`."""
-    return relight_on(read_on(light_table(Degradation(), top, *levels), image.mul(top / 255).round().long()), top)
-
-
-def relight_on(light, top):
-    """Levels of 255, rounded to those of `top`, of linear light on a device."""
-    return encode_on(light).mul(top).round().div(top / 255)
-
-
-def read_on(table, levels):
-    """`look_up` of an array at integer levels (H, W, 3) on a device."""
-    table = to_device(table, levels.device)
-    return torch.stack([table[:, c][levels[..., c]] for c in range(3)], dim=-1)
-
-
-def encode_on(light):
-    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=1e-9) ** (1 / 2.4) - 0.055)
+def noise_for(height, width, tile):
+    """Standard normal noise (height, width, 3) whose corner is at row and column `tile` of the tile."""
+    y, x = ((np.arange(size) + start) % TILE for size, start in zip((height, width), tile, strict=True))
+    return noise_tile()[y[:, None], x]

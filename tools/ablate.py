@@ -57,7 +57,7 @@ VARIANTS = {  # options of train.py beside the base's
     'other rounding (the plain torch path)': '--no-fused',
     'bf16 network': '--amp bf16',
     'fp16 network': '--amp fp16',
-    'mild exposures simulated': '--simulate 0.25',
+    'a quarter darkened': '--darken 0.25',
     'target-to-target pairs': '--keep_good 0.12',
     'bilinear lowres': '--lowres bilinear',
     'simulated from good photos': '--good_photos GOOD',
