@@ -189,19 +189,21 @@ class PairDataset:
 class Loader:
     """Batches of an epoch in the dataset's order, prepared by threads while the one before is trained on.
 
-    A last batch that is not full is left out. With several ranks each takes its share of every batch. Iterating gives
+    With several ranks each takes its share of every batch. Iterating gives
     (positions, (lowres, fullres, target)) with float RGB (N, 3, H, W) in [0, 1] on the device, and adds to `waited` the
     seconds that the caller waited for photos.
 
     Args:
         num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for, -1 takes a
             thread per core, up to 8.
+        drop_last: leave out a last batch that is not full; else it is cut to a multiple of the ranks, and left out
+            where that is less than two pairs each.
     Raises:
         ValueError: fewer than two pairs to a rank's batch, with which BatchNorm cannot train, or ranks that do not
             divide the batch.
     """
 
-    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1):
+    def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1, drop_last=False):
         self.batch_size = min(batch_size, len(dataset))
         if self.batch_size < 2:
             raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
@@ -210,9 +212,12 @@ class Loader:
         self.num_workers = num_workers if num_workers >= 0 else min(cores(), 8)
         self.dataset, self.device = dataset, torch.device(device)
         self.rank, self.world, self.waited = rank, world, 0.0
+        full = len(dataset) // self.batch_size * self.batch_size
+        rest = 0 if drop_last else (len(dataset) - full) // world * world
+        self.count = full + (rest if rest >= 2 * world else 0)  # of an epoch's pairs that are trained on
 
     def __len__(self):
-        return len(self.dataset) // self.batch_size
+        return -(-self.count // self.batch_size)
 
     def __iter__(self):
         if self.num_workers == 0:
@@ -228,7 +233,8 @@ class Loader:
 
     def prepare(self, k):
         """This rank's positions of batch k, and their photos stacked, (N, 3, H, W) with levels in [0, 255]."""
-        positions = range(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
+        end = min((k + 1) * self.batch_size, self.count)
+        positions = range(k * self.batch_size + self.rank, end, self.world)
         stacked = []
         for photos in zip(*(self.dataset[position] for position in positions), strict=True):
             if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level

@@ -1,6 +1,7 @@
 """Train the illumination network on pairs of underexposed and well exposed photos.
 
-    python train.py --dataset_dir path/to/fivek --exp_name fivek
+    python train.py --recipe paper --dataset_dir path/to/fivek --exp_name paper
+    python train.py --recipe predecessor --dataset_dir path/to/fivek --exp_name predecessor
     python train.py --train_pairs a/train.csv,b/train.csv --valid_pairs b/valid.csv --exp_name mine
     python train.py --good_photos my_photos --exp_name mine   # no pairs: inputs are simulated from good photos
     python train.py ... --resume auto                         # go on where a killed run stopped, or begin
@@ -10,7 +11,8 @@ Writes to checkpoints/<exp_name>/: options.json, train_pairs.csv, valid_pairs.cs
 epoch), last.pth (to resume), best.pth (best validation PSNR), epoch_<e>_psnr_<p>.pth, 4 x 4 picture sheets of I, R and
 S of training batches in train_phase/ and of the same validation photos every epoch in valid_phase/.
 
-The defaults are the predecessor's, but validation scores the untouched photos at their own size, each once.
+A recipe fills in what is neither given nor changed in the block below; the block's own values are the predecessor's.
+Validation always scores the untouched photos at their own size, each once.
 """
 
 import os
@@ -42,8 +44,10 @@ from pairs.lists import (
     list_names,
     list_weights,
     mix_pairs,
+    split_dataset,
     split_pairs,
 )
+from pairs.predecessor import read_options_pickle
 from runs.checkpoint import load_network, network_options
 from runs.folder import open_folder
 from runs.resume import Data, adopt_options
@@ -54,6 +58,7 @@ from system.process import cores, tune_malloc
 from system.ranks import all_gather_list, init_distributed
 
 opt = SimpleNamespace(
+    recipe='',  # predecessor, paper, lol or general, see RECIPES; '' is the architecture's own: predecessor, or paper
     # network
     arch='hdrnet',  # hdrnet (the predecessor) or deepupe (the paper's released graph)
     luma_bins=8,  # depth of the bilateral grid
@@ -61,15 +66,16 @@ opt = SimpleNamespace(
     slicing='',  # corners (hdrnet's own) or centers (deepupe's own), see model.build_network
     illumination='',  # free (hdrnet's own) or clipped to [I, 1] (deepupe's own)
     guide='',  # pointwise (hdrnet's own) or curves (deepupe's own)
-    lowres='area',  # how its small copy is made: area (antialiased), bilinear or nearest; '' is the architecture's own
+    lowres='bilinear',  # how its small copy is made: area (antialiased), bilinear or nearest; '' is arch's own
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
     start_from='',  # a checkpoint to train further, whose network options then replace those above
     # data
     dataset_dir='',  # input/ and expertC_gt/, low/ and high/, or input/ and target/, paired by stem; '' is data/fivek
+    split='ratio',  # of it: ratio, paper (FiveK's a4501 to a5000 validate), or the predecessor's options.pkl
     dataset_ratio=0.9,  # share of dataset_dir's pairs, or of good_photos alone, to train on; the rest validates
-    train_pairs='',  # CSV lists with columns input,target instead of dataset_dir; commas between several
+    train_pairs='',  # CSV lists with columns input,target, or folders, instead of dataset_dir; commas between several
     train_weights='',  # how often each of the lists is drawn in an epoch, such as 1,0.5; '' is once each
-    valid_pairs='',  # CSV lists to validate on; needed with train_pairs
+    valid_pairs='',  # such lists or folders to validate on instead of a split; needed with train_pairs
     full_size=512,  # side in pixels that photos are resized to in training (hdrnet; deepupe crops 256)
     augment=True,  # crop, flip and rotate
     keep_good=0.0,  # share of items that are (target, target), so that good photos stay as they are
@@ -93,9 +99,10 @@ opt = SimpleNamespace(
     limit=0,  # for a first smoke run: only so many training and validation pairs; 0 is all
     overfit=0,  # only so many pairs, validated on themselves, not augmented; 0 is off
     # optimiser
-    total_epochs=30,
+    total_epochs=100,
     train_batch_size=16,  # of all ranks together
-    lr=0.0,  # Adam; 0 is the architecture's own (hdrnet 1e-2, deepupe 1e-4)
+    drop_last=False,  # leave out an epoch's last batch where it is not full
+    lr=1e-2,  # Adam
     weight_decay=1e-5,
     schedule='steps',  # steps (the predecessor's), constant, or cosine (1 epoch of warm-up)
     grad_clip=0.0,  # largest gradient norm; 0 does not clip
@@ -121,7 +128,35 @@ opt = SimpleNamespace(
     tensorboard=True,  # scalars and pictures for TensorBoard, if it is installed
 )
 
+RECIPES = {  # predecessor is the block above; the others say what differs from it. Sources: docs/training.md
+    'predecessor': {
+        'arch': 'hdrnet', 'spatial_bin': 0, 'pedestal': 0.0, 'lowres': 'bilinear', 'split': 'ratio',
+        'dataset_ratio': 0.9, 'full_size': 512, 'keep_good': 0.0, 'simulate': 0.0, 'max_stops': 2.5, 'good_weight': 1.0,
+        'good_keep': 0.25, 'finish': '', 'good_flare': 0.012, 'good_key': '1,1', 'good_contrast': '0.55,1',
+        'good_chroma': '0.45,1', 'total_epochs': 100, 'train_batch_size': 16, 'drop_last': False, 'lr': 1e-2,
+        'weight_decay': 1e-5, 'schedule': 'steps', 'ema': 0.0, 'w_color': -1.0, 'w_smoothness': -1.0,
+        'w_structure': -1.0, 'seed': 212, 'valid_interval': 1,
+    },
+    'paper': {
+        'arch': 'deepupe', 'lowres': 'nearest', 'split': 'paper', 'total_epochs': 40, 'train_batch_size': 16,
+        'lr': 1e-4, 'weight_decay': 0.0, 'schedule': 'constant',
+    },
+    'lol': {
+        'spatial_bin': 16, 'pedestal': 1.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.1, 'simulate': 0.25,
+        'max_stops': 4.0, 'total_epochs': 60, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_structure': 0.3,
+        'valid_interval': 5,
+    },
+    'general': {
+        'spatial_bin': 16, 'pedestal': 2.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.2, 'simulate': 0.1,
+        'max_stops': 4.0, 'good_weight': 4.0, 'good_keep': 0.2, 'finish': 'kept', 'good_flare': 0.025,
+        'good_key': '0.65,1.55', 'good_contrast': '0.5,0.85', 'good_chroma': '0.4,0.8', 'total_epochs': 24,
+        'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_color': 0.4, 'w_smoothness': 0.002,
+        'w_structure': 0.3, 'valid_interval': 24,
+    },
+}  # fmt: skip
+
 LIMITS = {
+    'recipe': f"one of '', {', '.join(RECIPES)}",
     'arch': 'one of hdrnet, deepupe',
     'luma_bins': '1 to 64',
     'spatial_bin': '0, or 4, or 8, or 16, or 32, or 64',
@@ -148,7 +183,7 @@ LIMITS = {
     'overfit': '0 or more',
     'total_epochs': '1 or more',
     'train_batch_size': '2 or more',
-    'lr': '0 or more',
+    'lr': 'above 0',
     'weight_decay': '0 or more',
     'schedule': 'one of steps, constant, cosine',
     'grad_clip': '0 or more',
@@ -159,10 +194,6 @@ LIMITS = {
     'seed': '0 to 4294967295',
     'valid_interval': '1 or more',
     'visualize_batch': '1 or more',
-}
-OWN = {  # what '' and 0 stand for
-    'hdrnet': {'lr': 1e-2, 'loss': 'hdrnet'},
-    'deepupe': {'lr': 1e-4, 'loss': 'deepupe'},
 }
 AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -181,6 +212,7 @@ def main(opt):
         if rank == 0:
             parameters = sum(p.numel() for p in network.parameters())
             print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
+            print(describe_recipe(opt))
             print('  '.join(f'{name}={value}' for name, value in vars(opt).items()))
 
         # data
@@ -191,9 +223,11 @@ def main(opt):
         )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
         dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
-        loader = pipeline.Loader(dataset, opt.train_batch_size, opt.num_workers, device, rank, world)
+        loader = pipeline.Loader(
+            dataset, opt.train_batch_size, opt.num_workers, device, rank, world, drop_last=opt.drop_last
+        )
         valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
-        if not train_lists:  # good photos alone
+        if not train_lists and not opt.valid_pairs:  # good photos alone
             valid_photos = pipeline.degrade_pairs([target for _, target in valid_photos], ranges, opt.seed)
         data = Data.of(dataset, valid_pairs)
 
@@ -263,7 +297,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
         'epoch': epoch,
         **dict(zip(losses, map(float, means), strict=True)),
         'lr': state.optimizer.param_groups[0]['lr'],
-        'photos_per_s': len(loader) * loader.batch_size / taken,
+        'photos_per_s': loader.count / taken,
         'waiting': loader.waited / taken,
     }
 
@@ -334,6 +368,27 @@ def warn_of_overlap(data, overfit):
 # ------------------------------------------------------------------------------------------ what options stand for
 
 
+def choose_recipe(opt, given=()):
+    """Fill in the recipe's values of those options that are neither in `given` nor changed in the block at the top.
+
+    Raises:
+        ValueError: unknown recipe.
+    """
+    opt.recipe = opt.recipe or ('paper' if opt.arch == 'deepupe' else 'predecessor')
+    utils.check_options(opt, {'recipe': LIMITS['recipe']})
+    for name, value in RECIPES[opt.recipe].items():
+        if name not in given and getattr(opt, name) == RECIPES['predecessor'][name]:
+            setattr(opt, name, value)
+
+
+def describe_recipe(opt):
+    """One line with every value of a run's recipe, and what was given instead."""
+    recipe = RECIPES['predecessor'] | RECIPES[opt.recipe or 'predecessor']
+    values = [f'{name}={value}' if getattr(opt, name) == value else f'{name}={getattr(opt, name)} (recipe: {value})'
+              for name, value in recipe.items()]  # fmt: skip
+    return f'recipe {opt.recipe}: {"  ".join(values)}'
+
+
 def check_together(opt):
     """Refuse options that LIMITS cannot, before anything is read; returns good_stops to good_levels as degrade.Ranges.
 
@@ -343,7 +398,9 @@ def check_together(opt):
     if not opt.exp_name.strip('./'):
         raise ValueError(f'exp_name: expected the name of a folder, got {opt.exp_name!r}')
     if opt.train_pairs and not opt.valid_pairs:
-        raise ValueError('valid_pairs: expected a CSV list beside train_pairs, got none')
+        raise ValueError('valid_pairs: expected a CSV list or a folder beside train_pairs, got none')
+    if opt.split not in ('ratio', 'paper') and not opt.split.endswith('.pkl'):
+        raise ValueError(f"split: expected ratio, paper or the predecessor's options.pkl, got {opt.split!r}")
     list_weights(list_names(opt.train_pairs), opt.train_weights if opt.train_pairs else '')
     values = {name: getattr(opt, f'good_{name}') for name in degrade.Ranges._fields}
     for name in ('stops', 'contrast', 'chroma', 'key', 'levels'):
@@ -374,7 +431,7 @@ def set_up_torch(opt):
 def make_network(opt, checkpoint=None):
     """The network with random weights, or with those of opt.start_from, whose network options then replace opt's.
 
-    Fills in the architecture's own lr and loss. A run that is resumed takes its weights from `checkpoint` later.
+    Fills in the architecture's own loss. A run that is resumed takes its weights from `checkpoint` later.
 
     Raises:
         ValueError: options that contradict the checkpoint's, by name.
@@ -383,8 +440,7 @@ def make_network(opt, checkpoint=None):
     if opt.start_from and not checkpoint:
         network, start = load_network(opt.start_from)
         vars(opt).update(network_options(start))
-    for name, value in OWN[checkpoint['arch'] if checkpoint else opt.arch].items():
-        setattr(opt, name, getattr(opt, name) or value)
+    opt.loss = opt.loss or (checkpoint['arch'] if checkpoint else opt.arch)
     opt.augment = opt.augment and not opt.overfit
     if checkpoint:
         adopt_options(opt, checkpoint, opt.resume)
@@ -400,15 +456,19 @@ def loss_weights(opt):
 def choose_pairs(opt):
     """(training lists with weights, good photos with their weight, validation pairs) that the options name."""
     good = find_good(opt.good_photos)
-    if good and not opt.train_pairs and not opt.dataset_dir:
-        train_lists, (good, valid_pairs) = [], split_pairs(good, opt.dataset_ratio, opt.seed)
-    elif opt.train_pairs:
+    train_lists, valid_pairs = [], [pair for pairs, _ in mix_pairs(opt.valid_pairs) for pair in pairs]
+    if opt.train_pairs:
         train_lists = mix_pairs(opt.train_pairs, opt.train_weights)
-        valid_pairs = [pair for pairs, _ in mix_pairs(opt.valid_pairs) for pair in pairs]
-    else:
-        found = find_pairs(opt.dataset_dir or 'data/fivek')
-        train_pairs, valid_pairs = split_pairs(found, opt.dataset_ratio, opt.seed)
-        train_lists = [(train_pairs, 1.0)]
+    elif opt.dataset_dir or not good:
+        dataset_dir = opt.dataset_dir or 'data/fivek'
+        pairs = find_pairs(dataset_dir)
+        if not valid_pairs and opt.split.endswith('.pkl'):
+            pairs, valid_pairs = read_options_pickle(opt.split, dataset_dir)
+        elif not valid_pairs:
+            pairs, valid_pairs = split_dataset(pairs, opt.split, opt.dataset_ratio, opt.seed)
+        train_lists = [(pairs, 1.0)]
+    elif not valid_pairs:
+        good, valid_pairs = split_pairs(good, opt.dataset_ratio, opt.seed)
     if opt.overfit or opt.limit:
         count = opt.overfit or opt.limit
         train_lists = [([pair for pairs, _ in train_lists for pair in pairs][:count], 1.0)] if train_lists else []
@@ -418,4 +478,4 @@ def choose_pairs(opt):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS)
+    utils.run_script(main, opt, LIMITS, complete=choose_recipe)

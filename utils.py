@@ -16,15 +16,18 @@ from system.files import error_line
 from system.ranks import leave_rank
 
 
-def run_script(main, opt, limits=None, positional=''):
+def run_script(main, opt, limits=None, positional='', complete=None):
     """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1, Ctrl-C 130.
 
     Args:
         limits: of `check_options`, which --help prints too.
         positional: see parse_overrides.
+        complete: function (opt, names of the options that were given) to call before main.
     """
-    parse_overrides(opt, limits=limits, script=inspect.getsourcefile(main), positional=positional)
+    given = parse_overrides(opt, limits=limits, script=inspect.getsourcefile(main), positional=positional)
     try:
+        if complete:
+            complete(opt, given)
         status = main(opt)
     except (OSError, ValueError) as error:
         status = f'error: {error_line(error)}'
@@ -39,7 +42,7 @@ def run_script(main, opt, limits=None, positional=''):
 
 
 def parse_overrides(opt, argv=None, limits=None, script='', positional=''):
-    """Overwrite fields of opt from `--name value`; each default fixes its flag's type.
+    """Overwrite fields of opt from `--name value`; each default fixes its flag's type. Returns the names given.
 
     Booleans take `--name` and `--no-name`. An unknown option ends the script with argparse's message.
 
@@ -60,18 +63,19 @@ def parse_overrides(opt, argv=None, limits=None, script='', positional=''):
         words = [comments.get(name, ''), f'expected {limit}' if limit else '', f'default {default!r}']
         text = '; '.join(filter(None, words)).replace('%', '%%')
         flag = {'action': argparse.BooleanOptionalAction} if isinstance(default, bool) else {'type': type(default)}
-        group.add_argument(f'--{name}', default=default, help=text, **flag)
+        group.add_argument(f'--{name}', default=argparse.SUPPRESS, help=text, **flag)
     if not positional:
-        vars(opt).update(vars(parser.parse_args(argv)))
-        return
-    parser.add_argument('plain', nargs='*', metavar=positional, help=f'the same as --{positional}, one or several')
-    values = vars(parser.parse_intermixed_args(argv))
-    plain = values.pop('plain')
-    if plain and values[positional] != getattr(opt, positional):
-        parser.error(f'{positional}: expected --{positional} or paths without it, got both')
-    vars(opt).update(values)
-    if plain:
-        setattr(opt, positional, plain[0] if len(plain) == 1 else plain)
+        given = vars(parser.parse_args(argv))
+    else:
+        parser.add_argument('plain', nargs='*', metavar=positional, help=f'the same as --{positional}, one or several')
+        given = vars(parser.parse_intermixed_args(argv))
+        plain = given.pop('plain', [])
+        if plain and positional in given:
+            parser.error(f'{positional}: expected --{positional} or paths without it, got both')
+        if plain:
+            given[positional] = plain[0] if len(plain) == 1 else plain
+    vars(opt).update(given)
+    return set(given)
 
 
 def read_comments(script):

@@ -148,7 +148,7 @@ def relative(path, folder):
 
 
 def mix_pairs(pairs_files, weights=''):
-    """Several CSV lists, 'a.csv,b.csv', with as many weights, '1,0.5' ('' is 1 each).
+    """Several CSV lists or folders (see find_pairs), 'a.csv,b', with as many weights, '1,0.5' ('' is 1 each).
 
     Returns:
         list of (pairs, weight); an epoch draws each pair of a list `weight` times on average.
@@ -156,7 +156,9 @@ def mix_pairs(pairs_files, weights=''):
         ValueError: as many weights as lists are expected, all positive.
     """
     names = list_names(pairs_files)
-    return [(read_pairs(name), number) for name, number in zip(names, list_weights(names, weights), strict=True)]
+    numbers = list_weights(names, weights)
+    return [((find_pairs if os.path.isdir(name) else read_pairs)(name), number)
+            for name, number in zip(names, numbers, strict=True)]  # fmt: skip
 
 
 def list_names(pairs_files):
@@ -220,16 +222,27 @@ def choose_split(pairs, split, ratio, seed):
     Raises:
         ValueError: unknown split, or no pair of the paper's ids.
     """
-    if split == 'all':
-        return pairs
+    return pairs if split == 'all' else split_dataset(pairs, split, ratio, seed)[1]
+
+
+def split_dataset(pairs, split, ratio, seed):
+    """(training pairs, test pairs) of a dataset; see choose_split, which gives the second.
+
+    Raises:
+        ValueError: unknown split, or no pair on one side of the paper's.
+    """
     if split == 'ratio':
-        return split_pairs(pairs, ratio, seed)[1]
+        return split_pairs(pairs, ratio, seed)
     if split != 'paper':
         raise ValueError(f'split: expected all, paper or ratio, got {split!r}')
     chosen = [pair for pair in pairs if 4501 <= fivek_id(pair[0]) <= 5000]
+    rest = [pair for pair in pairs if pair not in set(chosen)]
     if not chosen:
-        raise ValueError('split: expected file names that begin with a4501 to a5000 (FiveK), found none')
-    return chosen
+        raise ValueError(
+            'split: expected file names that begin with a4501 to a5000 (FiveK) to test on, found none; '
+            'other photos need --split ratio, or a list or folder to validate on'
+        )
+    return rest, chosen
 
 
 def fivek_id(path):

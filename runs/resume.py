@@ -10,9 +10,9 @@ from system.files import read_csv
 from system.ranks import on_rank0
 
 FREE = (  # options that may change when a run is resumed
-    'exp_name', 'checkpoints_dir', 'resume', 'total_epochs', 'valid_interval', 'visualize_batch', 'tensorboard',
-    'cache', 'num_workers', 'device', 'fused', 'deterministic', 'dataset_dir', 'train_pairs', 'valid_pairs',
-    'good_photos',
+    'recipe', 'split', 'exp_name', 'checkpoints_dir', 'resume', 'total_epochs', 'valid_interval', 'visualize_batch',
+    'tensorboard', 'cache', 'num_workers', 'device', 'fused', 'deterministic', 'dataset_dir', 'train_pairs',
+    'valid_pairs', 'good_photos',
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def adopt_options(opt, checkpoint, path):
     Raises:
         ValueError: options that contradict the checkpoint's, by name.
     """
-    before, network = checkpoint['opt'], network_options(checkpoint)
+    before, network = {'drop_last': True, **checkpoint['opt']}, network_options(checkpoint)  # older runs left it out
     if before.get('start_from'):
         opt.start_from = opt.start_from or before['start_from']
         vars(opt).update(network)

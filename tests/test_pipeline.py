@@ -177,6 +177,21 @@ def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
     assert min(abs(fullres[i] - 30001 / 65535).max() for i in (0, 1)) < 1e-6
 
 
+def test_a_last_batch_is_kept_or_dropped(make_pairs):
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(7)), 1.0)], pipeline.Items(full_size=16))
+
+    def sizes(batch_size, **values):
+        loader = pipeline.Loader(dataset, batch_size, **values)
+        found = [len(positions) for positions, _ in loader]
+        assert len(loader) == len(found)
+        return found
+
+    assert sizes(4) == [4, 3]
+    assert sizes(4, drop_last=True) == [4]
+    assert sizes(6) == [6]  # BatchNorm cannot train on the one that is left
+    assert sizes(2, world=2) == [1, 1, 1]
+
+
 def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
     pairs = lists.find_pairs(make_pairs(6))
     first, again = (pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32)) for _ in range(2))

@@ -1,6 +1,7 @@
 """Training as one run, as a killed and resumed one, on two ranks, and what it refuses."""
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -21,15 +22,28 @@ from system import files
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TINY = {'dataset_ratio': 0.75, 'full_size': 32, 'device': 'cpu', 'tensorboard': False, 'train_batch_size': 2}
+TINY = {
+    'split': 'ratio',
+    'dataset_ratio': 0.75,
+    'full_size': 32,
+    'device': 'cpu',
+    'tensorboard': False,
+    'train_batch_size': 2,
+}
 
 
 def options(runs, name, **values):
     return {**TINY, 'exp_name': name, 'checkpoints_dir': str(runs), **values}
 
 
+def make_options(values):
+    opt = type(train.opt)(**{**vars(train.opt), **values})
+    train.choose_recipe(opt, values)
+    return opt
+
+
 def run_training(runs, name, **values):
-    assert train.main(type(train.opt)(**{**vars(train.opt), **options(runs, name, **values)})) == 0
+    assert train.main(make_options(options(runs, name, **values))) == 0
     return read_checkpoint(str(runs / name / 'last.pth'))
 
 
@@ -56,7 +70,7 @@ def test_learning_rate_steps_are_the_predecessors():
 def test_good_photos_alone_train_a_network_and_are_listed(make_pairs, tmp_path):
     folder = os.path.join(make_pairs(6), 'target')
     checkpoint = run_training(tmp_path, 'good', good_photos=folder, total_epochs=1)
-    assert checkpoint['opt']['lowres'] == 'area'
+    assert checkpoint['opt']['lowres'] == 'bilinear'
     train_pairs = lists.read_pairs(str(tmp_path / 'good' / 'train_pairs.csv'))
     valid_pairs = lists.read_pairs(str(tmp_path / 'good' / 'valid_pairs.csv'))
     assert (len(train_pairs), len(valid_pairs)) == (4, 2)
@@ -286,9 +300,11 @@ def test_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(make_pairs, t
         ({'luma_bins': 0}, 'luma_bins: expected 1 to 64, got 0'),
         ({'spatial_bin': 5}, 'spatial_bin: expected 0, or 4, or 8'),
         ({'max_stops': 1e9}, 'max_stops: expected 0.5 to 16'),
-        ({'lr': float('nan')}, 'lr: expected 0 or more, got nan'),
+        ({'lr': float('nan')}, 'lr: expected above 0, got nan'),
+        ({'split': 'random'}, 'split: expected ratio, paper or'),
+        ({'recipe': 'papers'}, "recipe: expected one of '', predecessor, paper, lol, general, got 'papers'"),
         ({'train_pairs': 'a.csv', 'valid_pairs': 'b.csv', 'train_weights': 'nan'}, 'train_weights: expected 1 numbers'),
-        ({'train_pairs': 'a.csv'}, 'valid_pairs: expected a CSV list beside train_pairs'),
+        ({'train_pairs': 'a.csv'}, 'valid_pairs: expected a CSV list or a folder beside train_pairs'),
         ({'good_stops': '3,1'}, 'good_stops: expected two numbers'),
         ({'exp_name': '.'}, 'exp_name: expected the name of a folder'),
         ({'device': 'meta'}, 'device: expected cpu or a CUDA device'),
@@ -297,14 +313,103 @@ def test_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(make_pairs, t
 def test_options_that_make_no_sense_are_refused_before_anything_is_read(tmp_path, values, message):
     values = {'dataset_dir': str(tmp_path / 'nowhere'), **values}
     with pytest.raises(ValueError, match=message):
-        train.main(type(train.opt)(**{**vars(train.opt), **options(tmp_path, 'run', **values), **values}))
+        train.main(make_options({**options(tmp_path, 'run'), **values}))
     assert os.listdir(tmp_path) == []
 
 
 def test_every_number_and_choice_has_a_limit():
-    texts = {'start_from', 'dataset_dir', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos', 'good_stops',
-             'good_contrast', 'good_chroma', 'good_key', 'good_levels', 'device', 'exp_name', 'checkpoints_dir',
-             'resume'}  # fmt: skip
+    texts = {'start_from', 'dataset_dir', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos', 'split',
+             'good_stops', 'good_contrast', 'good_chroma', 'good_key', 'good_levels', 'device', 'exp_name',
+             'checkpoints_dir', 'resume'}  # fmt: skip
     values = vars(train.opt).items()
     assert {name for name, value in values if not isinstance(value, bool)} - set(train.LIMITS) == texts
     train.utils.check_options(train.opt, train.LIMITS)
+
+
+# ----------------------------------------------------------------------------------------------------- recipes
+
+
+def parse(*argv):
+    opt = type(train.opt)(**vars(train.opt))
+    train.choose_recipe(opt, train.utils.parse_overrides(opt, list(argv)))
+    return opt
+
+
+def test_the_option_block_is_the_predecessors_recipe():
+    for name, value in train.RECIPES['predecessor'].items():
+        assert getattr(train.opt, name) == value, name
+    assert all(set(recipe) <= set(train.RECIPES['predecessor']) for recipe in train.RECIPES.values())
+
+
+@pytest.mark.parametrize('name', train.RECIPES)
+def test_a_recipe_fills_in_and_is_within_the_limits(name):
+    opt = parse('--recipe', name)
+    train.utils.check_options(opt, train.LIMITS)
+    train.check_together(opt)
+    assert {key: getattr(opt, key) for key in train.RECIPES[name]} == train.RECIPES[name]
+
+
+def test_what_is_given_or_changed_inline_stays():
+    opt = parse('--recipe', 'paper', '--lr', '0.01', '--total_epochs', '3')
+    assert (opt.lr, opt.total_epochs, opt.schedule, opt.weight_decay) == (0.01, 3, 'constant', 0.0)
+    assert 'lr=0.01 (recipe: 0.0001)' in train.describe_recipe(opt)
+    inline = type(train.opt)(**{**vars(train.opt), 'recipe': 'general', 'pedestal': 3.0})
+    train.choose_recipe(inline)
+    assert (inline.pedestal, inline.finish) == (3.0, 'kept')
+
+
+def test_the_papers_architecture_has_the_papers_recipe():
+    opt = parse('--arch', 'deepupe')
+    assert (opt.recipe, opt.lr, opt.schedule, opt.split) == ('paper', 1e-4, 'constant', 'paper')
+
+
+def make_fivek(make_pairs, tmp_path):
+    """A FiveK of twelve photos, a4495 to a4506, in the predecessor's layout."""
+    make_pairs(12, size=(52, 78), names=('input', 'expertC_gt'))
+    for i in range(12):
+        for name in ('input', 'expertC_gt'):
+            os.rename(tmp_path / 'data' / name / f'p{i}.png', tmp_path / 'data' / name / f'a{4495 + i}-DSC_{i:04}.png')
+    return str(tmp_path / 'data')
+
+
+def test_the_papers_recipe_runs_on_a_made_up_fivek(make_pairs, tmp_path):
+    folder = make_fivek(make_pairs, tmp_path)
+    shorter = ['--total_epochs', '1', '--no-tensorboard', '--device', 'cpu']
+    command = [sys.executable, 'train.py', '--recipe', 'paper', '--dataset_dir', folder, '--exp_name', 'paper']
+    command += ['--checkpoints_dir', str(tmp_path)]
+    done = subprocess.run([*command, *shorter], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 'recipe paper: arch=deepupe' in done.stdout
+    ids = [[lists.fivek_id(pair[0]) for pair in lists.read_pairs(str(tmp_path / 'paper' / f'{part}_pairs.csv'))]
+           for part in ('train', 'valid')]  # fmt: skip
+    assert ids == [list(range(4495, 4501)), list(range(4501, 4507))]
+    row = files.read_csv(tmp_path / 'paper' / 'log.csv')[0]
+    assert float(row['lr']) == 1e-4
+    assert read_checkpoint(str(tmp_path / 'paper' / 'best.pth'))['arch'] == 'deepupe'
+
+
+def test_photos_that_are_not_fiveks_need_another_split(make_pairs, tmp_path):
+    with pytest.raises(ValueError, match=r'split: expected file names that begin with a4501 .* need --split ratio'):
+        run_training(tmp_path, 'paper', recipe='paper', split='paper', dataset_dir=make_pairs(4), total_epochs=1)
+
+
+def test_folders_and_lists_validate_whatever_the_recipe(make_pairs, tmp_path):
+    pairs = lists.find_pairs(make_pairs(5))
+    lists.write_pairs(str(tmp_path / 'valid.csv'), pairs[:2])
+    common = {'dataset_dir': str(tmp_path / 'data'), 'total_epochs': 1, 'split': 'paper'}
+    for name, valid, count in (('list', 'valid.csv', 2), ('folder', 'data', 5)):
+        run_training(tmp_path, name, valid_pairs=str(tmp_path / valid), **common)
+        found = [lists.read_pairs(str(tmp_path / name / f'{part}_pairs.csv')) for part in ('train', 'valid')]
+        assert [len(part) for part in found] == [5, count]
+
+
+def test_the_predecessors_own_split_is_read(make_pairs, tmp_path):
+    pairs = lists.find_pairs(make_pairs(6))
+    content = {'train_images_list': pairs[:3], 'valid_images_list': pairs[3:5]}
+    (tmp_path / 'options.pkl').write_bytes(pickle.dumps(content))
+    folder = str(tmp_path / 'data')
+    run_training(tmp_path, 'run', dataset_dir=folder, split=str(tmp_path / 'options.pkl'), total_epochs=1)
+    found = [lists.read_pairs(str(tmp_path / 'run' / f'{part}_pairs.csv')) for part in ('train', 'valid')]
+    assert [[os.path.basename(pair[0]) for pair in part] for part in found] == [
+        ['p0.png', 'p1.png', 'p2.png'], ['p3.png', 'p4.png'],
+    ]  # fmt: skip

@@ -46,7 +46,7 @@ VARIANTS = {  # options of train.py beside the base's
     'grid 16 x 16 x 8': '--spatial_bin 16',
     'grid 8 x 8 x 4': '--luma_bins 4',
     'grid 8 x 8 x 16': '--luma_bins 16',
-    'deepupe, its own loss and lr': '--arch deepupe',
+    'deepupe, its own loss and lr': '--arch deepupe --lr 0.0001',
     "deepupe, hdrnet's loss, lr 1e-3": '--arch deepupe --loss hdrnet --lr 0.001',
     'pedestal of half a level': '--pedestal 0.5',
     'structure loss of weight 0.3': '--w_structure 0.3',
@@ -98,7 +98,8 @@ def train(opt, name, seed):
             command += [f'--{option}', str(getattr(opt, option))]
         command += ['--checkpoints_dir', opt.result_dir, '--exp_name', exp_name, '--seed', str(seed)]
         command += ['--resume', 'auto', '--no-tensorboard', '--valid_interval', str(opt.total_epochs)]
-        command += ['--schedule', 'cosine', *(part.replace('GOOD', opt.good_photos) for part in VARIANTS[name].split())]
+        command += ['--recipe', 'predecessor', '--schedule', 'cosine', '--lowres', 'area', '--drop_last']
+        command += [part.replace('GOOD', opt.good_photos) for part in VARIANTS[name].split()]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise ValueError(f'{name}, seed {seed}: train.py failed: {done.stderr.strip().splitlines()[-1:]}')
