@@ -131,7 +131,7 @@ opt = SimpleNamespace(
 RECIPES = {  # predecessor is the block above; the others say what differs from it. Sources: docs/training.md
     'predecessor': {
         'arch': 'hdrnet', 'spatial_bin': 0, 'pedestal': 0.0, 'lowres': 'bilinear', 'split': 'ratio',
-        'dataset_ratio': 0.9, 'full_size': 512, 'keep_good': 0.0, 'simulate': 0.0, 'max_stops': 2.5, 'good_weight': 1.0,
+        'dataset_ratio': 0.9, 'full_size': 512, 'keep_good': 0.0, 'darken': 0.0, 'max_stops': 4.5, 'good_weight': 1.0,
         'good_keep': 0.25, 'finish': '', 'good_flare': 0.012, 'good_key': '1,1', 'good_contrast': '0.55,1',
         'good_chroma': '0.45,1', 'total_epochs': 100, 'train_batch_size': 16, 'drop_last': False, 'lr': 1e-2,
         'weight_decay': 1e-5, 'schedule': 'steps', 'ema': 0.0, 'w_color': -1.0, 'w_smoothness': -1.0,
@@ -142,12 +142,12 @@ RECIPES = {  # predecessor is the block above; the others say what differs from 
         'lr': 1e-4, 'weight_decay': 0.0, 'schedule': 'constant',
     },
     'lol': {
-        'spatial_bin': 16, 'pedestal': 1.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.1, 'simulate': 0.25,
+        'spatial_bin': 16, 'pedestal': 1.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.1, 'darken': 0.25,
         'max_stops': 4.0, 'total_epochs': 60, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_structure': 0.3,
         'valid_interval': 5,
     },
     'general': {
-        'spatial_bin': 16, 'pedestal': 2.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.2, 'simulate': 0.1,
+        'spatial_bin': 16, 'pedestal': 2.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.2, 'darken': 0.1,
         'max_stops': 4.0, 'good_weight': 4.0, 'good_keep': 0.2, 'finish': 'kept', 'good_flare': 0.025,
         'good_key': '0.65,1.55', 'good_contrast': '0.5,0.85', 'good_chroma': '0.4,0.8', 'total_epochs': 24,
         'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_color': 0.4, 'w_smoothness': 0.002,
