@@ -7,6 +7,7 @@ finds those that need a package, or weights, that not everybody has.
 import glob
 import importlib.util
 import os
+import threading
 
 import numpy as np
 import torch
@@ -98,14 +99,30 @@ def optional_metric(name):
         if name == 'lpips':
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-            network = LearnedPerceptualImagePatchSimilarity('alex', normalize=True)
-            return lambda photo, target: float(network(as_batch(photo), as_batch(target)))
+            own = one_per_thread(lambda: LearnedPerceptualImagePatchSimilarity('alex', normalize=True))
+            return lambda photo, target: float(own()(as_batch(photo), as_batch(target)))
         import pyiqa
 
-        network = pyiqa.create_metric('niqe', device='cpu')
-        return lambda photo, target: float(network(as_batch(photo)))
+        own = one_per_thread(lambda: pyiqa.create_metric('niqe', device='cpu'))
+        return lambda photo, target: float(own()(as_batch(photo)))
     except (ImportError, RuntimeError, OSError) as error:
         return f'{package} does not run here ({str(error).splitlines()[0]})'
+
+
+def one_per_thread(make):
+    """A function that returns the calling thread's own object of make(): a metric that keeps sums is not shared.
+
+    Makes the first one at once, so that what fails, fails here.
+    """
+    local = threading.local()
+    local.made = make()
+
+    def own():
+        if not hasattr(local, 'made'):
+            local.made = make()
+        return local.made
+
+    return own
 
 
 def color_difference(photo, target, difference):

@@ -9,13 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 import skimage.color
 import skimage.metrics
+import torch
 
 import test as evaluate  # the script
 from model import build_network
@@ -104,6 +107,52 @@ def test_a_metric_that_is_not_at_hand_gives_its_reason(name, monkeypatch):
     functions, blanks = evaluate.choose_metrics(f'psnr,{name}')
     assert functions[name] is None
     assert list(blanks) == [name]
+
+
+@pytest.fixture
+def alexnet(tmp_path, monkeypatch):
+    """Weights of AlexNet where torchvision looks for them, random ones, where torchvision runs."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError):  # not installed, or built for another torch
+        return
+    torch.manual_seed(0)
+    name = os.path.basename(models.AlexNet_Weights.DEFAULT.url)
+    (tmp_path / 'checkpoints').mkdir()
+    torch.save(models.alexnet().state_dict(), tmp_path / 'checkpoints' / name)
+
+
+@pytest.mark.parametrize('name', [*metrics.METRICS, *metrics.OPTIONAL])
+def test_threads_change_no_value_of_a_metric(name, request):
+    if name == 'lpips':
+        request.getfixturevalue('alexnet')
+    function = evaluate.choose_metrics(f'psnr,{name}')[0][name]
+    if function is None:
+        pytest.skip(metrics.optional_metric(name))
+    size = (180, 190) if name in ('ms_ssim', 'niqe') else (64, 70)  # so large they must be
+    pairs = [random_pair(seed, size) for seed in range(4)] * 3
+    alone = [function(*pair) for pair in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda pair: function(*pair), pairs)) == alone
+    assert len(set(alone)) == 4
+
+
+def test_each_thread_has_a_metric_object_of_its_own():
+    """On a class of torchmetrics, whose objects keep sums: shared, its values mix."""
+    torchmetrics = pytest.importorskip('torchmetrics')
+    own = metrics.one_per_thread(lambda: torchmetrics.MeanSquaredError())
+    together = threading.Barrier(4)
+    rows = torch.arange(4.0)[:, None] + torch.zeros(4, 1000)
+
+    def score_row(row):
+        together.wait()
+        return id(own()), [float(own()(row, torch.zeros(1000))) for _ in range(50)]
+
+    with ThreadPoolExecutor(4) as pool:
+        objects, values = zip(*pool.map(score_row, rows), strict=True)
+    assert len(set(objects)) == 4
+    assert values == tuple([float(i) ** 2] * 50 for i in range(4))
 
 
 def test_unknown_metric_is_refused():
