@@ -73,7 +73,7 @@ JPEG, TIFF, HEIC, RAW, FLOAT = (
     for name in ('JPEG', 'TIFF', 'HEIC', 'camera RAW', 'floating point')
 )
 WRITABLE = tuple(extension for extension, entry in BY_EXTENSION.items() if entry.written)
-ROOM = {'exif': 65527, 'xmp': 65504, 'iptc': 65519, 'comment': 65533, 'icc': 255 * 65519}  # of a JPEG's segments
+ROOM = {'xmp': 65502, 'comment': 65531, 'icc': 255 * 65519}  # of a JPEG's segments
 
 
 @dataclass

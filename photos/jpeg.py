@@ -1,20 +1,22 @@
-"""JPEG files: their segments, what these hold, decoding that refuses damaged data, and the segments of a result.
+"""JPEG files: what their segments hold, decoding that refuses damaged data, and the segments of a result.
 
-In: a file's bytes. The segments are walked from the start; what stands behind the end of the first picture (previews,
-gain maps, video) is named, not kept. Decoding is libjpeg-turbo's by simplejpeg, for OpenCV's prints what is wrong and
-returns the picture all the same.
+In: a file's bytes. Pillow reads the segments in front of the pixels; what stands behind the first picture's end
+(previews, gain maps, video) is named, not kept. Decoding is libjpeg-turbo's by simplejpeg, for OpenCV's prints what is
+wrong and returns the picture all the same, and Pillow's says nothing.
 Source: ITU-T T.81, annex B; JFIF 1.02; Exif 2.32; XMP part 3; ICC.1:2010, annex B.4; CIPA DC-007 (MPF).
 """
 
 import functools
+import io
 import re
 import struct
 
 import cv2
 import numpy as np
 import simplejpeg
+from PIL import JpegImagePlugin
 
-from photos.formats import Header
+from photos.formats import Header, reading_by
 from photos.metadata import clean_resources
 
 EXIF, XMP, ICC = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0', b'ICC_PROFILE\0'
@@ -23,11 +25,12 @@ GAIN_MAP = b'urn:iso:std:iso:ts:21496'
 SEGMENT = 65533  # bytes of a segment
 INCH = 0.0254  # metres
 MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')  # in coded data: neither a stuffed FF nor a restart
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-SAMPLING = {
+SAMPLING = {  # of chroma, by the luma's factors
     (1, 1): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     (2, 1): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
     (2, 2): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    (1, 2): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440,
+    (4, 1): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411,
 }
 LUMINANCE = (  # ITU-T T.81, table K.1
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
@@ -36,125 +39,89 @@ LUMINANCE = (  # ITU-T T.81, table K.1
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------- segments
-
-
-def walk(data):
-    """[(marker, start, end of its body)] of the first picture; the last is FFD9 with the place behind it, if there.
-
-    Raises:
-        ValueError: the segments end before the picture starts.
-    """
-    found, at, frame = [], 2, 0
-    while True:
-        while data[at : at + 2] == b'\xff\xff':
-            at += 1
-        if at + 4 > len(data) and data[at : at + 2] != b'\xff\xd9':
-            return found
-        if data[at] != 0xFF:
-            raise ValueError(f'expected a JPEG marker at byte {at}, got {data[at]:#04x}')
-        marker = data[at + 1]
-        if marker == 0xD9:
-            return [*found, (marker, at + 2, at + 2)]
-        if marker == 1 or 0xD0 <= marker <= 0xD8:  # these have no body
-            at += 2
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
-        found.append((marker, at + 4, end))
-        if marker in FRAMES:
-            frame = data[at + 9] if at + 9 < len(data) else 0
-        if marker == 0xDA:
-            only = frame == data[at + 4] if at + 4 < len(data) else False
-            # one scan of all components ends the picture, and finding two bytes is far faster than a pattern
-            progressive = any(mark not in (0xC0, 0xC1, 0xC3) for mark, _, _ in found if mark in FRAMES)
-            match = None if only and not progressive else MARKER.search(data, end)
-            end = data.find(b'\xff\xd9', end) if only and not progressive else match.start() if match else -1
-            if end < 0:
-                return found
-        at = end
-
-
 def read_header(data):
     """Header of a JPEG's bytes.
 
     Raises:
         ValueError: not whole, or of a kind that cannot be read.
     """
-    segments = walk(data)
-    header = Header(kind='JPEG')
-    tables, parts, photoshop, others = {}, {}, b'', []
-    mpf, has_gain_map = None, False
-    for marker, start, end in segments:
-        body = data[start:end] if marker not in (0xDA, 0xD9) else b''
-        if marker in FRAMES:
-            read_frame(header, marker, body)
-        elif marker == 0xDB:
-            read_tables(tables, body)
-        elif marker == 0xFE:
-            header.metadata.setdefault('comment', body)
-        elif body.startswith(b'JFIF\0') and marker == 0xE0:
-            read_density(header, body)
-        elif body.startswith(EXIF) and marker == 0xE1:
-            header.metadata.setdefault('exif', body[len(EXIF) :])
-        elif body.startswith(XMP) and marker == 0xE1:
-            header.metadata.setdefault('xmp', body[len(XMP) :])
-        elif body.startswith(EXTENDED) and marker == 0xE1:
+    image = open_segments(data)
+    header = Header(kind='JPEG', size=image.size, mode=image.mode, progressive='progressive' in image.info)
+    samples = [layer[1:3] for layer in image.layer]
+    if image.layers == 3:  # full chroma where OpenCV does not write what the file has
+        header.sampling = SAMPLING.get(samples[0] if samples[1:] == [(1, 1)] * 2 else (1, 1), SAMPLING[1, 1])
+    if image.quantization:
+        header.quality = jpeg_quality(tuple(image.quantization[min(image.quantization)]))
+    read_density(header, image.info)
+    blocks, profile, photoshop, others = header.metadata, {}, b'', []
+    for name, body in image.applist:
+        if name == 'COM':
+            blocks.setdefault('comment', body)
+        elif name == 'APP1' and body.startswith(EXIF):
+            part = body[len(EXIF) :]
+            is_more = 'exif' in blocks and part[:4] not in (b'II*\0', b'MM\0*')  # of a block longer than a segment
+            blocks['exif'] = blocks['exif'] + part if is_more else blocks.get('exif', part)
+        elif name == 'APP1' and body.startswith(XMP):
+            blocks.setdefault('xmp', body[len(XMP) :])
+        elif name == 'APP1' and body.startswith(EXTENDED):
             others.append('its extended XMP is left out')
-        elif body.startswith(ICC) and marker == 0xE2 and len(body) > 14:
-            parts[body[12]] = body[14:]
-        elif body.startswith(MPF) and marker == 0xE2:
-            mpf = start + len(MPF)
-        elif body.startswith(PHOTOSHOP) and marker == 0xED:
+        elif name == 'APP2' and body.startswith(ICC) and len(body) > 14:
+            profile[body[12]] = body[14:]
+        elif name == 'APP13' and body.startswith(PHOTOSHOP):
             photoshop += body[len(PHOTOSHOP) :]
-        elif body.startswith(GAIN_MAP):
-            has_gain_map = True
-        elif 0xE0 <= marker <= 0xEF and not body.startswith((b'JFXX', b'Adobe')):
-            others.append(f'its APP{marker - 0xE0} block{name_of(body)} is left out')
-    if not segments or segments[-1][0] != 0xD9 or not header.mode:
-        raise ValueError('expected a whole photo, the file is truncated' if header.mode or len(data) > 512 else
-                         'expected a photo, got a JPEG marker and no picture')  # fmt: skip
-    header.metadata['icc'] = b''.join(parts[number] for number in sorted(parts))
-    header.metadata['iptc'] = clean_resources(photoshop)
-    header.quality = jpeg_quality(tables[min(tables)]) if tables else 0
+        elif not body.startswith((b'JFIF', b'JFXX', b'Adobe', MPF, GAIN_MAP)):
+            others.append(f'its {name} block{name_of(body)} is left out')
+    blocks['icc'] = b''.join(profile[number] for number in sorted(profile))
+    blocks['iptc'] = clean_resources(photoshop)
+    end = find_end(data, image)
+    has_gain_map = any(body.startswith(GAIN_MAP) for _, body in image.applist)
+    others += name_others(data, end, image.info.get('mpoffset'), has_gain_map)
     header.left_out += dict.fromkeys(others)
-    header.left_out += dict.fromkeys(name_others(data, segments[-1][1], mpf, has_gain_map))
     return header
 
 
-def read_frame(header, marker, body):
-    """Size, layout and sampling out of a frame's segment."""
-    if len(body) < 6 or len(body) < 6 + 3 * body[5]:
+def open_segments(data):
+    """Pillow's picture of a JPEG's bytes, read up to its pixels.
+
+    Raises:
+        ValueError: not whole, or not of 8 bit.
+    """
+    try:
+        with reading_by('Pillow'):
+            return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    except ValueError as error:
+        if deep := re.search(r'(\d+)-bit', str(error)):
+            raise ValueError(f'expected 8 bit, got a {deep[1]}-bit JPEG') from error
+        raise ValueError('expected a whole photo, the file is truncated' if len(data) > 512 else
+                         'expected a photo, got a JPEG marker and no picture') from error  # fmt: skip
+
+
+def find_end(data, image):
+    """Place behind the end of the first picture.
+
+    Args:
+        image: from open_segments.
+    Raises:
+        ValueError: it has no end.
+    """
+    at = image.fp.tell()
+    scan = 8 + 2 * image.layers  # bytes of the header of a scan of all components
+    if 'progressive' not in image.info and data[at - scan : at - scan + 2] == b'\xff\xda':
+        end = data.find(b'\xff\xd9', at)  # the only scan, and finding two bytes is far faster than a pattern
+    else:
+        found = MARKER.search(data, at)
+        while found and found[0] != b'\xff\xd9':
+            found = MARKER.search(data, found.end() + int.from_bytes(data[found.end() : found.end() + 2], 'big'))
+        end = found.start() if found else -1
+    if end < 0:
         raise ValueError('expected a whole photo, the file is truncated')
-    bits, height, width, count = struct.unpack_from('>BHHB', body)
-    if marker in (0xC3, 0xC7, 0xCB, 0xCF):
-        raise ValueError('expected a baseline or progressive JPEG, got a lossless JPEG')
-    if bits != 8:
-        raise ValueError(f'expected 8 bit, got a {bits}-bit JPEG')
-    header.size, header.mode = (width, height), {1: 'L', 3: 'RGB', 4: 'CMYK'}.get(count, f'{count} components')
-    header.progressive = marker in (0xC2, 0xC6, 0xCA, 0xCE)
-    samples = [(b >> 4, b & 15) for b in body[7 : 6 + 3 * count : 3]]
-    if count == 3 and samples[1] == samples[2] == (1, 1):
-        header.sampling = SAMPLING.get(samples[0], 0)
-    elif count == 3 and samples[0] == samples[1] == samples[2]:
-        header.sampling = SAMPLING[1, 1]
+    return end + 2
 
 
-def read_tables(tables, body):
-    """Add the quantisation tables of a DQT segment: {number: values}."""
-    at = 0
-    while at < len(body):
-        wide, number = body[at] >> 4, body[at] & 15
-        size = 128 if wide else 64
-        values = body[at + 1 : at + 1 + size]
-        if len(values) == size:
-            tables[number] = struct.unpack('>64H', values) if wide else tuple(values)
-        at += 1 + size
-
-
-def read_density(header, body):
-    unit, x, y = struct.unpack_from('>BHH', body, 7) if len(body) >= 12 else (0, 1, 1)
-    if unit in (1, 2) and x and y:
-        header.metadata['resolution'] = tuple(value / (INCH if unit == 1 else 0.01) for value in (x, y))
+def read_density(header, info):
+    unit, density = info.get('jfif_unit'), info.get('jfif_density', (0, 0))
+    if unit in (1, 2) and all(density):
+        header.metadata['resolution'] = tuple(value / (INCH if unit == 1 else 0.01) for value in density)
 
 
 def name_of(body):
@@ -230,36 +197,62 @@ def decode(data, header):
     Raises:
         ValueError: damaged, or not a kind that libjpeg reads.
     """
-    colours = {'L': 'GRAY', 'RGB': 'RGB', 'CMYK': 'CMYK'}.get(header.mode)
-    if colours is None:
-        raise ValueError(f'expected 1, 3 or 4 components, got {header.mode}')
-    options = {'colorspace': colours, 'fastdct': False, 'fastupsample': False}
+    options = {'colorspace': {'L': 'GRAY'}.get(header.mode, header.mode), 'fastdct': False, 'fastupsample': False}
     try:
         pixels = simplejpeg.decode_jpeg(data, **options)
-    except ValueError as error:
-        repaired = forgive(data, str(error))
-        if repaired is None:
-            raise ValueError(f'expected an undamaged photo, libjpeg says: {error}') from error
-        pixels = simplejpeg.decode_jpeg(repaired, **options, strict=repaired is not data)
+    except ValueError:
+        pixels = decode_odd(data, header, options)
     return pixels[..., 0] if header.mode == 'L' else pixels
 
 
-def forgive(data, warning):
-    """The bytes to decode where libjpeg warns of what spoils no pixel, data itself to let it pass; None for damage.
+def decode_odd(data, header, options):
+    """The pixels of a JPEG that libjpeg warns of or simplejpeg does not take.
 
-    Some phones write a scan's header as that of a progressive file, and a few bytes in front of the end.
+    Raises:
+        ValueError: it is damaged.
     """
-    stray = re.search(r'(\d+) extraneous bytes before marker 0xd9', warning)
-    if (stray and int(stray[1]) <= 64) or 'Adobe color transform' in warning:
-        return data
-    repaired = bytearray(data)
-    for marker, start, _ in walk(data):
-        if marker == 0xDA and 'Invalid SOS parameters' in warning:
-            at = start + 1 + 2 * data[start]
-            repaired[at : at + 3] = b'\0\x3f\0'
-        elif marker == 0xE0 and 'JFIF revision' in warning and data[start : start + 5] == b'JFIF\0':
-            repaired[start + 5] = 1
-    return None if repaired == data else bytes(repaired)
+    try:
+        return simplejpeg.decode_jpeg(repair_harmless(data, header), **options)
+    except ValueError as error:
+        reason = str(error)
+        stray = re.search(r'(\d+) extraneous bytes before marker 0xd9', reason)
+        if stray and int(stray[1]) <= 64:  # as some phones write in front of the end
+            return simplejpeg.decode_jpeg(repair_harmless(data, header), **options, strict=False)
+        if 'subsampling' in reason:  # of a kind that simplejpeg does not take; Pillow says nothing of damage
+            with reading_by('Pillow'):
+                pixels = np.atleast_3d(np.asarray(open_segments(data)))
+            return 255 - pixels if header.mode == 'CMYK' else pixels
+        if 'SOF type' in reason or 'color conversion' in reason:  # lossless, for example
+            raise ValueError(f'expected a baseline or progressive JPEG, libjpeg says: {reason}') from error
+        raise ValueError(f'expected an undamaged photo, libjpeg says: {reason}') from error
+
+
+def repair_harmless(data, header):
+    """A JPEG's bytes for its decoder alone, without what libjpeg warns of though it spoils no pixel.
+
+    Blocks of metadata and bytes between the segments go, whatever is wrong with them; unknown numbers in the blocks of
+    JFIF and Adobe, and a sequential scan's header in a progressive file's way, as some phones write it, become right.
+    """
+    parts, at, marker = [data[:2]], 2, 0
+    while marker != 0xDA:
+        at = data.index(b'\xff', at)
+        marker = data[at + 1]
+        if marker in (0, 1, 0xFF) or 0xD0 <= marker <= 0xD8:  # these have no body
+            at += 1
+            continue
+        segment = bytearray(data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], 'big')])
+        at += len(segment)
+        if segment[4:9] == b'JFIF\0':
+            segment[9] = 1
+        elif segment[4:9] == b'Adobe' and len(segment) > 15:
+            right = (0, 1) if header.mode == 'RGB' else (0, 2)
+            segment[15] = segment[15] if segment[15] in right else right[1]
+        elif 0xE0 <= marker <= 0xEF or marker == 0xFE:
+            continue
+        elif marker == 0xDA and not header.progressive:
+            segment[-3:] = b'\0\x3f\0'
+        parts.append(segment)
+    return b''.join([*parts, data[at:]])
 
 
 # --------------------------------------------------------------------------------------------------------- writing
@@ -282,12 +275,20 @@ def encode(pixels, header, metadata, quality, sampling_444=False):
 
 def add_metadata(data, metadata):
     """A JPEG's bytes with its blocks behind its JFIF segment, and the resolution in that."""
-    heads = {'exif': (0xE1, EXIF), 'xmp': (0xE1, XMP), 'iptc': (0xED, PHOTOSHOP), 'comment': (0xFE, b'')}
-    segments = [(marker, head + metadata[name]) for name, (marker, head) in heads.items() if name in metadata]
-    profile, room = metadata.get('icc', b''), SEGMENT - len(ICC) - 2
-    parts = [profile[at : at + room] for at in range(0, len(profile), room)]
-    segments[2:2] = [(0xE2, ICC + bytes([i, len(parts)]) + part) for i, part in enumerate(parts, 1)]
-    added = b''.join(bytes([255, marker]) + (len(block) + 2).to_bytes(2, 'big') + block for marker, block in segments)
+    heads = {
+        'exif': (0xE1, EXIF),
+        'xmp': (0xE1, XMP),
+        'icc': (0xE2, ICC),
+        'iptc': (0xED, PHOTOSHOP),
+        'comment': (0xFE, b''),
+    }
+    added = b''
+    for name, (marker, head) in heads.items():
+        block, room = metadata.get(name, b''), SEGMENT - len(head) - 2
+        parts = [block[at : at + room] for at in range(0, len(block), room)]
+        for number, part in enumerate(parts, 1):
+            body = head + (bytes([number, len(parts)]) if name == 'icc' else b'') + part
+            added += bytes([255, marker]) + (len(body) + 2).to_bytes(2, 'big') + body
     start = data[:20].tobytes()
     jfif = start[2:4] == b'\xff\xe0'
     at = 4 + int.from_bytes(start[4:6], 'big') if jfif else 2
