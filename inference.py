@@ -77,6 +77,7 @@ def main(opt):
     jobs = plan_jobs(found, opt.result_dir, opt.format, opt.save_illumination, opt.contact_sheet)
     device = utils.pick_device(opt.device)
     network, _ = load_network(opt.checkpoints_file, device)
+    network.fused = opt.fused
 
     rank, world = init_distributed(timedelta(days=30))  # a share may take long
     os.makedirs(opt.result_dir, exist_ok=True)
@@ -106,13 +107,13 @@ def enhance_jobs(network, jobs, opt):
     Raises:
         OSError: the disk is full; what was not started is left out.
     """
-    outcomes, full, all_cores = [], [], len(jobs) < cores()
+    outcomes, full = [], []
 
     def enhance(job):
         if full:
             raise full[0]
         try:
-            return enhance_file(network, job, opt, all_cores)
+            return enhance_file(network, job, opt)
         except OSError as error:
             full.append(error)
             raise
@@ -129,12 +130,11 @@ def enhance_jobs(network, jobs, opt):
     return outcomes
 
 
-def enhance_file(network, job, opt, all_cores):
+def enhance_file(network, job, opt):
     """Read, enhance and write one photo.
 
     Args:
         job: photos.folder.Job.
-        all_cores: no other thread has a photo.
     Returns:
         (path, '' or the reason why not, list of what could not be kept).
     Raises:
@@ -145,15 +145,8 @@ def enhance_file(network, job, opt, all_cores):
         picture = read_picture(job.path, opt.max_megapixels)
         keep = opt.save_extra or opt.save_illumination
         photo = picture.photo.copy() if opt.save_extra else picture.photo
-        enhanced, illumination = enhance_photo(
-            network,
-            photo,
-            Edit(opt.strength, opt.denoise),
-            keep_illumination=keep,
-            fused=opt.fused,
-            in_place=True,
-            all_cores=all_cores,
-        )
+        edit = Edit(opt.strength, opt.denoise)
+        enhanced, illumination = enhance_photo(network, photo, edit, keep_illumination=keep, in_place=True)
         if keep:
             illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
         if job.illumination:
@@ -180,7 +173,7 @@ def enhance_videos(network, jobs, opt):
             except ImportError as error:  # absent, or too old
                 raise ValueError(f"{job.path}: video needs PyAV: pip install 'av>=18' ({error})") from error
             edit = Edit(opt.strength, max(opt.denoise, 0))  # noise that shows in some frames alone would flicker
-            ask = VideoEdit(edit, opt.video_smoothing, opt.fused, opt.max_megapixels, opt.keep_times)
+            ask = VideoEdit(edit, opt.video_smoothing, opt.max_megapixels, opt.keep_times)
             return enhance_video(
                 network, job.path, job.result, ask,
                 lambda frames, total: tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False),

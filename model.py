@@ -353,6 +353,7 @@ class IlluminationNet(nn.Module):
         self.align_corners, self.clip = a.slicing == 'corners', a.illumination == 'clipped'
         self.train_eps, self.eval_eps = a.eps
         self.lowres_mode, self.pedestal = a.lowres, a.pedestal
+        self.fused = True  # kernels/ does the full-resolution work where it can; False: this file and loss.py always do
 
     def start_from_he(self):
         for name, module in self.named_modules():

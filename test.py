@@ -326,11 +326,12 @@ def choose_methods(opt, checkpoints, others, pairs, protocol):
 def use_checkpoint(path, opt, device):
     """Method of a checkpoint."""
     network, checkpoint = load_network(path, device)
+    network.fused = opt.fused
     rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
     edit = Edit(opt.strength, opt.denoise, round_down=rounding == 'down')
 
     def enhance(photo, path):
-        return enhance_photo(network, photo, edit, fused=opt.fused, all_cores=False)[0]
+        return enhance_photo(network, photo, edit)[0]
 
     about = {'checkpoint': path, 'sha256': hash_files([path])[path]}
     return Method(enhance, about | {'rounding': rounding, 'strength': opt.strength, 'denoise': opt.denoise})

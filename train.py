@@ -207,8 +207,9 @@ def main(opt):
         # network
         opt.resume, checkpoint = folder.read_last(opt.resume)
         network = make_network(opt, checkpoint).to(device)
+        network.fused = opt.fused
         state = State(network, opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
-        model = share_gradients(FusedNetwork(network, opt.fused, AMP[opt.amp]), device, world)
+        model = share_gradients(FusedNetwork(network, AMP[opt.amp]), device, world)
         if rank == 0:
             parameters = sum(p.numel() for p in network.parameters())
             print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
@@ -246,7 +247,7 @@ def main(opt):
             row = train_epoch(state, model, loader, epoch, opt, folder)
             scores = {}
             if epoch % opt.valid_interval == 0 or epoch == opt.total_epochs:
-                scores = validate(state.average, valid_photos, opt.fused, folder.path if rank == 0 else '', epoch)
+                scores = validate(state.average, valid_photos, folder.path if rank == 0 else '', epoch)
             row |= {**scores, 'seconds': time.perf_counter() - state.start}
             better = state.finish_epoch(scores)
             folder.save(state, row, better)
@@ -271,9 +272,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
         for group in state.optimizer.param_groups:
             group['lr'] = opt.lr * lr_factor(opt.schedule, progress, opt.total_epochs)
         illumination = model(lowres, fullres)
-        losses = training_loss(
-            network, fullres, illumination, target, opt.clamp_reflectance, opt.loss, weights, opt.fused
-        )
+        losses = training_loss(network, fullres, illumination, target, opt.clamp_reflectance, opt.loss, weights)
         check_loss(last, loader.dataset, folder.path)  # the step before: nothing waits for the device
         last = epoch, step, positions, utils.fetch(losses['total'])
         state.step(losses['total'], opt.grad_clip, round(progress * len(loader)))
@@ -302,7 +301,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     }
 
 
-def validate(network, pairs, fused=True, exp_dir='', epoch=0):
+def validate(network, pairs, exp_dir='', epoch=0):
     """Mean scores {'psnr', 'ssim'} of whole photos at their own size over all ranks, each photo once, not augmented.
 
     Args:
@@ -314,9 +313,7 @@ def validate(network, pairs, fused=True, exp_dir='', epoch=0):
 
     def score(item):
         position, (photo, target) = item
-        enhanced, illumination = enhance_photo(
-            network, photo, keep_illumination=position < shown, fused=fused, all_cores=False
-        )
+        enhanced, illumination = enhance_photo(network, photo, keep_illumination=position < shown)
         small = []
         if position < shown:
             small = [cv2.resize(image, (192, 144), interpolation=cv2.INTER_AREA)

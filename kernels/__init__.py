@@ -1,7 +1,7 @@
 """The network's full-resolution work by the fastest path that the device has; the scripts call this and nothing below.
 
-On the CPU it is cpu.py (Numba), on CUDA cuda.py (Triton). Where those do not run, and with fused=False, it is the plain
-torch path of model.py and loss.py, which is the definition and which the kernels are tested against.
+On the CPU it is cpu.py (Numba), on CUDA cuda.py (Triton). Where those do not run, and where network.fused is False, it
+is the plain torch path of model.py and loss.py, which is the definition and which the kernels are tested against.
 """
 
 import functools
@@ -90,9 +90,9 @@ def rule_of(network, edit=None):
     return rule if edit is None else rule._replace(strength=edit.strength, round_down=edit.round_down)
 
 
-def kernels_for(tensor, fused):
-    """Kernel module for a tensor's device, or None for the plain path."""
-    if not fused:
+def kernels_for(network, tensor):
+    """Kernel module for a network and a tensor's device, or None for the plain path."""
+    if not network.fused:
         return None
     with LOCK:
         if tensor.device.type == 'cpu':
@@ -100,7 +100,7 @@ def kernels_for(tensor, fused):
         return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
 
 
-def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
+def estimate_illumination(network, lowres, fullres, amp=None):
     """network(lowres, fullres), differentiable: the illumination (N, 3, H, W).
 
     Args:
@@ -109,14 +109,14 @@ def estimate_illumination(network, lowres, fullres, fused=True, amp=None):
     """
     with torch.autocast(fullres.device.type, amp, enabled=amp is not None):
         grid = network.predict_grid(lowres).to(fullres.dtype)
-    kernels = kernels_for(fullres, fused)
+    kernels = kernels_for(network, fullres)
     if kernels is None:
         return network.illuminate(grid, fullres)
     fullres = add_pedestal(fullres, network.pedestal)
     return kernels.illuminate(fullres, grid, network.guide.fold(fullres), rule_of(network))
 
 
-def training_loss(network, fullres, illumination, target, clamp, preset, weights=None, fused=True):
+def training_loss(network, fullres, illumination, target, clamp, preset, weights=None):
     """loss.total_loss of the reflectance at full strength: a dict of scalars, 'total' with a gradient.
 
     The terms compare photos on the network's pedestal.
@@ -128,7 +128,7 @@ def training_loss(network, fullres, illumination, target, clamp, preset, weights
     """
     eps, pedestal = network.eps, network.pedestal
     fullres, target = add_pedestal(fullres, pedestal), add_pedestal(target, pedestal)
-    kernels = kernels_for(fullres, fused)
+    kernels = kernels_for(network, fullres)
     if kernels is None:
         enhanced = reflectance(fullres, illumination, eps, clamp=clamp)
         return total_loss(fullres, illumination, enhanced, target, preset, weights)
@@ -140,21 +140,20 @@ def training_loss(network, fullres, illumination, target, clamp, preset, weights
 
 
 @torch.no_grad()
-def enhance_batch(network, fullres, strength=1.0, fused=True):
+def enhance_batch(network, fullres, strength=1.0):
     """Photos as tensors through the network, as enhance_photo does it with arrays of levels.
 
     Args:
         network: from `model.build_network` or `load_network`, in eval mode.
         fullres: (N, 3, H, W) RGB in [0, 1], on the network's device.
         strength: in [0, 1]; 0 gives the photos, 1 the network's result.
-        fused: False takes the plain torch path.
     Returns:
         enhanced (N, 3, H, W) in [0, 1].
     Raises:
         ValueError: strength outside [0, 1], or not (N, 3, H, W).
     """
     lowres = make_lowres_batch(fullres, network.lowres_mode)
-    return network.reflectance(fullres, estimate_illumination(network, lowres, fullres, fused), strength)
+    return network.reflectance(fullres, estimate_illumination(network, lowres, fullres), strength)
 
 
 class Edit(NamedTuple):
@@ -169,7 +168,7 @@ FULL = Edit()
 
 
 @torch.inference_mode()
-def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, fused=True, in_place=False, all_cores=True):
+def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, in_place=False):
     """One photo through the network, on the network's device: `predict_grid`, then `apply_grid`.
 
     Args:
@@ -177,23 +176,18 @@ def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, fused=T
         photo: (H, W, 3) RGB, uint8 or uint16.
         edit: strength, denoising, rounding.
         keep_illumination: return S too.
-        fused: False takes the plain torch path.
         in_place: write the result over `photo` where the path can, which saves the memory of a second photo.
-        all_cores: False where other threads have photos of their own.
     Returns:
         enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
     Raises:
         ValueError: strength outside [0, 1], denoise below 0 and not -1.
     """
-    grid = predict_grid(network, photo, fused, all_cores)
-    return apply_grid(
-        network, photo, grid, edit, keep_illumination=keep_illumination, fused=fused, in_place=in_place,
-        all_cores=all_cores,
-    )  # fmt: skip
+    grid = predict_grid(network, photo)
+    return apply_grid(network, photo, grid, edit, keep_illumination=keep_illumination, in_place=in_place)
 
 
 @torch.inference_mode()
-def predict_grid(network, photo, fused=True, all_cores=True):
+def predict_grid(network, photo):
     """A photo's bilateral grid (1, 12, D, Gh, Gw), on the network's device.
 
     Args:
@@ -202,7 +196,7 @@ def predict_grid(network, photo, fused=True, all_cores=True):
         ValueError: the network's weights are so large that the grid overflows.
     """
     device = next(network.parameters()).device
-    lowres = to_tensor(make_lowres(photo, network.lowres_mode, fused, all_cores), device)
+    lowres = to_tensor(make_lowres(photo, network.lowres_mode), device)
     grid = network.predict_grid(lowres)
     if not grid.isfinite().all():  # else a black photo
         raise ValueError('network: expected finite coefficients, got others: its weights are broken')
@@ -210,7 +204,7 @@ def predict_grid(network, photo, fused=True, all_cores=True):
 
 
 @torch.inference_mode()
-def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, fused=True, in_place=False, all_cores=True):
+def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_place=False):
     """A photo enhanced by a grid, its own or one made of several; arguments and results as of `enhance_photo`.
 
     Args:
@@ -221,23 +215,22 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, fuse
     if edit.denoise < 0 and edit.denoise != -1:
         raise ValueError(f'denoise: expected -1, or 0 or more, got {edit.denoise}')
     every = 1 if keep_illumination else SAMPLE if edit.denoise else 0
-    enhanced, illumination = run_network(network, photo, grid, edit, every, fused, in_place, all_cores)
+    enhanced, illumination = run_network(network, photo, grid, edit, every, in_place)
     if edit.denoise:
-        kernels = cpu_kernels() if fused else None
-        denoise = functools.partial(kernels.denoise, all_cores=all_cores) if kernels else denoise_plain
+        kernels = cpu_kernels() if network.fused else None
         samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
-        remove_noise(enhanced, samples, edit.denoise, edit.strength, denoise)
+        remove_noise(enhanced, samples, edit.denoise, edit.strength, kernels.denoise if kernels else denoise_plain)
     return enhanced, illumination if keep_illumination else None
 
 
-def run_network(network, photo, grid, edit, every, fused, in_place, all_cores):
+def run_network(network, photo, grid, edit, every, in_place):
     """apply_grid without its checks and denoising; illumination of every so many rows and columns, 0 returns none."""
     device = grid.device
-    if kernels := kernels_for(grid, fused):
+    if kernels := kernels_for(network, grid):
         guide = network.guide.fold(grid)
         rule = rule_of(network, edit)
         if device.type == 'cpu':
-            return kernels.enhance(photo, grid[0], guide, rule, every=every, in_place=in_place, all_cores=all_cores)
+            return kernels.enhance(photo, grid[0], guide, rule, every=every, in_place=in_place)
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
         enhanced, illumination = kernels.enhance(levels, grid[0], guide, rule, every=every)
         illumination = illumination.cpu().numpy() if every else None
@@ -248,7 +241,7 @@ def run_network(network, photo, grid, edit, every, fused, in_place, all_cores):
     return enhanced, illumination[0, :, ::every, ::every].permute(1, 2, 0).cpu().numpy() if every else None
 
 
-def make_lowres(photo, mode, fused=True, all_cores=True):
+def make_lowres(photo, mode):
     """The (256, 256, 3) copy of a photo that the coefficient network looks at.
 
     Args:
@@ -256,7 +249,7 @@ def make_lowres(photo, mode, fused=True, all_cores=True):
     """
     if mode != 'area':
         return resize_lowres(photo, mode)
-    if fused and (kernels := cpu_kernels()):
-        return kernels.shrink(photo, all_cores)
+    if kernels := cpu_kernels():
+        return kernels.shrink(photo)
     planes = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)
     return shrink(planes).permute(1, 2, 0).numpy() / np.float32(1 if photo.dtype == np.uint8 else 257)

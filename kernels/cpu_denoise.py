@@ -296,16 +296,12 @@ def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
                 flat[3 * x + 2] = min(max(b, f(0)), top) + f(0.5)
 
 
-def denoise(photo, limits, thresholds, all_cores=True):
-    """denoise.denoise_plain in passes over the photo's rows, in place; the same arguments.
-
-    Args:
-        all_cores: share the rows among all cores; False where other threads have photos of their own.
-    """
+def denoise(photo, limits, thresholds):
+    """denoise.denoise_plain in passes over the photo's rows, in place; the same arguments."""
     height, width, _ = photo.shape
     scale = np.float32(255 / np.iinfo(photo.dtype).max)
     planes = np.empty((2, -(-height // 2), -(-width // 2)), np.int16)
-    parallel_rows(planes.shape[1], lambda a, b: shrink_chroma(photo, planes, (a, b), scale), all_cores)
+    parallel_rows(planes.shape[1], lambda a, b: shrink_chroma(photo, planes, (a, b), scale))
     changes = np.empty_like(planes)
     one, unit, none = np.float32(1), np.float32(UNIT), np.empty((0, 0), np.float32)
     rows = planes.shape[1]
@@ -317,9 +313,9 @@ def denoise(photo, limits, thresholds, all_cores=True):
         def work(a, b, plane=plane, change=change, far=far):
             filter_rows(plane, far, thresholds[1], change, (4 * a, min(4 * b, rows)), unit)
 
-        parallel_rows(-(-rows // 4), work, all_cores)
+        parallel_rows(-(-rows // 4), work)
 
-    edges = [min(4 * edge, height) for edge in strip_edges(-(-height // 4), all_cores)]
+    edges = [min(4 * edge, height) for edge in strip_edges(-(-height // 4))]
     halos = {}
     for a, b in itertools.pairwise(edges):
         near = np.concatenate([np.arange(a - 4, a), np.arange(b, b + 8)])
@@ -331,7 +327,7 @@ def denoise(photo, limits, thresholds, all_cores=True):
         a, b = 4 * a, min(4 * b, height)
         denoise_rows(photo, (a, b), halos[a], planes, changes, thresholds[0], limits, scale)
 
-    parallel_rows(-(-height // 4), finish, all_cores)
+    parallel_rows(-(-height // 4), finish)
     return photo
 
 

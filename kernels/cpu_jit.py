@@ -15,6 +15,7 @@ import numba
 from numba import njit
 from numba.core.caching import FunctionCache
 from numba.core.codegen import get_host_cpu_features
+from torch.utils.data import get_worker_info
 
 from system.process import cores
 
@@ -75,20 +76,22 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=threads.cache_clear)  # a fork has none of the pool's threads
 
 
-def parallel_rows(rows, work, all_cores=True, smallest=16):
+def parallel_rows(rows, work, smallest=16):
     """Call work(first, last) for strips that cover `rows`; returns the results in order.
 
+    Photos of several threads share the one pool.
+
     Args:
-        all_cores: share the strips among all cores; False runs one strip in this thread.
         smallest: rows that a strip has at least.
     """
-    edges = strip_edges(rows, all_cores, smallest)
-    if not all_cores:
+    edges = strip_edges(rows, smallest)
+    if len(edges) == 2:
         return [work(0, rows)]
     return list(threads().map(work, edges[:-1], edges[1:]))
 
 
-def strip_edges(rows, all_cores=True, smallest=16):
+def strip_edges(rows, smallest=16):
     """First row of each strip that parallel_rows makes, and `rows`."""
-    count = max(1, min(4 * cores(), rows // smallest)) if all_cores else 1
+    # one strip in a DataLoader's worker: the others have the other cores
+    count = 1 if get_worker_info() else max(1, min(4 * cores(), rows // smallest))
     return [rows * i // count for i in range(count + 1)]

@@ -76,7 +76,7 @@ def enhance_rows(images, every, rows, grid, guide, runs, rule):
                 result[3 * x + 2] = blue[x]
 
 
-def enhance(photo, grid, guide, rule, *, every=0, in_place=False, all_cores=True):
+def enhance(photo, grid, guide, rule, *, every=0, in_place=False):
     """Enhance a photo in one pass.
 
     Args:
@@ -86,7 +86,6 @@ def enhance(photo, grid, guide, rule, *, every=0, in_place=False, all_cores=True
         rule: common.Rule.
         every: return the illumination of every so many rows and columns, 1, 2 or 4; 0 returns none.
         in_place: write the result over the photo; every row is read before it is written.
-        all_cores: share the rows among all cores; False where other threads have photos of their own.
     Returns:
         enhanced like photo, and illumination (ceil(H / every), ceil(W / every), 3) float32 or None.
     """
@@ -100,9 +99,5 @@ def enhance(photo, grid, guide, rule, *, every=0, in_place=False, all_cores=True
     grid, guide = grid_array(grid[None])[0], guide_arrays(*guide)
     runs = runs_of_row(width, grid.shape[1], rule.align_corners, BLOCK, np.float32)
     images = photo, enhanced, illumination
-    parallel_rows(
-        height,
-        lambda first, last: enhance_rows(images, every, (first, last), grid, guide, runs, rule),
-        all_cores,
-    )
+    parallel_rows(height, lambda first, last: enhance_rows(images, every, (first, last), grid, guide, runs, rule))
     return enhanced, illumination if every else None

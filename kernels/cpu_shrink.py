@@ -47,11 +47,11 @@ def shrink_rows(photo, lowres, lines, taps, scale):
             lowres[y, j, 2] = blue * scale
 
 
-def shrink(photo, all_cores=True):
+def shrink(photo):
     """lowres.shrink of a photo (H, W, 3) uint8 or uint16 in one pass: (256, 256, 3) float32 levels of 255."""
     photo = np.ascontiguousarray(photo)
     lowres = np.empty((LOW_SIZE, LOW_SIZE, 3), np.float32)
     taps = (*shrink_taps(photo.shape[0]), *shrink_taps(photo.shape[1]))
     scale = np.float32(1 if photo.dtype == np.uint8 else 1 / 257)
-    parallel_rows(LOW_SIZE, lambda first, last: shrink_rows(photo, lowres, (first, last), taps, scale), all_cores)
+    parallel_rows(LOW_SIZE, lambda first, last: shrink_rows(photo, lowres, (first, last), taps, scale))
     return lowres

@@ -89,7 +89,7 @@ def render(photo, target, recipe, full_size, lowres_mode='bilinear'):
         photo, target = degrade(squeeze(target, full_size), recipe.degradation)
     if recipe.darkening:
         photo = darken(squeeze(photo, full_size), recipe.darkening)
-    lowres = make_lowres(photo, lowres_mode, all_cores=False)
+    lowres = make_lowres(photo, lowres_mode)
     target = squeeze(target, full_size)
     return lowres, squeeze(photo, full_size), finish(target, recipe.levels) if recipe.levels else target
 

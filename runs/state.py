@@ -135,12 +135,12 @@ class FusedNetwork(torch.nn.Module):
         amp: torch.bfloat16 or torch.float16 for the coefficient network, None is float32.
     """
 
-    def __init__(self, network, fused, amp):
+    def __init__(self, network, amp):
         super().__init__()
-        self.network, self.fused, self.amp = network, fused, amp
+        self.network, self.amp = network, amp
 
     def forward(self, lowres, fullres):
-        return estimate_illumination(self.network, lowres, fullres, self.fused, self.amp)
+        return estimate_illumination(self.network, lowres, fullres, self.amp)
 
 
 def share_gradients(model, device, world):

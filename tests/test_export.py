@@ -34,7 +34,7 @@ def dark_photo(height, width, seed=0):
 def test_the_graph_shrinks_as_we_do(size, mode):
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     lowres = export.shrink(torch.from_numpy(photo).permute(2, 0, 1)[None], mode)[0].permute(1, 2, 0).numpy()
-    expected = make_lowres(photo, mode, fused=False)
+    expected = make_lowres(photo, mode)
     if mode == 'area':
         assert abs(lowres - expected).max() < 1e-3  # the order of sums
     else:
@@ -57,11 +57,11 @@ def check(run, network, separate):
         photo = dark_photo(*size)
         inputs = {'photo': photo.transpose(2, 0, 1)[None], 'strength': np.array([strength], np.float32)}
         if separate:
-            lowres = make_lowres(photo, network.lowres_mode, fused=False)
+            lowres = make_lowres(photo, network.lowres_mode)
             inputs['lowres'] = lowres.transpose(2, 0, 1)[None].astype(np.float32)
         enhanced = run(**inputs)
         assert enhanced.dtype == np.uint8
-        expected, _ = enhance_photo(network, photo, Edit(strength), fused=False)
+        expected, _ = enhance_photo(network, photo, Edit(strength))
         difference = abs(enhanced[0].transpose(1, 2, 0).astype(int) - expected)
         assert difference.max() <= 1
         assert (difference > 0).mean() <= 1e-3

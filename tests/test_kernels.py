@@ -32,6 +32,13 @@ def lively(arch, seed=0, dtype=torch.float32):
     return network
 
 
+def plain_path(network):
+    """The same network by the plain torch path."""
+    network = copy.deepcopy(network)
+    network.fused = False
+    return network
+
+
 def photo_of(height, width, dtype=np.uint8, seed=0):
     """Noise on a ramp with black, white and constant areas."""
     rng = np.random.default_rng(seed)
@@ -48,7 +55,7 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     network = lively(arch).eval()
     network.pedestal = pedestal
     photo = photo_of(97, 301, dtype)
-    plain, illumination = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=False)
+    plain, illumination = enhance_photo(plain_path(network), photo, Edit(strength), keep_illumination=True)
     fused, fused_illumination = enhance_photo(network, photo, Edit(strength), keep_illumination=True)
     # float32 sums in another order move a value across a rounding edge; 16 bit has 257 levels in one of 8 bit
     difference = np.abs(plain.astype(int) - fused)
@@ -65,20 +72,20 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
 def test_any_size_works(arch, height, width):
     network = lively(arch).eval()
     photo = photo_of(height, width)
-    plain, _ = enhance_photo(network, photo, fused=False)
+    plain, _ = enhance_photo(plain_path(network), photo)
     fused, illumination = enhance_photo(network, photo)
     assert illumination is None
     assert np.abs(plain.astype(int) - fused).max() <= 1
 
 
-def constant(value, pedestal):
+def constant(value, pedestal, fused=True):
     """A network whose illumination is `value` everywhere, or the photo where that is brighter."""
     network = build_network('hdrnet', illumination='clipped', pedestal=pedestal).eval()
     with torch.no_grad():
         network.predict.conv.weight.zero_()
         network.predict.conv.bias.zero_()
         network.predict.conv.bias.view(3, 4, -1)[:, 3] = value
-    network.eval_eps = 0.0
+    network.eval_eps, network.fused = 0.0, fused
     return network
 
 
@@ -88,13 +95,13 @@ def test_pedestal_brightens_black_and_keeps_what_is_bright(dtype, fused):
     """With illumination 1 every level comes back; with 0.1, level 0 is 0.5 / 256 / 0.1, and the brightest stays."""
     top = np.iinfo(dtype).max
     photo = np.arange(top + 1).astype(dtype).reshape(-1, 64, 1).repeat(3, axis=2)
-    same, _ = enhance_photo(constant(1.0, 0.5), photo, fused=fused)
+    same, _ = enhance_photo(constant(1.0, 0.5, fused), photo)
     assert np.abs(same.astype(int) - photo).max() <= (0 if dtype == np.uint8 else 1)  # float32 has 24 bits
-    bright, _ = enhance_photo(constant(0.1, 0.5), photo, fused=fused)
+    bright, _ = enhance_photo(constant(0.1, 0.5, fused), photo)
     black, white = bright[0, 0, 0], bright[-1, -1, 0]
     assert black / top * 255 == pytest.approx(0.5 / 0.1 - 0.5, abs=0.51)
     assert white == top
-    black_stays, _ = enhance_photo(constant(0.1, 0.0), photo, fused=fused)
+    black_stays, _ = enhance_photo(constant(0.1, 0.0, fused), photo)
     assert black_stays[0, 0, 0] == 0
 
 
@@ -102,13 +109,13 @@ def test_pedestal_brightens_black_and_keeps_what_is_bright(dtype, fused):
 @pytest.mark.parametrize(('pedestal', 'strength'), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])
 def test_batch_of_tensors_gives_the_pictures_of_its_photos(pedestal, strength, fused):
     network = lively('hdrnet').eval()
-    network.pedestal = pedestal
+    network.pedestal, network.fused = pedestal, fused
     photos = [photo_of(256, 256, seed=seed) for seed in (0, 1)]  # of lowres' size: nothing is shrunk, nothing rounded
     fullres = torch.cat([to_tensor(photo) for photo in photos])
-    enhanced = enhance_batch(network, fullres, strength, fused)
+    enhanced = enhance_batch(network, fullres, strength)
     separate = network.reflectance(fullres, network(fullres, fullres).detach(), strength)
     for photo, ours, plain in zip(photos, enhanced, separate, strict=True):
-        expected, illumination = enhance_photo(network, photo, Edit(strength), keep_illumination=True, fused=fused)
+        expected, illumination = enhance_photo(network, photo, Edit(strength), keep_illumination=True)
         settled = np.abs(illumination + network.eps) > 1e-4  # next to 0, R jumps between black and white
         for tensor in (ours, plain):
             difference = np.abs(to_photo(tensor).astype(int) - expected)[settled]
@@ -133,7 +140,7 @@ def test_pedestal_is_as_high_in_sixteen_bit():
 
 def test_without_numba_the_plain_path_runs(monkeypatch, capsys):
     network, photo = lively('hdrnet').eval(), photo_of(20, 30)
-    plain, _ = enhance_photo(network, photo, fused=False)
+    plain, _ = enhance_photo(plain_path(network), photo)
     monkeypatch.setattr(kernels.cpu, 'enhance', lambda *values, **options: pytest.fail('took the kernels'))
     with pytest.raises(pytest.fail.Exception):
         enhance_photo(network, photo)
@@ -170,9 +177,10 @@ def test_training_has_the_plain_paths_values_and_gradients(arch):
     outcomes = []
     for fused in (False, True):
         network = lively(arch, dtype=torch.float64).train()
+        network.fused = fused
         fullres = torch.rand(2, 3, 13, 150, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
         fullres.requires_grad_()
-        illumination = estimate_illumination(network, lowres, fullres, fused)
+        illumination = estimate_illumination(network, lowres, fullres)
         (illumination * upstream).sum().backward()
         grads = {name: value.grad for name, value in network.named_parameters()}
         buffers = {name: value.double() for name, value in network.named_buffers()}
@@ -216,8 +224,9 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, si
     photo[0, :, 0], target[0, :, 0] = 0, 0
     network, outcomes = build_network('hdrnet', pedestal=0.5 if clamp else 0.0), []
     for fused in (False, True):
+        network.fused = fused
         illumination = (start * 0.9 + 0.1).requires_grad_()
-        values = training_loss(network, photo, illumination, target, clamp, preset, weights, fused)
+        values = training_loss(network, photo, illumination, target, clamp, preset, weights)
         (3 * values['total']).backward()
         outcomes.append({**values, 'grad': illumination.grad})
     assert list(outcomes[0]) == list(outcomes[1])
@@ -228,11 +237,12 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, si
 def test_training_step_in_float32_is_close_to_the_plain_one():
     steps = []
     for fused in (False, True):
-        network = copy.deepcopy(lively('hdrnet'))
+        network = lively('hdrnet')
+        network.fused = fused
         generator = torch.Generator().manual_seed(5)
         lowres, fullres = torch.rand(2, 3, 256, 256, generator=generator), torch.rand(2, 3, 64, 80, generator=generator)
-        illumination = estimate_illumination(network, lowres, fullres, fused)
-        losses = training_loss(network, fullres, illumination, fullres**0.5, True, 'hdrnet', fused=fused)
+        illumination = estimate_illumination(network, lowres, fullres)
+        losses = training_loss(network, fullres, illumination, fullres**0.5, True, 'hdrnet')
         losses['total'].backward()
         steps.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     # float32 and a loss with weights up to 15,000 (smoothness on flat areas)

@@ -74,10 +74,10 @@ def test_training_has_the_plain_paths_values_and_gradients(arch, size):
 @pytest.mark.parametrize(('dtype', 'strength', 'pedestal'), [(np.uint8, 1.0, 0.5), (np.uint16, 0.4, 0.0)])
 def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedestal):
     network = lively(arch).eval()
-    network.pedestal = pedestal
+    network.pedestal, network.fused = pedestal, False
     photo = photo_of(4, 150, dtype)
     edit = Edit(strength)
-    plain, illumination = enhance_photo(network, photo, edit, keep_illumination=True, fused=False)
+    plain, illumination = enhance_photo(network, photo, edit, keep_illumination=True)
     network.to(DEVICE)
     with torch.inference_mode():
         lowres = to_tensor(resize_lowres(photo, network.lowres_mode), DEVICE)

@@ -97,10 +97,11 @@ def test_structure_is_scikit_images_ssim_on_every_fourth_window():
 
 
 @pytest.mark.parametrize('fused', [False, True])
-def test_structure_needs_a_window(fused):
+def test_structure_needs_a_window(fused, monkeypatch):
+    monkeypatch.setattr(NETWORK, 'fused', fused)
     images = [torch.rand(1, 3, 6, 20)] * 3
     with pytest.raises(ValueError, match='expected 7 x 7 pixels or more, got 20 x 6'):
-        training_loss(NETWORK, *images, True, 'hdrnet', {'structure': 1.0}, fused)
+        training_loss(NETWORK, *images, True, 'hdrnet', {'structure': 1.0})
 
 
 def test_total_refuses_unknown_names():
@@ -114,11 +115,12 @@ def test_total_refuses_unknown_names():
 @pytest.mark.parametrize('fused', [False, True])
 @pytest.mark.parametrize('preset', list(PRESETS))
 @pytest.mark.parametrize('value', [0.0, 0.5, 1.0])
-def test_gradients_stay_finite_on_black_saturated_and_constant(value, preset, fused):
+def test_gradients_stay_finite_on_black_saturated_and_constant(value, preset, fused, monkeypatch):
+    monkeypatch.setattr(NETWORK, 'fused', fused)
     photo, target = torch.full((1, 3, 5, 5), value), torch.full((1, 3, 5, 5), value)
     for level in (0.0, 0.5, 1.0):
         illumination = torch.full((1, 3, 5, 5), level, requires_grad=True)
-        values = training_loss(NETWORK, photo, illumination, target, False, preset, fused=fused)
+        values = training_loss(NETWORK, photo, illumination, target, False, preset)
         values['total'].backward()
         assert values['total'].isfinite()
         assert illumination.grad.isfinite().all()

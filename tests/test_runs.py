@@ -224,7 +224,8 @@ def test_mixed_precision_trains_on_two_ranks(tmp_path):
     def step(rank, world=2):
         torch.manual_seed(0)
         state = State(build_network('hdrnet', luma_bins=1, spatial_bin=32))
-        model = share_gradients(FusedNetwork(state.network, False, torch.bfloat16), torch.device('cpu'), world)
+        state.network.fused = False
+        model = share_gradients(FusedNetwork(state.network, torch.bfloat16), torch.device('cpu'), world)
         loss = model(lowres[rank::world], fullres[rank::world]).square().mean()
         state.step(loss, 0, 1)
         norm = state.network.splat[1].norm

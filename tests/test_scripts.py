@@ -131,8 +131,8 @@ def test_predecessors_weights_give_its_published_pictures(shared, name):
     photo = read_photo(f'{shared}/reference/sample_imgs/{name}.jpg')
     published = read_photo(f'{shared}/reference/sample_results/{name}.jpg')
     width = photo.shape[1]
-    for fused in (False, True):
-        enhanced, light = enhance_photo(network, photo, keep_illumination=True, fused=fused, edit=Edit(round_down=True))
+    for network.fused in (False, True):
+        enhanced, light = enhance_photo(network, photo, keep_illumination=True, edit=Edit(round_down=True))
         wrapped = (light * 255).astype(int).astype(np.uint8)  # as the predecessor's 8 bit: wraps above 1
         side = np.concatenate([photo, enhanced, wrapped], axis=1)
         ours = as_published(side)

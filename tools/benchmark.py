@@ -74,7 +74,7 @@ def add_photos(table, opt, both):
     """One photo in memory: fused against plain, and against a JPEG's decoding and encoding."""
     photo = noisy_photo(8.2)
     for arch, network in both:
-        sides = [functools.partial(enhance_photo, network, photo, fused=fused) for fused in (True, False)]
+        sides = [functools.partial(enhance_photo, net, photo) for net in (network, workloads.plain(network))]
         table.add(f'{arch}, one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), 'plain path')
     arch, network = both[0]
     with tempfile.TemporaryDirectory() as folder:

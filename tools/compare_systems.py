@@ -167,7 +167,8 @@ def load_predecessor(opt):
     """The predecessor's network by torch's own operations, as it runs; its weights play no part in the time."""
     torch.manual_seed(0)
     network = build_network('hdrnet').eval()
-    return lambda photo: enhance_photo(network, photo, fused=False)[0]
+    network.fused = False
+    return lambda photo: enhance_photo(network, photo)[0]
 
 
 def load_clahe(opt):

@@ -26,6 +26,13 @@ def load_both(checkpoints_file):
     return [(checkpoint['arch'], network), (other, build_network(other).eval())]
 
 
+def plain(network):
+    """A copy that takes the plain torch path."""
+    network = copy.deepcopy(network)
+    network.fused = False
+    return network
+
+
 def synchronized(function, device):
     """A function that also waits for the device."""
 
@@ -41,6 +48,7 @@ def training_step(arch, fused, batch, device='cpu', side=512):
     """A function that does one forward, loss, backward and optimiser step on photos of side x side."""
     torch.manual_seed(0)
     network = build_network(arch).to(device).train()
+    network.fused = fused
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     lowres = torch.rand(batch, 3, 256, 256, device=device)
     fullres = torch.rand(batch, 3, side // 8, side // 8, device=device)
@@ -48,8 +56,8 @@ def training_step(arch, fused, batch, device='cpu', side=512):
     target = fullres.sqrt()
 
     def step():
-        illumination = estimate_illumination(network, lowres, fullres, fused)
-        losses = training_loss(network, fullres, illumination, target, True, arch, fused=fused)
+        illumination = estimate_illumination(network, lowres, fullres)
+        losses = training_loss(network, fullres, illumination, target, True, arch)
         optimizer.zero_grad()
         losses['total'].backward()
         optimizer.step()

@@ -40,7 +40,6 @@ class VideoEdit(NamedTuple):
 
     edit: Edit = FULL  # of every frame
     smoothing: float = 1.0  # seconds that a grid is averaged over to each side, see smoothing.smooth_grids; 0 is none
-    fused: bool = True  # False takes the plain torch path
     max_megapixels: float = 300.0  # larger frames are refused
     keep_times: bool = False  # the result gets the file's time of modification; its permissions it gets always
 
@@ -174,7 +173,7 @@ def enhance_frame(network, layout, ask, buffers, graded):
         buffers.rgb = np.empty((*planes[0].shape, 3), np.uint16)
     rgb = buffers.rgb
     planes_to_rgb(planes, layout, layout.chroma, rgb)
-    rgb, _ = apply_grid(network, rgb, grid, ask.edit, fused=ask.fused, in_place=True, all_cores=False)
+    rgb, _ = apply_grid(network, rgb, grid, ask.edit, in_place=True)
     rgb_to_planes(rgb, layout, planes)
     return frame
 
