@@ -49,7 +49,7 @@ opt = SimpleNamespace(
     device='',  # '' takes CUDA when there is one
 )
 
-LIMITS = {'port': '1 to 65535', 'max_megapixels': 'above 0'}
+RULES = {'port': (1, 65535), 'max_megapixels': (1e-6, None)}
 PREVIEW = 1024  # pixels of a preview's longer side
 PROGRESS = gr.Progress() if gr else None  # gradio's way to give a function a bar
 CLEAN = (3600, 86400)  # seconds: every hour, what was uploaded more than a day ago and never taken is removed
@@ -58,7 +58,7 @@ OLD = 60  # seconds after which the browser has a preview
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     if gr is None:
         raise ValueError("app: expected gradio, it is not installed: pip install 'gradio>=6'")
     stopped = threading.Event()
@@ -243,4 +243,5 @@ def reason(message, job):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS)
+    utils.parse_overrides(opt, RULES, __file__)
+    utils.run_script(main, opt)

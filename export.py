@@ -194,4 +194,5 @@ def bilinear_taps(size):
 
 
 if __name__ == '__main__':
+    utils.parse_overrides(opt, {}, __file__)
     utils.run_script(main, opt)

@@ -61,17 +61,17 @@ opt = SimpleNamespace(
     device='',  # '' takes CUDA when there is one
 )
 
-LIMITS = {
-    'strength': '0 to 1',
-    'denoise': '-1, or 0 or more',
-    'max_megapixels': 'above 0',
-    'video_smoothing': '0 to 10',
+RULES = {
+    'strength': (0.0, 1.0),
+    'denoise': [-1.0, (0.0, None)],
+    'max_megapixels': (1e-6, None),
+    'video_smoothing': (0.0, 10.0),
 }
 STOPPING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # disk full, quota used up, disk became read-only: not one file's
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     tune_malloc()
     found = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
     jobs = plan_jobs(found, opt.result_dir, opt.format, opt.save_illumination, opt.contact_sheet)
@@ -235,4 +235,5 @@ def report(outcomes, found, there, result_dir):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS, positional='images_dir')
+    utils.parse_overrides(opt, RULES, __file__, positional='images_dir')
+    utils.run_script(main, opt)

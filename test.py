@@ -90,15 +90,15 @@ opt = SimpleNamespace(
     device='',  # '' takes CUDA when there is one
 )
 
-LIMITS = {
-    'strength': '0 to 1',
-    'denoise': '-1, or 0 or more',
-    'rounding': "one of '', nearest, down",
-    'split': 'one of all, paper, ratio',
-    'dataset_ratio': '0 to below 1',
-    'seed': '0 or more',
-    'protocol': f"one of '', {', '.join(STANDARDS)}",
-    'crop_border': '0 or more',
+RULES = {
+    'strength': (0.0, 1.0),
+    'denoise': [-1.0, (0.0, None)],
+    'rounding': ['', 'nearest', 'down'],
+    'split': ['all', 'paper', 'ratio'],
+    'dataset_ratio': (0.0, 0.99),
+    'seed': (0, None),
+    'protocol': ['', *STANDARDS],
+    'crop_border': (0, None),
 }
 
 DEFAULTS = vars(opt).copy()
@@ -106,7 +106,7 @@ INPUT = 'unprocessed input'
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     check_combination(opt)
     tune_malloc()
     rank, _ = init_distributed()
@@ -262,11 +262,11 @@ def find_test_pairs(opt, checkpoints):
     A photo without a target is a pair with ''.
     """
     if opt.photos:
-        return utils.set_name(opt.photos), [(path, '') for path in find_inputs(opt.photos)]
+        return utils.short_name(opt.photos), [(path, '') for path in find_inputs(opt.photos)]
     if opt.pairs_file.endswith('.pkl'):
         if not opt.dataset_dir:
             raise ValueError(f'dataset_dir: expected the folder that holds the photos of {opt.pairs_file}, got none')
-        return utils.set_name(opt.pairs_file), read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
+        return utils.short_name(opt.pairs_file), read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
     if opt.pairs_file and opt.dataset_dir:
         raise ValueError('pairs_file, dataset_dir: expected one of them, got both')
     if opt.protocol and not opt.pairs_file:
@@ -286,7 +286,7 @@ def find_test_pairs(opt, checkpoints):
     if not os.path.isfile(pairs_file):
         hint = '' if opt.pairs_file else ' (no --pairs_file or --dataset_dir given)'
         raise FileNotFoundError(f'{pairs_file}: expected a CSV list of pairs, found no such file{hint}')
-    return utils.set_name(pairs_file), read_pairs(pairs_file)
+    return utils.short_name(pairs_file), read_pairs(pairs_file)
 
 
 def make_result_dir(opt, checkpoints, name):
@@ -315,7 +315,7 @@ def choose_methods(opt, checkpoints, others, pairs, protocol):
     device = utils.pick_device(opt.device)
     suffix = f' + denoise {opt.denoise:g}' if opt.denoise else ''
     for path in checkpoints:
-        add(utils.set_name(path) + suffix, path + suffix, use_checkpoint(path, opt, device))
+        add(utils.short_name(path) + suffix, path + suffix, use_checkpoint(path, opt, device))
     for folder in names_of(opt.results_dir):
         add(os.path.basename(os.path.abspath(folder)), folder, use_results(folder, pairs, protocol))
     for label, function in choose_baselines(others).items():
@@ -507,4 +507,5 @@ def versions():
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS)
+    utils.parse_overrides(opt, RULES, __file__)
+    utils.run_script(main, opt)

@@ -15,47 +15,11 @@ A recipe fills in what is neither given nor changed in the block below; the bloc
 Validation always scores the untouched photos at their own size, each once.
 """
 
-import os
+# ruff: noqa: E402 - options are parsed before torch is imported
 
-# torch's threads spin while they wait, unless told before its import; beside any other busy process that costs them far
-# more time than it saves
-os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
-
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import cv2
-import numpy as np
-import torch
-from tqdm import tqdm
-
-import pipeline
 import utils
-from kernels import enhance_photo, training_loss
-from loss import PRESETS
-from model import build_network
-from pairs import degrade
-from pairs.lists import (
-    find_good,
-    find_overlap,
-    find_pairs,
-    list_names,
-    list_weights,
-    mix_pairs,
-    split_dataset,
-    split_pairs,
-)
-from pairs.predecessor import read_options_pickle
-from runs.checkpoint import load_network, network_options
-from runs.folder import open_folder
-from runs.resume import Data, adopt_options
-from runs.state import FusedNetwork, State, lr_factor, share_gradients
-from scoring.metrics import psnr, ssim
-from scoring.sheets import save_sheet
-from system.process import cores, tune_malloc
-from system.ranks import all_gather_list, init_distributed
 
 opt = SimpleNamespace(
     recipe='',  # predecessor, paper, lol or general, see RECIPES; '' is the architecture's own: predecessor, or paper
@@ -155,51 +119,100 @@ RECIPES = {  # predecessor is the block above; the others say what differs from 
     },
 }  # fmt: skip
 
-LIMITS = {
-    'recipe': f"one of '', {', '.join(RECIPES)}",
-    'arch': 'one of hdrnet, deepupe',
-    'luma_bins': '1 to 64',
-    'spatial_bin': '0, or 4, or 8, or 16, or 32, or 64',
-    'slicing': "one of '', corners, centers",
-    'illumination': "one of '', free, clipped",
-    'guide': "one of '', pointwise, curves",
-    'lowres': "one of '', area, bilinear, nearest",
-    'pedestal': '0 to 8',
-    'dataset_ratio': '0.01 to 0.99',
-    'full_size': '1 to 8192',
-    'keep_good': '0 to 1',
-    'darken': '0 to 1',
-    'max_stops': '0.5 to 16',
-    'good_weight': '0.001 to 1000',
-    'finish': "one of '', kept, all",
-    'good_keep': '0 to 1',
-    'good_flare': '0 to 0.5',
-    'good_balance': '0 to 0.9',
-    'good_noise': '0 to 64',
-    'good_cast': '0 to 0.9',
-    'cache': 'one of auto, ram, file, none',
-    'num_workers': '-1, or 0 or more',
-    'limit': '0 or more',
-    'overfit': '0 or more',
-    'total_epochs': '1 or more',
-    'train_batch_size': '2 or more',
-    'lr': 'above 0',
-    'weight_decay': '0 or more',
-    'schedule': 'one of steps, constant, cosine',
-    'grad_clip': '0 or more',
-    'ema': '0 to below 1',
-    'amp': "one of '', bf16, fp16",
-    'loss': "one of '', hdrnet, deepupe",
-    **{f'w_{name}': '-1, or 0 or more' for name in PRESETS['hdrnet']},
-    'seed': '0 to 4294967295',
-    'valid_interval': '1 or more',
-    'visualize_batch': '1 or more',
-}
+RULES = {  # of every option, see utils.check_options
+    'recipe': ['', *RECIPES],
+    'arch': ['hdrnet', 'deepupe'],
+    'luma_bins': (1, 64),
+    'spatial_bin': [0, 4, 8, 16, 32, 64],
+    'slicing': ['', 'corners', 'centers'],
+    'illumination': ['', 'free', 'clipped'],
+    'guide': ['', 'pointwise', 'curves'],
+    'lowres': ['', 'area', 'bilinear', 'nearest'],
+    'pedestal': (0.0, 8.0),
+    'dataset_ratio': (0.01, 0.99),
+    'full_size': (1, 8192),
+    'keep_good': (0.0, 1.0),
+    'darken': (0.0, 1.0),
+    'max_stops': (0.5, 16.0),
+    'good_weight': (0.001, 1000.0),
+    'good_keep': (0.0, 1.0),
+    'finish': ['', 'kept', 'all'],
+    'good_flare': (0.0, 0.5),
+    'good_balance': (0.0, 0.9),
+    'good_noise': (0.0, 64.0),
+    'good_cast': (0.0, 0.9),
+    'cache': ['auto', 'ram', 'file', 'none'],
+    'num_workers': (-1, None),
+    'limit': (0, None),
+    'overfit': (0, None),
+    'total_epochs': (1, None),
+    'train_batch_size': (2, None),
+    'lr': (1e-12, None),
+    'weight_decay': (0.0, None),
+    'schedule': ['steps', 'constant', 'cosine'],
+    'grad_clip': (0.0, None),
+    'ema': (0.0, 0.999999),
+    'amp': ['', 'bf16', 'fp16'],
+    'loss': ['', 'hdrnet', 'deepupe'],
+    **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure')},
+    'seed': (0, 2**32 - 1),
+    'valid_interval': (1, None),
+    'visualize_batch': (1, None),
+    **dict.fromkeys(('augment', 'drop_last', 'clamp_reflectance', 'deterministic', 'fused', 'tensorboard'), bool),
+    **dict.fromkeys(
+        ('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
+         'good_stops', 'good_contrast', 'good_chroma', 'good_key', 'good_levels', 'device', 'exp_name',
+         'checkpoints_dir', 'resume'), str),
+}  # fmt: skip
+
+if __name__ == '__main__':  # before torch is imported: --help and a wrong option are answered at once
+    GIVEN = utils.parse_overrides(opt, RULES, __file__)
+
+import os
+
+# torch's threads spin while they wait, unless told before its import; beside any other busy process that costs them far
+# more time than it saves
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import pipeline
+from kernels import enhance_photo, training_loss
+from loss import PRESETS
+from model import build_network
+from pairs import degrade
+from pairs.lists import (
+    find_good,
+    find_overlap,
+    find_pairs,
+    list_names,
+    list_weights,
+    mix_pairs,
+    split_dataset,
+    split_pairs,
+)
+from pairs.predecessor import read_options_pickle
+from runs.checkpoint import load_network, network_options
+from runs.folder import open_folder
+from runs.resume import Data, adopt_options
+from runs.state import FusedNetwork, State, lr_factor, share_gradients
+from scoring.metrics import psnr, ssim
+from scoring.sheets import save_sheet
+from system.process import cores, tune_malloc
+from system.ranks import all_gather_list, init_distributed
+
 AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     ranges = check_together(opt)
     rank, world = init_distributed()
     device = set_up_torch(opt)
@@ -366,13 +379,8 @@ def warn_of_overlap(data, overfit):
 
 
 def choose_recipe(opt, given=()):
-    """Fill in the recipe's values of those options that are neither in `given` nor changed in the block at the top.
-
-    Raises:
-        ValueError: unknown recipe.
-    """
+    """Fill in the recipe's values of those options that are neither in `given` nor changed in the block at the top."""
     opt.recipe = opt.recipe or ('paper' if opt.arch == 'deepupe' else 'predecessor')
-    utils.check_options(opt, {'recipe': LIMITS['recipe']})
     for name, value in RECIPES[opt.recipe].items():
         if name not in given and getattr(opt, name) == RECIPES['predecessor'][name]:
             setattr(opt, name, value)
@@ -387,11 +395,13 @@ def describe_recipe(opt):
 
 
 def check_together(opt):
-    """Refuse options that LIMITS cannot, before anything is read; returns good_stops to good_levels as degrade.Ranges.
+    """Refuse options that RULES cannot, before anything is read; returns good_stops to good_levels as degrade.Ranges.
 
     Raises:
         ValueError: such as 'valid_pairs: expected a CSV list beside train_pairs, got none'.
     """
+    if unknown := set(vars(opt)) - set(RULES):
+        raise ValueError(f'{min(unknown)}: expected an option of train.py (--help names them all)')
     if not opt.exp_name.strip('./'):
         raise ValueError(f'exp_name: expected the name of a folder, got {opt.exp_name!r}')
     if opt.train_pairs and not opt.valid_pairs:
@@ -475,4 +485,5 @@ def choose_pairs(opt):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS, complete=choose_recipe)
+    choose_recipe(opt, GIVEN)
+    utils.run_script(main, opt)

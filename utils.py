@@ -1,7 +1,10 @@
-"""What the scripts share: options from the command line and their limits, seeds, the device."""
+"""What the scripts share: options from the command line and their rules, seeds, the device.
+
+torch is imported where it is used, so that a script which parses its options before its other imports answers --help
+at once.
+"""
 
 import argparse
-import inspect
 import math
 import os
 import random
@@ -9,61 +12,35 @@ import re
 import sys
 import traceback
 
-import numpy as np
-import torch
-
 from system.files import error_line
-from system.ranks import leave_rank
 
 
-def run_script(main, opt, limits=None, positional='', complete=None):
-    """Parse overrides, run main(opt), exit with its status; user errors become one line and status 1, Ctrl-C 130.
-
-    Args:
-        limits: of `check_options`, which --help prints too.
-        positional: see parse_overrides.
-        complete: function (opt, names of the options that were given) to call before main.
-    """
-    given = parse_overrides(opt, limits=limits, script=inspect.getsourcefile(main), positional=positional)
-    try:
-        if complete:
-            complete(opt, given)
-        status = main(opt)
-    except (OSError, ValueError) as error:
-        status = f'error: {error_line(error)}'
-    except KeyboardInterrupt:
-        print('stopped', file=sys.stderr)
-        status = 130  # as shells have it: 128 + SIGINT
-    except Exception:  # a defect
-        status = traceback.format_exc()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        leave_rank(status)
-    sys.exit(status)
-
-
-def parse_overrides(opt, argv=None, limits=None, script='', positional=''):
+def parse_overrides(opt, rules, script, positional='', flags=None, argv=None):
     """Overwrite fields of opt from `--name value`; each default fixes its flag's type. Returns the names given.
 
-    Booleans take `--name` and `--no-name`. An unknown option ends the script with argparse's message.
+    Booleans take `--name` and `--no-name`. What argparse or check_options refuses ends the script with one line.
 
     Args:
+        rules: of check_options, which --help prints too.
         script: path of the script whose `opt` block explains the options to --help, in its comments.
         positional: an option of text that also takes its values without `--name`; several make it a list.
+        flags: {option: another flag for it, such as '-o'}.
     """
-    about, titles, comments = read_comments(script) if script else ('', {}, {})
-    parser = argparse.ArgumentParser(
-        description=about, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    about, titles, comments = read_comments(script)
+    usage = f'%(prog)s {positional and f"[{positional} ...] "}[--name value ...]'
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(usage=usage, description=about, allow_abbrev=False, formatter_class=layout)
     groups = {'': parser}
     for name, default in vars(opt).items():
         title = titles.get(name, '')
         group = groups.setdefault(title, None) or parser.add_argument_group(title)
         groups[title] = group
-        limit = (limits or {}).get(name)
-        words = [comments.get(name, ''), f'expected {limit}' if limit else '', f'default {default!r}']
+        rule = '' if isinstance(default, bool) or name not in rules else describe_rule(rules[name])
+        words = [comments.get(name, ''), rule and f'expected {rule}', f'default {default!r}']
         text = '; '.join(filter(None, words)).replace('%', '%%')
         flag = {'action': argparse.BooleanOptionalAction} if isinstance(default, bool) else {'type': type(default)}
-        group.add_argument(f'--{name}', default=argparse.SUPPRESS, help=text, **flag)
+        names = filter(None, (f'--{name}', (flags or {}).get(name)))
+        group.add_argument(*names, dest=name, default=argparse.SUPPRESS, help=text, **flag)
     if not positional:
         given = vars(parser.parse_args(argv))
     else:
@@ -75,7 +52,29 @@ def parse_overrides(opt, argv=None, limits=None, script='', positional=''):
         if plain:
             given[positional] = plain[0] if len(plain) == 1 else plain
     vars(opt).update(given)
+    try:
+        check_options(opt, rules)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
     return set(given)
+
+
+def run_script(main, opt):
+    """Run main(opt), exit with its status; user errors become one line and status 1, Ctrl-C 130."""
+    try:
+        status = main(opt)
+    except (OSError, ValueError) as error:
+        status = f'error: {error_line(error)}'
+    except KeyboardInterrupt:
+        print('stopped', file=sys.stderr)
+        status = 130  # as shells have it: 128 + SIGINT
+    except Exception:  # a defect
+        status = traceback.format_exc()
+    if os.environ.get('WORLD_SIZE', '1') != '1':
+        from system.ranks import leave_rank
+
+        leave_rank(status)
+    sys.exit(status)
 
 
 def read_comments(script):
@@ -93,38 +92,51 @@ def read_comments(script):
     return about[1] if about else '', titles, comments
 
 
-def check_options(opt, limits):
-    """Refuse the first option that lies outside its limit.
+def check_options(opt, rules):
+    """Refuse the first option that breaks its rule; a path of pathlib becomes text.
 
     Args:
-        limits: {option: limit}, a text of alternatives with ', or ' between: 'above 0', '1 or more', '0 to 1',
-            '0 to below 1', '-1', 'one of a, b'. Every number must be finite.
+        rules: {option: rule}: a tuple is a range with both ends, the upper one None where there is none, of whole
+            numbers where the lower one is whole; a list a choice of values and ranges; a type that type.
     Raises:
-        ValueError: such as 'lr: expected above 0, got -1'.
+        ValueError: such as 'ema: expected 0 to 0.9999, got 1.0'.
     """
-    for name, limit in limits.items():
-        value = getattr(opt, name)
-        if not any(is_within(value, alternative) for alternative in limit.split(', or ')):
-            raise ValueError(f'{name}: expected {limit}, got {value!r}')
+    for name, rule in rules.items():
+        if isinstance(getattr(opt, name, None), os.PathLike):
+            setattr(opt, name, os.fspath(getattr(opt, name)))
+        if not hasattr(opt, name):
+            raise ValueError(f'{name}: expected in the options, it is not there')
+        if not fits(getattr(opt, name), rule):
+            raise ValueError(f'{name}: expected {describe_rule(rule)}, got {getattr(opt, name)!r}')
 
 
-def is_within(value, limit):
-    """Whether an option's value is within one alternative of a limit, see check_options."""
-    if limit.startswith('one of '):
-        return value in [word.strip(" '") for word in limit.removeprefix('one of ').split(',')]
-    if not math.isfinite(value):
-        return False
-    if found := re.fullmatch(r'above (\S+)', limit):
-        return value > float(found[1])
-    if found := re.fullmatch(r'(\S+) or more', limit):
-        return value >= float(found[1])
-    if found := re.fullmatch(r'(\S+) to (below )?(\S+)', limit):
-        low, high = float(found[1]), float(found[3])
-        return low <= value < high if found[2] else low <= value <= high
-    return value == float(limit)
+def fits(value, rule):
+    """Whether an option's value keeps a rule, see check_options."""
+    if isinstance(rule, list):
+        return any(fits(value, part) for part in rule)
+    if isinstance(rule, type):
+        return isinstance(value, rule)
+    if not isinstance(rule, tuple):
+        return value == rule and isinstance(value, bool) == isinstance(rule, bool)
+    low, high = rule
+    number = isinstance(value, int if isinstance(low, int) else (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value and (high is None or value <= high)
 
 
-def set_name(path):
+def describe_rule(rule):
+    """A rule in words, such as 'one of a, b' or '0 or more'."""
+    if isinstance(rule, list):
+        parts = [describe_rule(part) for part in rule]
+        return ', or '.join(parts) if any(isinstance(part, tuple) for part in rule) else f'one of {", ".join(parts)}'
+    if isinstance(rule, type):
+        return {str: 'text', bool: 'True or False'}[rule]
+    if isinstance(rule, tuple):
+        whole = 'a whole number, ' if isinstance(rule[0], int) else ''
+        return whole + (f'{rule[0]:g} or more' if rule[1] is None else f'{rule[0]:g} to {rule[1]:g}')
+    return str(rule) or "''"
+
+
+def short_name(path):
     """A short name of a file that others in a like folder do not share: folder_stem."""
     folder, name = os.path.split(os.path.abspath(path))
     return f'{os.path.basename(folder)}_{os.path.splitext(name)[0]}'
@@ -132,6 +144,9 @@ def set_name(path):
 
 def set_seed(seed):
     """Seed Python, numpy and torch."""
+    import numpy as np
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - libraries may use the global state
     torch.manual_seed(seed)
@@ -143,6 +158,8 @@ def pick_device(device):
     Raises:
         ValueError: not a device of this machine.
     """
+    import torch
+
     try:
         chosen = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         if chosen == torch.device('cuda'):  # this rank's
@@ -160,6 +177,8 @@ def fetch(tensor):
 
     On CUDA `.item()` would wait for all that is queued on the device, what came after the tensor included.
     """
+    import torch
+
     tensor = tensor.detach()
     if tensor.device.type != 'cuda':
         return lambda: tensor

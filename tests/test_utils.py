@@ -17,17 +17,18 @@ from system import process
 
 def test_overrides_take_the_type_of_the_default():
     opt = SimpleNamespace(lr=0.1, name='a', flag=True, count=1)
-    utils.parse_overrides(opt, ['--lr', '1', '--no-flag', '--count', '3'])
+    given = utils.parse_overrides(opt, {}, __file__, argv=['--lr', '1', '--no-flag', '--count', '3'])
+    assert given == {'lr', 'flag', 'count'}
     assert vars(opt) == {'lr': 1.0, 'name': 'a', 'flag': False, 'count': 3}
     for bad in (['--typo', '1'], ['--count', '1.5']):
         with pytest.raises(SystemExit):
-            utils.parse_overrides(opt, bad)
+            utils.parse_overrides(opt, {}, __file__, argv=bad)
 
 
 def test_paths_are_taken_without_their_option(capsys):
     def parse(*argv):
         opt = SimpleNamespace(images_dir='sample', flag=False)
-        utils.parse_overrides(opt, list(argv), positional='images_dir')
+        utils.parse_overrides(opt, {}, __file__, positional='images_dir', argv=list(argv))
         return opt.images_dir, opt.flag
 
     assert parse() == ('sample', False)
@@ -47,11 +48,10 @@ def test_paths_are_taken_without_their_option(capsys):
         (ValueError('lr: expected above 0'), 'error: lr: expected above 0', ''),
     ],
 )
-def test_script_ends_with_one_line_and_its_status(monkeypatch, capsys, error, status, said):
+def test_script_ends_with_one_line_and_its_status(capsys, error, status, said):
     def main(opt):
         raise error
 
-    monkeypatch.setattr('sys.argv', ['script.py'])
     with pytest.raises(SystemExit) as ended:
         utils.run_script(main, SimpleNamespace())
     assert ended.value.code == status
@@ -64,29 +64,29 @@ def test_help_prints_the_comments_of_the_option_block(tmp_path, capsys):
     script.write_text(f'"""Do a thing."""\n\n{block}')
     opt = SimpleNamespace(lr=0.1, name='')
     with pytest.raises(SystemExit):
-        utils.parse_overrides(opt, ['--help'], {'lr': 'above 0'}, str(script))
+        utils.parse_overrides(opt, {'lr': (0.0, None)}, str(script), argv=['--help'])
     text = ' '.join(capsys.readouterr().out.split())
     assert 'Do a thing.' in text
-    assert 'network: --lr LR Adam, 50 % of it; expected above 0; default 0.1' in text
+    assert 'network: --lr LR Adam, 50 % of it; expected 0 or more; default 0.1' in text
 
 
 @pytest.mark.parametrize(
-    ('limit', 'inside', 'outside'),
+    ('rule', 'text', 'inside', 'outside'),
     [
-        ('above 0', (1e-9, 5), (0, -1, float('nan'), float('inf'))),
-        ('1 or more', (1, 2.5), (0.9, -3)),
-        ('0 to 1', (0, 1, 0.5), (-0.1, 1.1)),
-        ('0 to below 1', (0, 0.999), (1, -1)),
-        ('-1, or 0 or more', (-1, 0, 3), (-0.5, -2)),
-        ("one of '', bf16, fp16", ('', 'bf16'), ('bf', 'float')),
+        ((1.0, None), '1 or more', (1, 2.5), (0.9, -3, float('nan'), float('inf'), '1', True)),
+        ((1, None), 'a whole number, 1 or more', (1, 7), (0, 2.5, True)),
+        ((0.0, 1.0), '0 to 1', (0, 1, 0.5), (-0.1, 1.1)),
+        ([-1.0, (0.0, None)], '-1.0, or 0 or more', (-1, 0, 3), (-0.5, -2)),
+        (['', 'bf16', 'fp16'], "one of '', bf16, fp16", ('', 'bf16'), ('bf', 0)),
+        (bool, 'True or False', (True, False), ('False', 0)),
     ],
 )
-def test_option_outside_its_limit_is_refused_in_one_form(limit, inside, outside):
+def test_option_that_breaks_its_rule_is_refused_in_one_form(rule, text, inside, outside):
     for value in inside:
-        utils.check_options(SimpleNamespace(lr=value), {'lr': limit})
+        utils.check_options(SimpleNamespace(lr=value), {'lr': rule})
     for value in outside:
-        with pytest.raises(ValueError, match=f'^lr: expected {limit}, got '):
-            utils.check_options(SimpleNamespace(lr=value), {'lr': limit})
+        with pytest.raises(ValueError, match=f'^lr: expected {text}, got '):
+            utils.check_options(SimpleNamespace(lr=value), {'lr': rule})
 
 
 @pytest.mark.parametrize('extension', ['.png', '.tif'])

@@ -29,7 +29,7 @@ opt = SimpleNamespace(
     result_dir='checkpoints/ablation',  # holds the runs and table.md
 )
 
-LIMITS = {'total_epochs': '1 or more', 'full_size': '16 or more'}
+RULES = {'total_epochs': (1, None), 'full_size': (16, None)}
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BASE = 'base'
@@ -68,7 +68,7 @@ VARIANTS = {  # options of train.py beside the base's
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     names = [name.strip() for name in opt.only.split(',') if name.strip()] or list(VARIANTS)
     if unknown := set(names) - set(VARIANTS):
         raise ValueError(f'only: expected some of {", ".join(VARIANTS)}; got {", ".join(sorted(unknown))}')
@@ -126,4 +126,5 @@ def make_table(runs, names, seeds):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS)
+    utils.parse_overrides(opt, RULES, __file__)
+    utils.run_script(main, opt)

@@ -33,11 +33,11 @@ opt = SimpleNamespace(
     result_json='benchmark.json',
 )
 
-LIMITS = {'photos': '1 or more', 'repeats': '1 or more', 'batch': '2 or more'}
+RULES = {'photos': (1, None), 'repeats': (1, None), 'batch': (2, None)}
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     machine = describe_machine()  # with the load that others cause
     table = Table()
     both = workloads.load_both(opt.checkpoints_file)
@@ -176,4 +176,5 @@ def add_memory_of_inference(table, opt):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS)
+    utils.parse_overrides(opt, RULES, __file__)
+    utils.run_script(main, opt)

@@ -36,11 +36,11 @@ opt = SimpleNamespace(
     repeats=3,  # timed runs of each side
 )
 
-LIMITS = {'width': '64 or more', 'height': '64 or more', 'frames': '2 or more', 'repeats': '1 or more'}
+RULES = {'width': (64, None), 'height': (64, None), 'frames': (2, None), 'repeats': (1, None)}
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     tune_malloc()
     network, _ = load_network(opt.checkpoints_file)
     print(describe_machine() | {'PyAV': av.__version__})
@@ -112,4 +112,5 @@ def measure(sides, repeats):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS)
+    utils.parse_overrides(opt, RULES, __file__)
+    utils.run_script(main, opt)

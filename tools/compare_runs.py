@@ -76,4 +76,5 @@ def first_epoch(run, images_dir, height=110):
 
 
 if __name__ == '__main__':
+    utils.parse_overrides(opt, {}, __file__)
     utils.run_script(main, opt)

@@ -44,13 +44,13 @@ opt = SimpleNamespace(
     result_json='compare_systems.json',
 )
 
-LIMITS = {'megapixels': 'above 0', 'repeats': '1 or more', 'cores': '1 or more'}
+RULES = {'megapixels': (1e-6, None), 'repeats': (1, None), 'cores': (1, None)}
 OURS = 'ours'
 STATE = {}  # of a process that runs one system: its function and its photo
 
 
 def main(opt):
-    utils.check_options(opt, LIMITS)
+    utils.check_options(opt, RULES)
     systems = {name: name for name in BUILTIN if name != OURS} | split_systems(opt.systems)
     if opt.cores > cores():
         raise ValueError(f'cores: expected up to the {cores()} that this process may use, got {opt.cores}')
@@ -251,4 +251,5 @@ def write_row(row):
 
 
 if __name__ == '__main__':
-    utils.run_script(main, opt, LIMITS)
+    utils.parse_overrides(opt, RULES, __file__)
+    utils.run_script(main, opt)
