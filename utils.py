@@ -61,6 +61,9 @@ def parse_overrides(opt, rules, script, positional='', flags=None, argv=None):
 
 def run_script(main, opt):
     """Run main(opt), exit with its status; user errors become one line and status 1, Ctrl-C 130."""
+    from photos.codecs import quiet_libraries
+
+    quiet_libraries()
     try:
         status = main(opt)
     except (OSError, ValueError) as error:

@@ -1,8 +1,7 @@
-"""Boxes of ISO base media files: JPEG 2000, JPEG XL, HEIC, AVIF, Canon's CR3.
+"""Boxes of ISO base media files (JPEG 2000, JPEG XL, HEIC, AVIF, Canon's CR3), and JPEG 2000's header.
 
-In: a file's bytes. Out: what lies in its boxes beside the coded picture; for JPEG 2000 also a file
-with such boxes added.
-Source: ISO/IEC 15444-1, annex I (JP2); 18181-2 (JPEG XL); 23008-12 (HEIF); H.273 for the numbers of `colour`.
+In: a file's bytes. Out: what lies in its boxes beside the coded picture; of JPEG 2000 also a file with boxes added.
+Source: ISO/IEC 15444-1, annex I (JP2); 18181-2 (JPEG XL); 23008-12 (HEIF); H.273 for the numbers of `colour_of`.
 """
 
 import struct
@@ -10,17 +9,16 @@ import struct
 import numpy as np
 
 from photos.formats import Header
-from photos.metadata import clean_resources
+from photos.metadata import clean_resources, iptc_of, resources_of
 
 XMP = bytes.fromhex('be7acfcb97a942e89c71999491e3afac')
 EXIF = b'JpgTiffExif->JP2'
 IPTC = bytes.fromhex('33c7a4d2b81d4723a0baf1a3e097ad38')
 CANON = bytes.fromhex('85c0b687820f11e08111f4ce462b6a48')
 PARENTS = {b'meta': 4, b'iprp': 0, b'ipco': 0, b'jp2h': 0, b'res ': 0, b'moov': 0}  # bytes in front of their boxes
-JP2_START = 12 + 20  # signature and file type, as OpenCV writes them
 
 
-def walk(data, start=0, end=None):
+def boxes(data, start=0, end=None):
     """(type, start, end of its body) of each box and of those inside; stops where a box leaves its parent."""
     end = len(data) if end is None else end
     while start + 8 <= end:
@@ -34,30 +32,30 @@ def walk(data, start=0, end=None):
             return
         yield kind, body, stop
         if kind in PARENTS:
-            yield from walk(data, body + PARENTS[kind], stop)
+            yield from boxes(data, body + PARENTS[kind], stop)
         elif kind == b'uuid' and data[body : body + 16] == CANON:
-            yield from walk(data, body + 16, stop)
+            yield from boxes(data, body + 16, stop)
         start = stop
 
 
-def colour(data):
+def colour_of(data):
     """(primaries, transfer) of the first `nclx` colour box, () where there is none."""
-    for kind, start, end in walk(data):
+    for kind, start, end in boxes(data):
         if kind == b'colr' and data[start : start + 4] == b'nclx' and end - start >= 10:
             return struct.unpack_from('>HH', data, start + 4)
     return ()
 
 
-def bits(data):
+def bits_of(data):
     """Bits per channel that the first `pixi` box says, 0 where there is none."""
-    return next((data[start + 5] for kind, start, end in walk(data) if kind == b'pixi' and end - start > 5), 0)
+    return next((data[start + 5] for kind, start, end in boxes(data) if kind == b'pixi' and end - start > 5), 0)
 
 
 def read_jp2(data):
     """Header of a JPEG 2000 file's bytes."""
-    header = Header(kind='JP2')
+    header = Header(kind='JP2', orientation=1)
     palette = sycc = False
-    for kind, start, end in walk(data):
+    for kind, start, end in boxes(data):
         body = data[start:end]
         if kind == b'ihdr' and len(body) >= 11:
             height, width, count, depth = struct.unpack_from('>IIHB', body)
@@ -74,7 +72,11 @@ def read_jp2(data):
             palette = True
         elif kind == b'uuid' and body[:16] in (XMP, EXIF, IPTC):
             block, name = body[16:], {XMP: 'xmp', EXIF: 'exif', IPTC: 'iptc'}[body[:16]]
-            header.metadata[name] = clean_resources(block) if name == 'iptc' else block.removeprefix(b'Exif\0\0')
+            if name == 'iptc':
+                block = resources_of(block) if block[:1] == b'\x1c' else clean_resources(block)
+            header.metadata[name] = block.removeprefix(b'Exif\0\0')
+        elif kind == b'xml ':
+            header.metadata['xml'] = header.metadata.get('xml', b'') + box(b'xml ', body)
         elif kind in (b'resc', b'resd') and len(body) >= 10:
             vertical, over_v, horizontal, over_h, power_v, power_h = struct.unpack_from('>HHHHbb', body)
             if over_v and over_h and vertical and horizontal:
@@ -88,35 +90,12 @@ def read_jp2(data):
     return header
 
 
-def read_jxl(data):
-    """(XMP, EXIF) of a JPEG XL file's boxes, b'' each where there is none or it is packed (brob)."""
-    xmp = exif = b''
-    for kind, start, end in walk(data):
-        if kind == b'xml ':
-            xmp = data[start:end]
-        elif kind == b'Exif':
-            body = data[start:end]  # behind four bytes that say where it starts, which some writers forget
-            exif = body if body[:2] in (b'II', b'MM') else body[4:]
-    return xmp, exif
-
-
-def packed_boxes(data):
-    """Types of the Brotli-packed boxes of a JPEG XL file."""
-    return {data[start : start + 4] for kind, start, end in walk(data) if kind == b'brob'}
-
-
-def canon_blocks(data):
-    """[TIFF blocks] of a CR3 file: its directory 0, EXIF, maker's note, GPS (CMT1 to CMT4), b'' for what is missing."""
-    found = {kind: data[start:end] for kind, start, end in walk(data) if kind[:3] == b'CMT'}
-    return [found.get(b'CMT%d' % number, b'') for number in (1, 2, 3, 4)]
-
-
 def box(kind, body):
     return struct.pack('>I4s', 8 + len(body), kind) + body
 
 
 def add_to_jp2(data, metadata):
-    """A JPEG 2000 file's bytes, as OpenCV writes them, with colour profile, resolution, EXIF and XMP."""
+    """A JPEG 2000 file's bytes, as OpenCV writes them, with metadata."""
     if not metadata:
         return data
     source, parts = data.tobytes(), []
@@ -128,8 +107,9 @@ def add_to_jp2(data, metadata):
         if kind == b'jp2h':
             whole = box(kind, header_boxes(whole[8:], metadata))
         if kind == b'jp2c':
-            for name, mark in (('exif', EXIF), ('xmp', XMP)):
-                parts += [box(b'uuid', mark + metadata[name])] if name in metadata else []
+            blocks = {EXIF: metadata.get('exif'), XMP: metadata.get('xmp'), IPTC: iptc_of(metadata.get('iptc', b''))}
+            parts += [box(b'uuid', mark + block) for mark, block in blocks.items() if block]
+            parts.append(metadata.get('xml', b''))
         parts.append(whole)
         start = stop
     return np.frombuffer(b''.join(parts), np.uint8)
@@ -138,7 +118,7 @@ def add_to_jp2(data, metadata):
 def header_boxes(inside, metadata):
     """The boxes inside jp2h with the profile in place of a numbered colour space, and the resolution."""
     parts = []
-    for kind, start, end in walk(inside):
+    for kind, start, end in boxes(inside):
         profile = metadata.get('icc') if kind == b'colr' else None
         parts.append(box(kind, b'\2\0\0' + profile if profile else inside[start:end]))
     if 'resolution' in metadata:

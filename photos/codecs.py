@@ -1,12 +1,14 @@
 """From a file's bytes to its header and pixels, from pixels to a file's bytes: which module does it for which format.
 
-A file is read for what it is, whatever its name. PNG, WebP, AVIF, PPM and deep JPEG 2000 are decoded by OpenCV, the
-rest by the modules that are named here.
+A file is read for what it is, whatever its name. PNG, WebP, deep AVIF and deep JPEG 2000 are decoded by OpenCV, the
+rest by Pillow and the modules that are named here.
 """
 
 import contextlib
 import io
+import logging
 import os
+import re
 import warnings
 from typing import NamedTuple
 
@@ -14,16 +16,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from photos import boxes, formats, heif, jpeg, jxl, metadata, png, raw, tiff
-
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we say in one line what is wrong with a file
-warnings.filterwarnings('ignore', module=r'PIL\.')  # the same
-Image.MAX_IMAGE_PIXELS = None  # read_picture has a limit of its own
+from photos import formats, jpeg, metadata, optional, png, tiff
+from photos.boxes import add_to_jp2, bits_of, colour_of, read_jp2
 
 QUALITY = 95  # of JPEG, and of other lossy formats; a JPEG's own where that is higher
 BY_PILLOW = ('WEBP', 'AVIF', 'BMP', 'PPM')
-TURNED_BY_DECODER = ('HEIC', 'JXL', 'JP2', 'RAW')
 METADATA_BY_OPENCV = {'.webp', '.avif'}
+PPM = re.compile(rb'P([56])' + 3 * rb'(?:\s|#[^\n]*\n)+(\d+)' + rb'\s')
+JP2_SIDE = 32  # OpenCV's JPEG 2000 has no smaller ones
 
 
 class Writing(NamedTuple):
@@ -33,6 +33,17 @@ class Writing(NamedTuple):
     extra: str = ''  # what its fourth channel is in a TIFF, see tiff.encode
     sampling_444: bool = False
     is_ours: bool = False  # the pixels' memory may be changed
+
+
+def quiet_libraries():
+    """For scripts, as it changes the whole process: no warnings of OpenCV, Pillow and tifffile, nor Pillow's limit.
+
+    What is wrong with a file we say in one line, and read_picture has a limit of its own.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    warnings.filterwarnings('ignore', module=r'PIL\.')
+    logging.getLogger('tifffile').setLevel(logging.CRITICAL)
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def read(path, data, check_size):
@@ -53,13 +64,13 @@ def read(path, data, check_size):
     if kind in ('EXR', 'HDR') or (extension in formats.FLOAT and not kind):
         raise ValueError('expected 8 or 16 bit, got a floating-point format; tone-map it first')
     if kind == 'RAW' or (extension in formats.RAW and kind in ('TIFF', '')):
-        return raw.read(data, check_size)
+        return optional.read_raw(data, check_size)
     if kind == 'JXL':
-        header, pixels = jxl.read(data)
+        header, pixels = optional.read_jxl(data)
     elif kind == 'HEIC':
-        header, file = heif.open_file(data)
+        header, file = optional.open_heif(data)
         check_size(header.size)
-        pixels = heif.decode(file, header)
+        pixels = optional.decode_heif(file, header)
     elif kind in HEADERS:
         header = HEADERS[kind](data)
         check_size(header.size)
@@ -68,16 +79,9 @@ def read(path, data, check_size):
         pixels = decode(path, data, header)
     else:
         raise ValueError(f'expected a photo, got {"a " + kind if kind else "no known type of file"}')
-    find_orientation(header)
+    exif, xmp = header.metadata.get('exif', b''), header.metadata.get('xmp', b'')
+    header.orientation = header.orientation or metadata.exif_orientation(exif) or metadata.xmp_orientation(xmp) or 1
     return header, pixels
-
-
-def find_orientation(header):
-    """EXIF's orientation, or XMP's where EXIF has none."""
-    if header.kind in TURNED_BY_DECODER:
-        return
-    found = metadata.exif_orientation(header.metadata.get('exif', b'')) if header.kind != 'TIFF' else header.orientation
-    header.orientation = found or metadata.xmp_orientation(header.metadata.get('xmp', b'')) or 1
 
 
 def read_by_pillow(data):
@@ -90,7 +94,7 @@ def read_by_pillow(data):
         if len(data) < 8 + int.from_bytes(data[4:8], 'little'):
             raise ValueError('expected a whole photo, the file is truncated')
     if header.kind == 'AVIF':
-        header.colour, header.bits = boxes.colour(data), boxes.bits(data)
+        header.colour, header.bits = colour_of(data), bits_of(data)
     blocks = {'exif': info.get('exif'), 'xmp': info.get('xmp'), 'icc': info.get('icc_profile')}
     header.metadata = {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}
     if header.kind == 'BMP' and info.get('dpi'):
@@ -98,7 +102,7 @@ def read_by_pillow(data):
     return header
 
 
-HEADERS = {'JPEG': jpeg.read_header, 'PNG': png.read_header, 'TIFF': tiff.read_header, 'JP2': boxes.read_jp2,
+HEADERS = {'JPEG': jpeg.read_header, 'PNG': png.read_header, 'TIFF': tiff.read_header, 'JP2': read_jp2,
            **dict.fromkeys(BY_PILLOW, read_by_pillow)}  # fmt: skip
 
 
@@ -109,16 +113,40 @@ def decode(path, data, header):
     if header.kind == 'TIFF':
         pixels = tiff.decode(data, header)
         return 255 - pixels if header.mode == 'CMYK' else pixels
-    if header.kind == 'BMP' or (header.kind == 'JP2' and header.bits <= 8):
+    if header.kind == 'BMP' or (header.kind in ('JP2', 'AVIF') and header.bits <= 8):
         return decode_by_pillow(data)
+    if header.kind == 'PPM':
+        return decode_ppm(data)
     if header.kind == 'PNG':
         pixels = png.only_pixels(data)
-        return decode_by_opencv(path if pixels is data else None, pixels)
-    pixels = decode_by_opencv(path, data)
-    if header.kind == 'AVIF' and pixels.dtype == np.uint16:
-        header.bits = header.bits if header.bits in (10, 12) else 16
-        pixels = heif.widen(pixels << (16 - header.bits), header.bits)
-    return pixels
+        pixels = decode_by_opencv(path if pixels is data else None, pixels)
+        return png.add_alpha(pixels, header.key) if header.key >= 0 and pixels.ndim == 2 else pixels
+    if header.kind == 'AVIF':
+        return decode_deep_avif(data, header)
+    return decode_by_opencv(path, data)
+
+
+def decode_deep_avif(data, header):
+    """Pixels of an AVIF of 10 or 12 bit, over the whole range of 16; of 8 where OpenCV does not take the file."""
+    try:
+        pixels = decode_by_opencv(None, data)
+    except ValueError:
+        header.left_out.append(f'{header.bits} bit of this AVIF are read as 8')
+        return decode_by_pillow(data)
+    return optional.widen(pixels << (16 - header.bits), header.bits) if pixels.dtype == np.uint16 else pixels
+
+
+def decode_ppm(data):
+    """Pixels of a PPM or PGM, whose levels end at any number up to 65535."""
+    found = PPM.match(data)
+    kind, width, height, top = map(int, found.groups()) if found else (0, 0, 0, 0)
+    dtype, shape = (np.uint8 if top < 256 else '>u2'), (height, width, 3)[: kind - 3]
+    if not 0 < top < 65536 or len(data) < found.end() + np.prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError('expected a whole photo, the file is truncated')
+    pixels = np.frombuffer(data, dtype, np.prod(shape), found.end()).reshape(shape)
+    full = 255 if top < 256 else 65535
+    levels = np.minimum(np.rint(np.arange(full + 1) * (full / top)), full).astype(pixels.dtype.newbyteorder('='))
+    return levels[pixels] if top != full else pixels.astype(levels.dtype)
 
 
 def decode_by_pillow(data):
@@ -189,9 +217,11 @@ def encode(extension, pixels, blocks, writing):
     if channels == 1 and not entry.grey:
         pixels, channels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), 3
     if extension in formats.HEIC:
-        return heif.encode(pixels, blocks, 444 if writing.sampling_444 else header.chroma, QUALITY)
+        return optional.encode_heif(pixels, blocks, 444 if writing.sampling_444 else header.chroma)
     if extension == '.jxl':
-        return jxl.encode(pixels, blocks, QUALITY)
+        return optional.encode_jxl(pixels, blocks, QUALITY)
+    if extension == '.jp2' and min(pixels.shape[:2]) < JP2_SIDE:
+        return add_to_jp2(encode_small_jp2(pixels), blocks)
     if extension == '.pgm' and channels > 1:
         raise ValueError('pgm holds greyscale only')
     if channels > 1:
@@ -206,10 +236,19 @@ def encode(extension, pixels, blocks, writing):
     if extension == '.png':
         return png.add_metadata(data, blocks)
     if extension == '.jp2':
-        return boxes.add_to_jp2(data, blocks)
+        return add_to_jp2(data, blocks)
     if extension == '.bmp' and 'resolution' in blocks:
         data[38:46] = np.frombuffer(np.array(blocks['resolution']).round().astype('<u4').tobytes(), np.uint8)
     return data
+
+
+def encode_small_jp2(pixels):
+    """A lossless JPEG 2000's bytes, of any size."""
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:
+        raise ValueError(f'a JPEG 2000 of 16-bit colours has sides of {JP2_SIDE} pixels or more')
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, 'JPEG2000', num_resolutions=1, irreversible=False)
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
 def encode_by_opencv(extension, pixels, blocks, header):

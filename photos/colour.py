@@ -105,13 +105,15 @@ class Space:
 
 
 def read_space(icc):
-    """What a profile means: a Space, None where it is sRGB, 'tables' where it holds tables alone.
+    """What a profile means: a Space, None for sRGB, 'tables' where it holds tables alone, 'PQ' or 'HLG' for HDR.
 
     Raises:
         ValueError: it is damaged, or for other channels than grey and RGB.
     """
     try:
         tags = read_tags(icc)
+        if tags.get(b'cicp', bytes(12))[9] in HDR:
+            return HDR[tags[b'cicp'][9]]
         if icc[16:20] == b'GRAY':
             curves, matrix = [read_curve(tags[b'kTRC'])] * 3, np.eye(3)
         elif b'rXYZ' not in tags:
@@ -214,7 +216,7 @@ def profile_of(colour, gamma, adobe):
     if colour:
         primaries, transfer = colour
         if transfer in HDR:
-            raise ValueError(f'expected a photo of standard range, got HDR ({HDR[transfer]}); tone-map it first')
+            refuse_hdr(HDR[transfer])
         wide = primaries not in SRGB_PRIMARIES
         if (wide and primaries not in PRIMARIES) or transfer not in (*SRGB_CURVES, *GAMMAS):
             raise ValueError(f'expected known colours, got primaries {primaries} and transfer {transfer} of H.273')
@@ -228,6 +230,10 @@ def profile_of(colour, gamma, adobe):
             white, red, green, blue = zip(gamma[1::2], gamma[2::2], strict=True)
         return make_profile('PNG', (red, green, blue, white), gamma[0])
     return make_profile('Adobe RGB (1998) compatible', 'Adobe RGB', 563 / 256) if adobe else b''
+
+
+def refuse_hdr(kind):
+    raise ValueError(f'expected a photo of standard range, got HDR ({kind}); tone-map it first')
 
 
 def by_tables(pixels, mode, icc):

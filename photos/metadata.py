@@ -5,11 +5,22 @@ map, depth map or video, for these are left out. Source: Exif 2.32; XMP part 1 a
 GCamera, hdrgm and GDepth schemas; Apple's HDRGainMap.
 """
 
+import re
 import struct
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
-from photos.tags import EXIF, INTEGERS, ORIENTATION, Tags, pack_directories, read_directories, start_of_file
+from photos.tags import (
+    EXIF,
+    INTEGERS,
+    MAKER_NOTE,
+    ORIENTATION,
+    Tag,
+    Tags,
+    pack_directories,
+    read_directories,
+    start_of_file,
+)
 
 NAMES = {  # the blocks, in the order in which a sentence names them
     'exif': 'EXIF',
@@ -19,7 +30,16 @@ NAMES = {  # the blocks, in the order in which a sentence names them
     'comment': 'the comment',
     'text': "PNG's texts",
     'resolution': 'the resolution',
+    'xml': "JPEG 2000's XML",
 }
+OWN_PLACES = (
+    b'FUJIFILM',
+    b'Apple iOS',
+    b'OLYMPUS\0',
+    b'OM SYSTEM',
+    b'PENTAX \0',
+)  # notes that count from their own start
+FARTHEST = 1 << 16  # place of a maker's note
 PIXELS = {40962: 0, 40963: 1}  # EXIF's width and height, index of a size
 DESCRIPTIVE = {269, 270, 271, 272, 285, 282, 283, 296, 305, 306, 315, 316, 33432, 18246, 18249,
                *range(40091, 40096), 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # fmt: skip
@@ -82,13 +102,30 @@ def patch_entries(exif, start, order, size):
     return start + 2 + 12 * count, pointer
 
 
-def exif_of_tags(tags, drop=()):
+def exif_of_tags(tags):
     """An EXIF block of a TIFF's or RAW file's tags: what describes the photo, not how its pixels lie."""
     image = {number: tag for number, tag in tags.image.items() if number in DESCRIPTIVE}
-    exif = {number: tag for number, tag in tags.exif.items() if number not in (*PIXELS, *drop)}
+    exif = {number: tag for number, tag in tags.exif.items() if number not in PIXELS}
     if not (image.keys() - {282, 283, 296} or exif or tags.gps):
         return b''
-    return start_of_file(tags.order) + pack_directories(Tags(tags.order, image, exif, tags.gps, tags.interop))
+    tags = Tags(tags.order, image, exif, tags.gps, tags.interop)
+    front = start_of_file(tags)
+    return front + pack_directories(tags, len(front))
+
+
+def free_note(tags):
+    """Let the maker's note go where it may: at any place if it holds no places in its file, else where it stood.
+
+    Returns:
+        False where that is too far behind for an EXIF block: the note is gone then.
+    """
+    note = tags.exif.get(MAKER_NOTE, Tag(7, 0, b''))
+    if note.place and (note.value.startswith(OWN_PLACES) or re.search(rb'II\*\0|MM\0\*', note.value[:20])):
+        tags.exif[MAKER_NOTE] = note._replace(place=0)
+    elif note.place > FARTHEST:
+        del tags.exif[MAKER_NOTE]
+        return False
+    return True
 
 
 def says_adobe_rgb(exif):
@@ -162,11 +199,6 @@ def upright_xmp(xmp):
             changed = True
     text = ''.join(node.toxml() for node in document.childNodes)
     return text.encode() if changed else xmp
-
-
-def points_away(space, name):
-    """Whether a name of a schema that is otherwise kept belongs to what is left out."""
-    return name.startswith(PARTLY.get(space, '\0'))
 
 
 def parse_xmp(xmp):

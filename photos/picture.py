@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from photos import codecs, colour, formats, heif, metadata
+from photos import codecs, colour, formats, metadata, optional
 from photos.levels import to_8bit
 from system.files import copy_status, save_whole
 
@@ -55,7 +55,7 @@ def written_extension(extension):
     """The extension under which a photo of an extension is written: its own, where that can be written."""
     if extension.lower() in formats.RAW:
         return '.tif'
-    return '.png' if extension.lower() in formats.HEIC and not heif.can_encode() else extension
+    return '.png' if extension.lower() in formats.HEIC and not optional.can_encode_heif() else extension
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -190,6 +190,8 @@ def find_space(picture):
             notes.append('its colour profile is damaged and left out')
             del blocks['icc']
             space = None
+        if space in colour.HDR.values():
+            colour.refuse_hdr(space)
         if space == 'tables':
             del blocks['icc']
             converted = colour.by_tables(to_8bit(picture.photo), 'RGB', profile)

@@ -20,18 +20,11 @@ MODES = {0: 'L', 2: 'RGB', 3: 'P', 4: 'LA', 6: 'RGBA'}
 SILENT = {b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS', b'sRGB', b'gAMA', b'cHRM', b'sBIT', b'bKGD', b'hIST', b'tIME',
           b'fcTL', b'fdAT', b'cLLI', b'mDCV', b'caNv', b'vpAg', b'orNT', b'CgBI'}  # fmt: skip
 PIXELS = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
-RAW_PROFILES = {
-    b'exif': 'exif',
-    b'APP1': 'app1',
-    b'iptc': 'iptc',
-    b'8bim': 'iptc',
-    b'xmp': 'xmp',
-    b'icc': 'icc',
-    b'icm': 'icc',
-}
+RAW_PROFILES = {b'exif': 'exif', b'app1': 'app1', b'iptc': 'iptc', b'8bim': 'iptc', b'xmp': 'xmp', b'icc': 'icc',
+                b'icm': 'icc'}  # fmt: skip
 
 
-def walk(data, check=True):
+def chunks(data, check=True):
     """[(name, start, end of its body)] of a PNG's chunks.
 
     Raises:
@@ -48,7 +41,7 @@ def walk(data, check=True):
             and name[:1].isupper()
             and zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from('>I', data, end)[0]
         ):
-            raise ValueError(f'expected an undamaged photo, the checksum of {name.decode("latin-1")} is wrong')
+            raise ValueError(f'expected an undamaged photo, the checksum of {show(name)} is wrong')
         found.append((name, at + 8, end))
         if name == b'IEND':
             return found
@@ -63,11 +56,13 @@ def read_header(data):
         ValueError: not whole.
     """
     header, texts, colours = Header(kind='PNG'), b'', {}
-    for name, start, end in walk(data):
+    for name, start, end in chunks(data):
         body = data[start:end] if name != b'IDAT' else b''
         if name == b'IHDR' and len(body) == 13:
-            width, height, _, layout = struct.unpack('>IIBB', body[:10])
+            width, height, depth, layout = struct.unpack('>IIBB', body[:10])
             header.size, header.mode = (width, height), MODES.get(layout, '')
+        elif name == b'tRNS' and header.mode == 'L' and len(body) == 2:
+            header.key = int.from_bytes(body, 'big') * (255 // (2**depth - 1) if depth < 8 else 1)
         elif name == b'eXIf':
             header.metadata['exif'] = body.removeprefix(b'Exif\0\0')
         elif name == b'iCCP':
@@ -86,7 +81,7 @@ def read_header(data):
             if not read_profile(header.metadata, name, body):
                 texts += data[start - 8 : end + 4]
         elif name not in SILENT:
-            header.left_out.append(f'its PNG chunk {name.decode("latin-1")} is left out')
+            header.left_out.append(f'its PNG chunk {show(name)} is left out')
     if texts:
         header.metadata['text'] = texts
     if b'sRGB' not in colours and not header.colour and 'icc' not in header.metadata:
@@ -94,12 +89,22 @@ def read_header(data):
     return header
 
 
+def show(name):
+    """A chunk's name as text, bytes that are no letters as numbers."""
+    return repr(name)[2:-1]
+
+
+def add_alpha(pixels, key):
+    """Grey pixels (H, W) with alpha: nothing shows where they are of the level `key`."""
+    return np.dstack([pixels, np.where(pixels == key, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)])
+
+
 def only_pixels(data):
     """A PNG's bytes without what libpng may complain of: profiles, texts, EXIF."""
-    chunks = walk(data, check=False)
-    if all(name in PIXELS for name, _, _ in chunks):
+    found = chunks(data, check=False)
+    if all(name in PIXELS for name, _, _ in found):
         return data
-    parts = [data[start - 8 : end + 4] for name, start, end in chunks if name in PIXELS]
+    parts = [data[start - 8 : end + 4] for name, start, end in found if name in PIXELS]
     return SIGNATURE + b''.join(parts)
 
 
@@ -121,11 +126,11 @@ def read_profile(metadata, name, body):
         text = rest[2:].split(b'\0', 2)[-1]  # behind its language, twice
         metadata['xmp'] = inflate(text) if rest[:1] == b'\1' else text
         return True
-    kind = RAW_PROFILES.get(key.removeprefix(b'Raw profile type ')) if key.startswith(b'Raw profile type ') else None
+    kind = RAW_PROFILES.get(key.removeprefix(b'Raw profile type ').lower()) if key.startswith(b'Raw ') else None
     if kind is None or name == b'iTXt':
         return False
     text = inflate(rest[1:]) if name == b'zTXt' else rest
-    found = re.match(rb'\s*\S+\s+(\d+)\s+([0-9a-fA-F\s]*)', text)
+    found = re.match(rb'\s*\S[^\n]*?\s+(\d+)\s+([0-9a-fA-F\s]*)', text)  # a heading, a length, bytes in hexadecimal
     block = bytes.fromhex(found[2].decode()) if found and len(found[2].translate(None, b' \t\r\n')) % 2 == 0 else b''
     if kind == 'app1':
         kind = 'xmp' if block.startswith(b'http://ns.adobe.com/xap/1.0/\0') else 'exif'

@@ -1,5 +1,7 @@
 """TIFF directories, of which EXIF is made too: read and written tag by tag, the values' bytes as they are.
 
+A maker's note may hold places in its file, so it is written where it stood.
+
 In: the bytes of a TIFF file, of an EXIF block or of a camera RAW file. Out: `Tags`, and bytes again.
 Source: TIFF 6.0, section 2; Exif 2.32, section 4.6.
 """
@@ -21,6 +23,7 @@ class Tag(NamedTuple):
     type: int  # TIFF's 1 (byte) to 13, BigTIFF's 16 to 18
     count: int
     value: bytes  # in the byte order of the file
+    place: int = 0  # of a maker's note in its file
 
 
 @dataclass
@@ -111,7 +114,8 @@ def read_directory(data, at, order, big=False):
         if size > room:
             place = struct.unpack_from(order + ('Q' if big else 'I'), data, place)[0]
         if size and place + size <= len(data):
-            tags.setdefault(number, Tag(type, values, bytes(data[place : place + size])))
+            value = bytes(data[place : place + size])
+            tags.setdefault(number, Tag(type, values, value, place if number == MAKER_NOTE and size > room else 0))
     end = first + width * count
     has_next = end + room <= len(data)
     return tags, struct.unpack_from(order + ('Q' if big else 'I'), data, end)[0] if has_next else 0
@@ -146,12 +150,21 @@ def pack_directory(tags, at, order):
         head += struct.pack(order + 'HHI', number, tag.type, tag.count)
         if len(tag.value) <= 4:
             head += tag.value.ljust(4, b'\0')
+        elif tag.place:
+            head += struct.pack(order + 'I', tag.place)
         else:
             head += struct.pack(order + 'I', beyond + len(tail))
             tail += tag.value + b'\0' * (len(tag.value) % 2)
     return head + bytes(4) + tail
 
 
-def start_of_file(order, at=8):
-    """The eight bytes in front, which say where the first directory stands."""
-    return (b'II' if order == '<' else b'MM') + struct.pack(order + 'HI', 42, at)
+def start_of_file(tags, at=None):
+    """The bytes in front of everything else: a TIFF's header, and the maker's note at its place.
+
+    Args:
+        at: place of the first directory; None is behind these bytes.
+    """
+    note = tags.exif.get(MAKER_NOTE)
+    front = bytes(note.place - 8) + note.value + bytes(len(note.value) % 2) if note and note.place > 8 else b''
+    order = tags.order
+    return (b'II' if order == '<' else b'MM') + struct.pack(order + 'HI', 42, at or 8 + len(front)) + front

@@ -6,7 +6,6 @@ of 16 bit, palettes and MinIsWhite for what they are not. Source: TIFF 6.0; TIFF
 """
 
 import io
-import logging
 import struct
 import zlib
 
@@ -15,10 +14,8 @@ import numpy as np
 from PIL import Image
 
 from photos.formats import Header, reading_by
-from photos.metadata import as_orientation, clean_resources, exif_of_tags, iptc_of, resources_of
+from photos.metadata import as_orientation, clean_resources, exif_of_tags, free_note, iptc_of, resources_of
 from photos.tags import ORIENTATION, Tag, Tags, pack_directories, read_directories, start_of_file
-
-logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # we say in one line what is wrong with a file
 
 XMP, IPTC, PHOTOSHOP, PROFILE, LAYERS = 700, 33723, 34377, 34675, 37724
 MEANT = {*range(254, 348), *range(512, 522), *range(529, 533), 559, XMP, IPTC, PHOTOSHOP, PROFILE,
@@ -74,6 +71,8 @@ def read_header(data):
 def read_blocks(header, tags):
     """The metadata of a page's tags, and which of its tags are not kept."""
     value = lambda number: tags.image[number].value if number in tags.image else b''  # noqa: E731
+    if not free_note(tags):
+        header.left_out.append("EXIF's maker note is left out: it holds places in this file")
     photoshop = clean_resources(value(PHOTOSHOP))
     if not iptc_of(photoshop) and value(IPTC):
         photoshop += resources_of(value(IPTC))
@@ -199,8 +198,8 @@ def encode(pixels, metadata, extra=''):
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     height, width, channels = pixels.shape
     rows = max(1, STRIP // pixels[0].nbytes)
-    strips = [zlib.compress(predict(pixels[y : y + rows], order), 6) for y in range(0, height, rows)]
-    places = np.cumsum([8, *map(len, strips)])
+    strips = [deflate(predict(pixels[y : y + rows], order)) for y in range(0, height, rows)]
+    places = np.cumsum([len(start_of_file(tags)), *map(len, strips)])
     start = int(places[-1] + places[-1] % 2)
     if start > 0xFFFFFFFF - (1 << 24):
         raise ValueError('a TIFF holds 4 GB')
@@ -221,9 +220,18 @@ def encode(pixels, metadata, extra=''):
     if 'iptc' in metadata:
         blocks |= {IPTC: (7, iptc_of(metadata['iptc'])), PHOTOSHOP: (1, metadata['iptc'])}
     tags.image |= {number: Tag(type, len(block), block) for number, (type, block) in blocks.items() if block}
-    first = start_of_file(order, start)
+    first = start_of_file(tags, start)
     body = b''.join([first, *strips, b'\0' * (start - int(places[-1])), pack_directories(tags, start)])
     return np.frombuffer(body, np.uint8)
+
+
+def deflate(data):
+    """Packed bytes; isal, which is optional, is several times as fast."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compress(data, 6)
+    return isal_zlib.compress(data)
 
 
 def predict(rows, order):

@@ -59,6 +59,7 @@ EVERY_BLOCK = {
     'comment': b'a comment',
     'text': chunk(b'tEXt', b'Title\0A title'),
     'resolution': (11811.0, 11811.0),
+    'xml': struct.pack('>I', 12) + b'xml <a/>',
 }
 
 

@@ -2,14 +2,16 @@
 
 import io
 import struct
+import sys
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from photos import jpeg, metadata
+from photos import jpeg, metadata, tiff
 from photos.picture import read_photo, read_picture, write_picture
+from photos.tags import MAKER_NOTE, Tag, Tags, pack_directories, read_directories, start_of_file
 from tests.files import ALPHA, DEEP, SRGB, UPRIGHT, close, exif, insert, make_jpeg, make_tiff, returned, scene, segment
 
 KINDS = {
@@ -113,3 +115,47 @@ def test_tiff_of_unknown_compression_is_refused_by_name(tmp_path):
     (tmp_path / 'a.tif').write_bytes(data)
     with pytest.raises(ValueError, match='WEBP'):
         read_picture(str(tmp_path / 'a.tif'))
+
+
+NOTE = b'a note that holds places in its file'
+
+
+def exif_with_note(place):
+    """An EXIF block whose maker's note stands at a place."""
+    tags = Tags(image={271: Tag(2, 6, b'Maker\0')}, exif={MAKER_NOTE: Tag(7, len(NOTE), NOTE, place)})
+    front = start_of_file(tags)
+    return front + pack_directories(tags, len(front))
+
+
+def test_makers_note_stays_at_its_place_in_every_format(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(insert(make_jpeg(), segment(0xE1, jpeg.EXIF + exif_with_note(300))))
+    for source, result in ('a.jpg', 'b.tif'), ('b.tif', 'c.tif'), ('c.tif', 'd.png'), ('d.png', 'e.jpg'):
+        picture = read_picture(str(tmp_path / source))
+        assert write_picture(str(tmp_path / result), picture, picture.photo.copy()) == []
+        data = (tmp_path / result).read_bytes()
+        block = data if result.endswith('.tif') else read_picture(str(tmp_path / result)).header.metadata['exif']
+        assert block[300 : 300 + len(NOTE)] == NOTE
+        assert read_directories(block)[0].exif[MAKER_NOTE].place == 300
+
+
+def test_makers_note_far_behind_is_said_to_be_lost(tmp_path):
+    data = tiff.encode(scene(), {'exif': exif_with_note(70000)})
+    _, again, notes = returned(tmp_path, 'a.tif', data.tobytes())
+    assert notes == ["EXIF's maker note is left out: it holds places in this file"]
+    assert NOTE not in again.header.metadata['exif']
+
+
+def test_makers_note_of_its_own_places_goes_anywhere(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), 'NOTE', b'Nikon\0\2\x10\0\0MM\0*\0\0\0\x08')
+    data = tiff.encode(scene(), {'exif': exif_with_note(70000)})
+    _, again, notes = returned(tmp_path, 'a.tif', data.tobytes())
+    assert notes == []
+    assert NOTE in again.header.metadata['exif']
+
+
+def test_tiff_is_packed_with_isal_and_without(tmp_path, monkeypatch):
+    for module in ('isal', None):
+        if module is None:
+            monkeypatch.setitem(sys.modules, 'isal', None)
+        (tmp_path / 'a.tif').write_bytes(tiff.encode(DEEP, {}).tobytes())
+        assert np.array_equal(read_photo(str(tmp_path / 'a.tif')), DEEP)

@@ -1,0 +1,299 @@
+"""Formats that need an optional package: HEIC (pillow-heif), JPEG XL (pillow-jxl-plugin), camera RAW (rawpy).
+
+In: a file's bytes. Out: its Header and pixels; HEIC and JPEG XL are written, too. HEIC of 10 or 12 bit is scaled to 16,
+JPEG XL has 8. RAW is developed by LibRaw: the camera's white balance, its exposure, sRGB, 16 bit, upright; a file whose
+pixels are not all there is refused, for LibRaw develops what is missing as black or as a flat colour.
+Source: ISO/IEC 23008-12 (HEIF); 18181-1 and -2 (JPEG XL).
+"""
+
+import importlib
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+
+from photos import jpeg
+from photos.boxes import XMP, boxes, colour_of
+from photos.formats import Header, reading_by
+from photos.metadata import exif_of_tags
+from photos.tags import MAKER_NOTE, Tag, Tags, read_directories, read_directory
+
+HEIF_QUALITY = 80
+HEIF_SPEED = {'preset': 'ultrafast'}
+
+
+def load(module, package, what):
+    """An optional package's module.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ValueError(f'expected {package} for {what}, it is not installed: pip install {package}') from None
+
+
+def load_heif():
+    return load('pillow_heif', 'pillow-heif', 'HEIC')
+
+
+def metadata_of(exif, xmp, icc):
+    """{name: bytes} of the blocks that are there."""
+    blocks = {'exif': exif, 'xmp': xmp, 'icc': icc}
+    return {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}
+
+
+# ------------------------------------------------------------------------------------------------------------ HEIC
+
+
+def can_encode_heif():
+    """Whether pillow-heif is there with an encoder."""
+    try:
+        return bool(load_heif().libheif_info()['HEIF'])
+    except ValueError:
+        return False
+
+
+def open_heif(data):
+    """(Header, pillow-heif's picture whose pixels are not decoded yet) of a HEIC's bytes.
+
+    Raises:
+        ValueError: pillow-heif is not installed, or the file is damaged.
+    """
+    package = load_heif()
+    with reading_by('libheif'):
+        file = package.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
+        info = file.info
+    header = Header(kind='HEIC', size=file.size, colour=colour_of(data), bits=info.get('bit_depth') or 8)
+    mode = file.mode.split(';')[0].replace('I', 'L')
+    header.associated = mode in ('RGBa', 'La')
+    header.mode, header.chroma = mode.upper(), info.get('chroma') or 420
+    header.metadata = metadata_of(info.get('exif'), info.get('xmp'), info.get('icc_profile'))
+    kinds = {kind for kind, _, _ in boxes(data)}
+    header.orientation = (
+        1 if kinds & {b'irot', b'imir'} else 0
+    )  # libheif has turned it; else EXIF's counts, as on a Mac
+    others = ['its depth map is left out'] * bool(info.get('depth_images'))
+    for kind in info.get('aux') or ():
+        what = 'gain map' if 'gainmap' in kind.lower() else 'auxiliary picture'
+        others.append(f'its {what} is left out')
+    others += ['its further pictures are left out'] * (len(file) > 1)
+    if b'mpvd' in kinds:
+        others.append('its motion video is left out')
+    header.left_out += dict.fromkeys(others)
+    return header, file
+
+
+def decode_heif(file, header):
+    """Pixels (H, W) or (H, W, 3 or 4), uint8 or uint16 over its whole range, turned by HEIF's own rule."""
+    with reading_by('libheif'):
+        pixels = np.asarray(file)
+    return widen(pixels, header.bits) if pixels.dtype == np.uint16 else pixels
+
+
+def widen(pixels, bits):
+    """Levels of 10 or 12 bit, which stand in the upper bits of 16, spread over all of 16: white is 65535."""
+    return pixels | (pixels >> bits) if bits < 16 else pixels
+
+
+def encode_heif(pixels, metadata, chroma):
+    """The bytes of a HEIC as a uint8 array.
+
+    Args:
+        pixels: (H, W), (H, W, 3) RGB or (H, W, 4), uint8, or uint16 that is written with 10 bit.
+        chroma: 420, 422 or 444.
+    Raises:
+        ValueError: pillow-heif cannot.
+    """
+    package = load_heif()
+    mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[1 if pixels.ndim == 2 else pixels.shape[2]]
+    if pixels.dtype == np.uint16:
+        mode += ';16'
+        pixels = np.rint(pixels * np.float32(1023 / 65535)).astype(np.uint16) << 6
+    names = {'exif': 'exif', 'xmp': 'xmp', 'icc': 'icc_profile'}
+    more = {names[name]: block for name, block in metadata.items() if name in names}
+    if 'icc_profile' in more:
+        more['icc_profile_type'] = 'prof'
+    file = io.BytesIO()
+    try:
+        data = np.ascontiguousarray(pixels).tobytes()
+        package.encode(
+            mode,
+            pixels.shape[1::-1],
+            data,
+            file,
+            quality=HEIF_QUALITY,
+            chroma=chroma,
+            enc_params=dict(HEIF_SPEED),
+            **more,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f'pillow-heif cannot encode it ({error})') from error
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+# --------------------------------------------------------------------------------------------------------- JPEG XL
+
+
+def read_jxl(data):
+    """(Header, pixels (H, W) or (H, W, 2 to 4)) of a JPEG XL's bytes.
+
+    Raises:
+        ValueError: the plugin is not installed, or the file is damaged.
+    """
+    load('pillow_jxl', 'pillow-jxl-plugin', 'JPEG XL')  # it adds itself to Pillow
+    if is_animated(data):
+        raise ValueError('expected a single photo, got an animated JPEG XL')
+    with reading_by('libjxl'), Image.open(io.BytesIO(data), formats=['JXL']) as image:
+        pixels, info = np.asarray(image), dict(image.info)
+        header = Header(kind='JXL', size=image.size, mode=image.mode.split(';')[0].replace('I', 'L'), orientation=1)
+    bodies = {kind: data[start:end] for kind, start, end in boxes(data) if kind != b'brob'}
+    exif = bodies.get(b'Exif', b'')  # behind four bytes that say where it starts, which some writers forget
+    exif = exif if exif[:2] in (b'II', b'MM') else exif[4:]
+    header.metadata = metadata_of(exif or info.get('exif'), bodies.get(b'xml '), info.get('icc_profile'))
+    packed = {data[start : start + 4] for kind, start, _ in boxes(data) if kind == b'brob'}
+    for kind in sorted(packed - ({b'Exif'} if 'exif' in header.metadata else set())):
+        header.left_out.append(f'its packed {repr(kind)[2:-1].strip()} box is left out')
+    return header, pixels
+
+
+def is_animated(data):
+    """Whether a JPEG XL's first header, bits from the lowest on, says that it moves."""
+    starts = [start + 4 * (kind == b'jxlp') for kind, start, _ in boxes(data) if kind in (b'jxlc', b'jxlp')]
+    at = 0 if data.startswith(b'\xff\n') else (starts or [len(data)])[0]
+    bits = int.from_bytes(data[at + 2 : at + 42], 'little')
+
+    def take(count):
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    def skip_size():
+        small = take(1)
+        take(5 if small else (9, 13, 18, 30)[take(2)])
+        if not take(3):  # no fixed ratio of the sides: the second one follows
+            take(5 if small else (9, 13, 18, 30)[take(2)])
+
+    skip_size()
+    if take(1) or not take(1):  # all as by default; no extra fields
+        return False
+    take(3)  # orientation
+    if take(1):
+        skip_size()  # as which it is to be shown
+    return not take(1) and bool(take(1))  # a preview's header is not read
+
+
+def encode_jxl(pixels, metadata, quality):
+    """The bytes of a JPEG XL as a uint8 array, of (H, W, 3 or 4) RGB or (H, W), uint8.
+
+    Raises:
+        ValueError: the plugin is not installed.
+    """
+    load('pillow_jxl', 'pillow-jxl-plugin', 'JPEG XL')  # it adds itself to Pillow
+    file = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    exif = b'\0\0\0\0' + metadata['exif'] if 'exif' in metadata else b''  # the box says where EXIF starts: at once
+    image.save(file, 'JXL', quality=quality, exif=exif, xmp=metadata.get('xmp', b''))
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------------ camera RAW
+
+STRIPS = ((273, 279), (324, 325))  # places and sizes of strips, of tiles
+SUBDIRECTORIES, XMP_TAG = 330, 700
+FLAT = 32  # a photo whose last 32nd is one level throughout is not all there
+PANASONIC = (
+    b'IIU\0'  # of RW2, whose tags have numbers of their own: sides of the sensor, ISO, a JPEG, place of the pixels
+)
+SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118
+
+
+def read_raw(data, check_size):
+    """(Header, (H, W, 3) uint16 sRGB photo) of a RAW file's bytes.
+
+    Args:
+        check_size: called with (width, height) before the photo is developed.
+    Raises:
+        ValueError: rawpy is not installed, or the file is damaged.
+    """
+    rawpy = load('rawpy', 'rawpy', 'camera RAW')
+    check_strips(data)
+    try:
+        with rawpy.imread(io.BytesIO(data)) as raw:
+            check_size((raw.sizes.width, raw.sizes.height))
+            check_levels(raw)
+            photo = raw.postprocess(output_bps=16, use_camera_wb=True, no_auto_bright=True, gamma=(2.4, 12.92))
+    except rawpy.LibRawError as error:
+        reason = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else error
+        raise ValueError(f'expected a whole camera RAW, LibRaw says: {reason}') from error
+    header = Header(kind='RAW', size=photo.shape[1::-1], mode='RGB', bits=16, orientation=1)
+    try:
+        tags, xmp = describe_raw(data)
+    except (ValueError, struct.error, KeyError):
+        tags, xmp = Tags(), b''
+    if tags.exif.pop(MAKER_NOTE, None):  # it holds places in the RAW file, and previews of the dark original
+        header.left_out.append("EXIF's maker note is left out")
+    header.metadata = metadata_of(exif_of_tags(tags), xmp, b'')
+    return header, np.ascontiguousarray(photo)
+
+
+def check_strips(data):
+    """Raise ValueError where a strip or tile lies behind the end of a TIFF-like file."""
+    if data[:2] not in (b'II', b'MM'):
+        return
+    for tags in all_directories(data):
+        pairs = [pair for strip in STRIPS for pair in zip(*map(tags.integers, strip), strict=False)]
+        if data.startswith(PANASONIC):  # half a byte a pixel, however well they are packed
+            width, height = map(tags.integer, SENSOR)
+            pairs = [(tags.integer(PIXELS), width * height // 2)]
+        if any(at + size > len(data) for at, size in pairs):
+            raise ValueError('expected a whole photo, the file is truncated')
+
+
+def all_directories(data):
+    """Tags of every directory of a TIFF-like file, those in SubIFDs too."""
+    try:
+        found = read_directories(data)
+    except ValueError:
+        raise ValueError('expected a whole photo, its directory is damaged') from None
+    for tags in list(found):
+        for place in tags.integers(SUBDIRECTORIES)[:20]:
+            try:
+                found.append(Tags(tags.order, read_directory(data, place, tags.order)[0]))
+            except (struct.error, ValueError):
+                raise ValueError('expected a whole photo, the file is truncated') from None
+    return found
+
+
+def check_levels(raw):
+    """Raise ValueError where the photo, or its end, is one dark level throughout: a sensor's noise never is."""
+    levels = getattr(raw, 'raw_image_visible', None)  # None of a file that holds colours, not a sensor's levels
+    if levels is None or levels.ndim < 2:
+        return
+    end = levels[-max(len(levels) // FLAT, 4) :]
+    if end.min() == end.max() and end.max() <= max(raw.black_level_per_channel or [0]):
+        raise ValueError('expected a whole photo, its last rows hold nothing')
+
+
+def describe_raw(data):
+    """(Tags, XMP packet) of a RAW file."""
+    if data[4:8] == b'ftyp':  # CR3: directory 0, EXIF, maker's note and GPS as a TIFF each
+        found = {kind: data[start:end] for kind, start, end in boxes(data)}
+        image, exif, note, gps = (read_directories(found[b'CMT%d' % i])[0].image if b'CMT%d' % i in found else {}
+                                  for i in (1, 2, 3, 4))  # fmt: skip
+        order = read_directories(found[b'CMT1'])[0].order
+        packets = [data[start + 16 : end] for kind, start, end in boxes(data) if data[start : start + 16] == XMP]
+        exif |= {MAKER_NOTE: Tag(7, 1, b'')} if note else {}
+        return Tags(order, image, exif, gps), (packets or [b''])[0]
+    if data.startswith(b'FUJIFILM'):  # its preview has the EXIF
+        at, size = struct.unpack_from('>II', data, 84)
+        return read_directories(jpeg.read_header(data[at : at + size]).metadata['exif'])[0], b''
+    tags = read_directories(data)[0]
+    xmp = tags.image[XMP_TAG].value if XMP_TAG in tags.image else b''
+    if data.startswith(PANASONIC):
+        tags.exif |= {34855: tags.image[ISO]} if ISO in tags.image else {}
+        if PREVIEW in tags.image:
+            tags = read_directories(jpeg.read_header(tags.image[PREVIEW].value).metadata['exif'])[0]
+    return tags, xmp
