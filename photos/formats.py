@@ -1,7 +1,6 @@
 """The photo formats: how a file is told apart, what each format can hold, and what a file's header said.
 
-`python -m photos.formats` prints docs/formats.md from the table below, which is also what the code asks; a test
-compares the two. Nothing here opens a file.
+docs/formats.md says the same in words; a test compares the two. Nothing here opens a file.
 """
 
 import contextlib
@@ -17,54 +16,28 @@ class Format:
 
     name: str
     extensions: tuple
-    depth: str  # bits that are read, in words
-    written: str  # how it is written, in words
+    keeps: tuple = ()  # names of metadata.NAMES
     deep: bool = False  # written with 16 bit (HEIC: 10) where the photo has more than 8
     grey: bool = False  # greyscale stays so
     alpha: bool = False
-    keeps: tuple = ()  # names of metadata.NAMES
-    package: str = ''  # that must be installed, beside requirements.txt
+    written: bool = True
 
 
 FORMATS = (
-    Format(
-        'JPEG', ('.jpg', '.jpeg', '.jpe'), '8', "quality 95, or the input's where that is higher; its chroma "
-        'subsampling, or `--jpeg_444`; CMYK as RGB', grey=True,
-        keeps=('exif', 'xmp', 'icc', 'iptc', 'comment', 'resolution'),
-    ),
-    Format(
-        'PNG', ('.png',), '8, 16', 'lossless; palette as RGB, grey with alpha as RGBA', deep=True, grey=True,
-        alpha=True, keeps=('exif', 'xmp', 'icc', 'iptc', 'comment', 'text', 'resolution'),
-    ),
-    Format(
-        'TIFF', ('.tif', '.tiff'), '8, 16', 'lossless (deflate; several times as fast with `pip install isal`); '
-        'associated alpha and one more channel stay such', deep=True, grey=True, alpha=True,
-        keeps=('exif', 'xmp', 'icc', 'iptc', 'resolution'),
-    ),
-    Format(
-        'WebP', ('.webp',), '8', 'lossless if the input was, else quality 95', alpha=True, keeps=('exif', 'xmp', 'icc')
-    ),
-    Format('AVIF', ('.avif',), '8, 10, 12', 'quality 95, 8 bit', alpha=True, keeps=('exif', 'xmp', 'icc')),
-    Format(
-        'HEIC', ('.heic', '.heif', '.hif'), '8, 10, 12',
-        'quality 80, 8 or 10 bit; PNG where pillow-heif has no encoder',
-        deep=True, grey=True, alpha=True, keeps=('exif', 'xmp', 'icc'), package='pillow-heif',
-    ),
-    Format(
-        'JPEG XL', ('.jxl',), '8', 'quality 95', alpha=True, keeps=('exif', 'xmp'), package='pillow-jxl-plugin',
-    ),
-    Format(
-        'JPEG 2000', ('.jp2',), '8, 16', 'lossless', deep=True, grey=True, alpha=True,
-        keeps=('exif', 'xmp', 'icc', 'iptc', 'resolution', 'xml'),
-    ),
-    Format('BMP', ('.bmp',), '8', 'lossless', keeps=('resolution',)),
-    Format('PPM', ('.ppm',), '8, 16', 'lossless', deep=True),
-    Format('PGM', ('.pgm',), '8, 16', 'lossless', deep=True, grey=True),
-    Format(
-        'camera RAW', ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef', '.srw'),
-        '16, developed in sRGB', '', package='rawpy',
-    ),
-    Format('floating point', ('.exr', '.hdr'), '', ''),
+    Format('JPEG', ('.jpg', '.jpeg', '.jpe'), ('exif', 'xmp', 'icc', 'iptc', 'comment', 'resolution'), grey=True),
+    Format('PNG', ('.png',), ('exif', 'xmp', 'icc', 'iptc', 'comment', 'text', 'resolution'), True, True, True),
+    Format('TIFF', ('.tif', '.tiff'), ('exif', 'xmp', 'icc', 'iptc', 'resolution'), True, True, True),
+    Format('WebP', ('.webp',), ('exif', 'xmp', 'icc'), alpha=True),
+    Format('AVIF', ('.avif',), ('exif', 'xmp', 'icc'), alpha=True),
+    Format('HEIC', ('.heic', '.heif', '.hif'), ('exif', 'xmp', 'icc'), True, True, True),
+    Format('JPEG XL', ('.jxl',), ('exif', 'xmp'), alpha=True),
+    Format('JPEG 2000', ('.jp2',), ('exif', 'xmp', 'icc', 'iptc', 'resolution', 'xml'), True, True, True),
+    Format('BMP', ('.bmp',), ('resolution',)),
+    Format('PPM', ('.ppm',), deep=True),
+    Format('PGM', ('.pgm',), deep=True, grey=True),
+    Format('camera RAW', ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef', '.srw'),
+           written=False),
+    Format('floating point', ('.exr', '.hdr'), written=False),
 )  # fmt: skip
 
 BY_EXTENSION = {extension: entry for entry in FORMATS for extension in entry.extensions}
@@ -130,30 +103,14 @@ def in_words(names):
 
 # ---------------------------------------------------------------------------------------------------------- kinds
 
-MAGIC = (
-    (b'\xff\xd8', 'JPEG'),
-    (b'\x89PNG\r\n\x1a\n', 'PNG'),
-    (b'BM', 'BMP'),
-    (b'GIF8', 'GIF'),
-    (b'\0\0\0\x0cjP  \r\n\x87\n', 'JP2'),
-    (b'\xff\x4f\xff\x51', 'JPEG 2000 codestream'),
-    (b'\0\0\0\x0cJXL \r\n\x87\n', 'JXL'),
-    (b'\xff\n', 'JXL'),
-    (b'P5', 'PPM'),
-    (b'P6', 'PPM'),
-    (b'8BPS', 'Photoshop document'),
-    (b'%PDF', 'PDF'),
-    (b'%!PS', 'PostScript'),
-    (b'<svg', 'SVG'),
-    (b'<?xml', 'XML'),
-    (b'<!DOCTYPE html', 'web page'),
-    (b'<html', 'web page'),
-    (b'\x76\x2f\x31\x01', 'EXR'),
-    (b'#?RADIANCE', 'HDR'),
-    (b'PK\x03\x04', 'ZIP archive'),
-    (b'FUJIFILMCCD-RAW', 'RAW'),
-    (b'\0\0\x01\0', 'icon'),
-)
+MAGIC = {
+    b'\xff\xd8': 'JPEG', b'\x89PNG\r\n\x1a\n': 'PNG', b'BM': 'BMP', b'GIF8': 'GIF', b'P5': 'PPM', b'P6': 'PPM',
+    b'\0\0\0\x0cjP  \r\n\x87\n': 'JP2', b'\xff\x4f\xff\x51': 'JPEG 2000 codestream',
+    b'\0\0\0\x0cJXL \r\n\x87\n': 'JXL', b'\xff\n': 'JXL', b'FUJIFILMCCD-RAW': 'RAW',
+    b'\x76\x2f\x31\x01': 'EXR', b'#?RADIANCE': 'HDR', b'8BPS': 'Photoshop document', b'%PDF': 'PDF',
+    b'%!PS': 'PostScript', b'<svg': 'SVG', b'<?xml': 'XML', b'<!DOCTYPE html': 'web page', b'<html': 'web page',
+    b'PK\x03\x04': 'ZIP archive', b'\0\0\x01\0': 'icon',
+}  # fmt: skip
 BRANDS = {
     'HEIC': (b'heic', b'heix', b'hevc', b'heim', b'heis', b'hevm', b'hevs', b'mif1', b'msf1', b'mif2'),
     'AVIF': (b'avif', b'avis'),
@@ -177,51 +134,4 @@ def kind_of(data):
     if data[:4] == b'RIFF':
         return 'WEBP' if data[8:12] == b'WEBP' else 'RIFF file'
     start = data[:32].removeprefix(b'\xef\xbb\xbf').lstrip()
-    return next((kind for magic, kind in MAGIC if data.startswith(magic) or start.startswith(magic)), '')
-
-
-# ---------------------------------------------------------------------------------------------------------- table
-
-
-def table():
-    """The Markdown of docs/formats.md."""
-    columns = [
-        'format',
-        'bits read',
-        'grey',
-        'alpha',
-        *(name.removeprefix('the ') for name in NAMES.values()),
-        'written as',
-    ]
-    rows = [columns, ['---'] * len(columns)]
-    for entry in FORMATS:
-        if entry.written:
-            name = f'{entry.name} ({", ".join(e[1:] for e in entry.extensions)})'
-            name += f', needs `pip install {entry.package}`' if entry.package else ''
-            kept = ['yes' if block in entry.keeps else '-' for block in NAMES]
-            marks = ['yes' if flag else '-' for flag in (entry.grey, entry.alpha)]
-            rows.append([name, entry.depth, *marks, *kept, entry.written])
-    raw = BY_EXTENSION['.dng']
-    return f"""# Photo formats
-
-What of a photo is in the result, by the result's format. Written by `python -m photos.formats`; do not edit.
-
-{chr(10).join('| ' + ' | '.join(row) + ' |' for row in rows)}
-
-- Every format above is also read. Camera RAW ({', '.join(e[1:] for e in raw.extensions)}; `pip install
-  {raw.package}`) is developed into 16-bit sRGB and written as TIFF, or as `--format` says, with its EXIF
-  and XMP, without its maker's note.
-- Each block goes from any format to any other that holds it. What a result cannot hold is said once per run.
-- The photo is upright, exactly once, by EXIF's orientation or else XMP's. EXIF's thumbnail, gain and depth maps,
-  previews and motion video belong to the dark original: they are left out, said, and XMP no longer points to them.
-- A photo whose profile is not sRGB (Display P3, Adobe RGB, ProPhoto, a grey curve ...) is shown to the network as sRGB
-  with 16 bit and comes back in its own profile, its out-of-gamut colours kept. A profile of tables (CMYK, some
-  scanners) is converted to sRGB.
-- A file is read for what it is, whatever its name, and written as its name says.
-- Refused, with the reason: floating-point TIFF, EXR and HDR, HDR by PQ or HLG, animated and multi-page files, 12-bit
-  and lossless JPEG, damaged data, pictures above `--max_megapixels`.
-"""
-
-
-if __name__ == '__main__':
-    print(table(), end='')
+    return next((kind for magic, kind in MAGIC.items() if data.startswith(magic) or start.startswith(magic)), '')
