@@ -95,8 +95,7 @@ def read_by_pillow(data):
             raise ValueError('expected a whole photo, the file is truncated')
     if header.kind == 'AVIF':
         header.colour, header.bits = colour_of(data), bits_of(data)
-    blocks = {'exif': info.get('exif'), 'xmp': info.get('xmp'), 'icc': info.get('icc_profile')}
-    header.metadata = {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}
+    header.metadata = metadata.found_blocks(info.get('exif'), info.get('xmp'), info.get('icc_profile'))
     if header.kind == 'BMP' and info.get('dpi'):
         header.metadata['resolution'] = tuple(value / jpeg.INCH for value in info['dpi'])
     return header

@@ -32,11 +32,6 @@ SAMPLING = {  # of chroma, by the luma's factors
     (1, 2): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440,
     (4, 1): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411,
 }
-LUMINANCE = (  # ITU-T T.81, table K.1
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
-    87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
-    72, 92, 95, 98, 112, 100, 103, 99,
-)  # fmt: skip
 
 
 def read_header(data):
@@ -51,7 +46,7 @@ def read_header(data):
     if image.layers == 3:  # full chroma where OpenCV does not write what the file has
         header.sampling = SAMPLING.get(samples[0] if samples[1:] == [(1, 1)] * 2 else (1, 1), SAMPLING[1, 1])
     if image.quantization:
-        header.quality = jpeg_quality(tuple(image.quantization[min(image.quantization)]))
+        header.quality = jpeg_quality(image.quantization[min(image.quantization)])
     read_density(header, image.info)
     blocks, profile, photoshop, others = header.metadata, {}, b'', []
     for name, body in image.applist:
@@ -129,13 +124,16 @@ def name_of(body):
     return f' ({name[0].decode().strip()})' if name else ''
 
 
-@functools.lru_cache(maxsize=64)
 def jpeg_quality(table):
-    """The IJG quality whose luminance table is nearest to a file's, 1 to 100."""
-    base, found = np.array(LUMINANCE), np.sort(np.array(table, dtype=float))
-    scales = [5000 / q if q < 50 else 200 - 2 * q for q in range(1, 101)]
-    candidates = [np.sort(np.clip((base * scale + 50) // 100, 1, 255)) for scale in scales]
-    return 1 + int(np.argmin([abs(candidate - found).sum() for candidate in candidates]))
+    """The quality of our encoder whose luminance table is nearest to a file's, 1 to 100."""
+    return 1 + int(np.argmin(np.abs(luminance_tables() - np.sort(table)).sum(axis=1)))
+
+
+@functools.lru_cache(maxsize=1)
+def luminance_tables():
+    """(100, 64) sorted tables of the qualities 1 to 100."""
+    files = (cv2.imencode('.jpg', np.zeros((8, 8), np.uint8), [cv2.IMWRITE_JPEG_QUALITY, q])[1] for q in range(1, 101))
+    return np.sort([open_segments(file.tobytes()).quantization[0] for file in files])
 
 
 # ------------------------------------------------------------------------------------------- behind the first picture

@@ -45,6 +45,12 @@ DESCRIPTIVE = {269, 270, 271, 272, 285, 282, 283, 296, 305, 306, 315, 316, 33432
                *range(40091, 40096), 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # fmt: skip
 
 
+def found_blocks(exif, xmp, icc):
+    """{name: bytes} of those blocks that are there."""
+    blocks = {'exif': exif, 'xmp': xmp, 'icc': icc}
+    return {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}
+
+
 def swaps_sides(orientation):
     """Whether a photo of that EXIF orientation lies on its side."""
     return orientation in (5, 6, 7, 8)

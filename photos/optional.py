@@ -16,7 +16,7 @@ from PIL import Image
 from photos import jpeg
 from photos.boxes import XMP, boxes, colour_of
 from photos.formats import Header, reading_by
-from photos.metadata import exif_of_tags
+from photos.metadata import exif_of_tags, found_blocks
 from photos.tags import MAKER_NOTE, Tag, Tags, read_directories, read_directory
 
 HEIF_QUALITY = 80
@@ -37,12 +37,6 @@ def load(module, package, what):
 
 def load_heif():
     return load('pillow_heif', 'pillow-heif', 'HEIC')
-
-
-def metadata_of(exif, xmp, icc):
-    """{name: bytes} of the blocks that are there."""
-    blocks = {'exif': exif, 'xmp': xmp, 'icc': icc}
-    return {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}
 
 
 # ------------------------------------------------------------------------------------------------------------ HEIC
@@ -70,7 +64,7 @@ def open_heif(data):
     mode = file.mode.split(';')[0].replace('I', 'L')
     header.associated = mode in ('RGBa', 'La')
     header.mode, header.chroma = mode.upper(), info.get('chroma') or 420
-    header.metadata = metadata_of(info.get('exif'), info.get('xmp'), info.get('icc_profile'))
+    header.metadata = found_blocks(info.get('exif'), info.get('xmp'), info.get('icc_profile'))
     kinds = {kind for kind, _, _ in boxes(data)}
     header.orientation = (
         1 if kinds & {b'irot', b'imir'} else 0
@@ -152,7 +146,7 @@ def read_jxl(data):
     bodies = {kind: data[start:end] for kind, start, end in boxes(data) if kind != b'brob'}
     exif = bodies.get(b'Exif', b'')  # behind four bytes that say where it starts, which some writers forget
     exif = exif if exif[:2] in (b'II', b'MM') else exif[4:]
-    header.metadata = metadata_of(exif or info.get('exif'), bodies.get(b'xml '), info.get('icc_profile'))
+    header.metadata = found_blocks(exif or info.get('exif'), bodies.get(b'xml '), info.get('icc_profile'))
     packed = {data[start : start + 4] for kind, start, _ in boxes(data) if kind == b'brob'}
     for kind in sorted(packed - ({b'Exif'} if 'exif' in header.metadata else set())):
         header.left_out.append(f'its packed {repr(kind)[2:-1].strip()} box is left out')
@@ -235,7 +229,7 @@ def read_raw(data, check_size):
         tags, xmp = Tags(), b''
     if tags.exif.pop(MAKER_NOTE, None):  # it holds places in the RAW file, and previews of the dark original
         header.left_out.append("EXIF's maker note is left out")
-    header.metadata = metadata_of(exif_of_tags(tags), xmp, b'')
+    header.metadata = found_blocks(exif_of_tags(tags), xmp, b'')
     return header, np.ascontiguousarray(photo)
 
 

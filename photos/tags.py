@@ -36,34 +36,20 @@ class Tags:
     gps: dict = field(default_factory=dict)
     interop: dict = field(default_factory=dict)
 
-    def integer(self, number, default=0, directory='image'):
-        """First value of an integer tag; default where there is none."""
+    def integers(self, number, directory='image'):
+        """All values of an integer tag; () where there is none."""
         tag = getattr(self, directory).get(number)
         code = tag and INTEGERS.get(tag.type)
-        return struct.unpack_from(self.order + code, tag.value)[0] if code and tag.value else default
-
-    def integers(self, number):
-        """All values of an integer tag; () where there is none."""
-        tag = self.image.get(number)
-        code = tag and INTEGERS.get(tag.type)
         return struct.unpack(f'{self.order}{tag.count}{code}', tag.value) if code else ()
+
+    def integer(self, number, default=0, directory='image'):
+        """First value of an integer tag; default where there is none."""
+        return next(iter(self.integers(number, directory)), default)
 
     def text(self, number, directory='image'):
         """A text tag, '' where there is none."""
         tag = getattr(self, directory).get(number)
         return tag.value.split(b'\0')[0].decode('latin-1').strip() if tag and tag.type in (2, 7) else ''
-
-
-def byte_order(data):
-    """Struct's sign of the byte order of a TIFF, '<' or '>'.
-
-    Raises:
-        ValueError: it is none.
-    """
-    order = {b'II': '<', b'MM': '>'}.get(bytes(data[:2]))
-    if order is None or len(data) < 8:
-        raise ValueError(f'byte_order: expected II or MM, got {bytes(data[:2])!r}')
-    return order
 
 
 def read_directories(data):
@@ -74,7 +60,9 @@ def read_directories(data):
     Raises:
         ValueError: not one directory.
     """
-    order = byte_order(data)
+    order = {b'II': '<', b'MM': '>'}.get(bytes(data[:2]))
+    if order is None or len(data) < 8:
+        raise ValueError(f'read_directories: expected II or MM, got {bytes(data[:2])!r}')
     big = struct.unpack_from(order + 'H', data, 2)[0] == 43
     at = struct.unpack_from(order + ('Q' if big else 'I'), data, 8 if big else 4)[0] if len(data) >= 16 else 0
     found, seen = [], set()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from photos import formats, metadata, tiff
 from photos.picture import read_photo, read_picture, write_picture, written_extension
+from photos.tags import read_directories
 from tests.files import ALPHA, PACKET, SRGB, chunk, close, exif, make_jpeg, scene
 
 
@@ -148,3 +149,41 @@ def test_every_odd_file_keeps_its_pixels_or_is_refused(shared, tmp_path):
     assert abs(seen['p3'] - seen['srgb']).mean() < 1.5  # its 8 bits are what differs
     assert abs(seen['prophoto'] - seen['srgb']).mean() < 1.5
     assert tiff.read_header((made / 'tiff_exif' / 'a.tif').read_bytes()).metadata['exif']
+
+
+FIELD = {  # what each has behind its name in ../shared/field_files: (extension of the result, blocks that are kept)
+    'maker.jpg': ('.tif', {'exif'}),
+    'max1023.ppm': ('.ppm', set()),
+    'max15.pgm': ('.pgm', set()),
+    'mono_lim.avif': ('.avif', set()),
+    'mseg.jpg': ('.jpg', {'exif'}),
+    'raw_iptc.png': ('.png', {'iptc'}),
+    'raw_app1.png': ('.png', {'exif'}),
+    'trns_l.png': ('.png', set()),
+    'iptc.jp2': ('.jp2', {'iptc'}),
+    'tiny.jp2': ('.jp2', set()),
+    'exif_last.avif': ('.avif', {'exif'}),
+    'asym.jpg': ('.jpg', set()),
+    'icc_late.jpg': ('.jpg', set()),
+    'icc_twice.jpg': ('.jpg', {'icc'}),
+    'zeros.jpg': ('.jpg', set()),
+    'adobe2.jpg': ('.jpg', set()),
+}
+
+
+@pytest.mark.parametrize('name', FIELD)
+def test_field_file_comes_out_with_all_it_holds(shared, tmp_path, name):
+    if not os.path.exists(f'{shared}/field_files/{name}'):
+        pytest.skip('no ../shared/field_files')
+    extension, kept = FIELD[name]
+    picture = read_picture(f'{shared}/field_files/{name}')
+    notes = write_picture(str(tmp_path / f'a{extension}'), picture, picture.photo.copy())
+    again = read_picture(str(tmp_path / f'a{extension}'))
+    assert set(again.header.metadata) == kept
+    assert notes == ['its colour profile is damaged and left out'] * (
+        name == 'icc_late.jpg'
+    )  # the file lacks half of it
+    assert np.abs(again.photo.astype(int) - picture.photo).mean() <= (2 if extension in ('.jpg', '.avif') else 0)
+    assert (again.alpha is not None) == (name == 'trns_l.png')
+    if name == 'mseg.jpg':
+        assert read_directories(again.header.metadata['exif'])[0].gps
