@@ -96,7 +96,7 @@ def copy_video(path, settings_of, result):
             output = output or Result(result, result, settings, frame)
             output.write(frame)
         output.write(None)
-        output.close()
+        output.finish()
 
 
 def measure(sides, repeats):

@@ -15,7 +15,8 @@ from numba import njit
 
 LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
         9: (0.2627, 0.0593)}  # fmt: skip  # matrix coefficients' code in H.273: weights of red and blue
-GBR, UNSPECIFIED, FULL = 0, 2, 2  # codes: matrix, matrix and transfer, range
+GBR, UNSPECIFIED = 0, 2  # codes of the matrix, the second also of transfer and primaries
+LIMITED, FULL = 1, 2  # codes of the range
 TOP = 65535  # of the RGB here
 CHROMA = {'420': (2, 2), '422': (2, 1), '444': (1, 1), '440': (1, 2), '411': (4, 1), '410': (4, 4)}
 
@@ -68,7 +69,7 @@ def find_layout(name, matrix, color_range, width, height):
 
     Args:
         name: planar pixel format, such as 'yuv420p10le'.
-        matrix: matrix coefficients; 2 (unspecified) counts as BT.709 in HD sizes and BT.601 below.
+        matrix: matrix coefficients; see known_matrix.
         color_range: FULL or any other for limited.
     Raises:
         ValueError: another format, or a matrix that is not a matrix of RGB (YCgCo, constant luminance, ICtCp).
@@ -82,8 +83,7 @@ def find_layout(name, matrix, color_range, width, height):
     if kind == 'gbr':
         levels, offset = np.eye(3)[[2, 0, 1]] / top, np.zeros(3)
     else:
-        if matrix in (GBR, UNSPECIFIED):
-            matrix = 1 if width >= 1280 or height > 576 else 6
+        matrix = known_matrix(matrix, width, height)
         if matrix not in LUMA:
             raise ValueError(f'matrix coefficients: expected one of {sorted(LUMA)} of H.273, got {matrix}')
         red, blue = LUMA[matrix]
@@ -101,6 +101,11 @@ def find_layout(name, matrix, color_range, width, height):
     to_rgb = levels * TOP
     return Layout(dtype, 1 if kind == 'gray' else 3, chroma, offset.astype(np.float32), to_rgb.astype(np.float32),
                   np.linalg.inv(to_rgb).astype(np.float32), top)  # fmt: skip
+
+
+def known_matrix(matrix, width, height):
+    """Matrix coefficients of YUV: those given, or else, as players take them, BT.709 in HD sizes and BT.601 below."""
+    return matrix if matrix not in (GBR, UNSPECIFIED) else 1 if width >= 1280 or height > 576 else 6
 
 
 def planes_to_rgb(planes, layout, chroma, rgb):

@@ -26,7 +26,7 @@ from system.files import copy_status, save_whole
 from system.process import cores
 from video.colors import planes_to_rgb, rgb_to_planes
 from video.lowres import frame_lowres
-from video.reader import frame_layout, frame_planes, open_source, quarter_turns, read_frames, refuse_hdr
+from video.reader import frame_layout, frame_planes, open_source, quarter_turns, read_frames, reformat, refuse_hdr
 from video.smoothing import Look, smooth_grids
 from video.writer import Result
 
@@ -72,9 +72,10 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
             save_whole(save, result)
         return source.notes
     except av.FFmpegError as error:
-        if error.errno in errno.errorcode:  # the system's, not FFmpeg's
+        if error.errno in errno.errorcode and error.errno != errno.EINVAL:  # the system's, not FFmpeg's
             raise OSError(error.errno, error.strerror, error.filename or result) from error
-        raise ValueError(f'{path}: {error.strerror or error}') from error
+        reason = error.log[2].strip() if error.log else error.strerror or error
+        raise ValueError(f'{path}: {reason}') from error
 
 
 def write_enhanced(network, source, partial, name, ask, progress):
@@ -97,7 +98,7 @@ def write_frames(network, source, decoded, copied, partial, name, ask, progress)
         try:
             for frame in itertools.chain([first], decoded):
                 if frame.format.name != planar:
-                    frame = to_planar(frame, planar)
+                    frame = reformat(frame, planar, frame.colorspace, frame.color_range)
                 lowres = frame_lowres(frame_planes(frame, layout), layout, network.lowres_mode, turns)
                 yield Look(frame, float(frame.pts * frame.time_base), lowres)
         finally:
@@ -118,9 +119,10 @@ def write_frames(network, source, decoded, copied, partial, name, ask, progress)
                 output.write(frame)
             output.write(None)
             write_copied(output, copied)
+            output.finish()
         finally:
             enhanced.close()
-            output.close()
+            output.container.close()
 
 
 def check_first(path, frame, max_megapixels):
@@ -150,13 +152,6 @@ def predict_from(network, lowres):
     """Grid of a lowres copy (256, 256, 3) uint16."""
     device = next(network.parameters()).device
     return network.predict_grid(to_tensor(lowres, device))
-
-
-def to_planar(frame, planar):
-    """A frame in a planar pixel format, its time and tags kept."""
-    converted = frame.reformat(format=planar)
-    converted.pts, converted.time_base, converted.duration = frame.pts, frame.time_base, frame.duration
-    return converted
 
 
 def enhance_frame(network, layout, ask, buffers, graded):

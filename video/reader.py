@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from video.colors import UNSPECIFIED, find_layout, planar_format
+from video.colors import UNSPECIFIED, find_layout, known_matrix, planar_format
 
 HDR = {16: 'PQ (SMPTE ST 2084)', 18: 'HLG (ARIB STD-B67)'}  # transfer characteristics in H.273
 DYNAMIC = ('DOVI_METADATA', 'DOVI_RPU_BUFFER', 'DYNAMIC_HDR_PLUS', 'DYNAMIC_HDR_VIVID')
@@ -148,6 +148,21 @@ def frame_planes(frame, layout):
         lines = np.frombuffer(plane, layout.dtype).reshape(plane.height, -1)
         planes.append(lines[:, : plane.width] if plane.line_size > 0 else lines[::-1, : plane.width])
     return planes
+
+
+def reformat(frame, name, matrix, color_range):
+    """A frame in another pixel format, its time kept.
+
+    Args:
+        matrix, color_range: H.273's codes, of the YUV that is written or, where RGB is, that is read.
+    """
+    matrix = known_matrix(matrix, frame.width, frame.height)
+    matrix = 5 if matrix == 6 else matrix  # equal, but FFmpeg's scaler knows one of them only
+    converted = frame.reformat(
+        format=name, src_colorspace=matrix, dst_colorspace=matrix, dst_color_range=color_range or None
+    )
+    converted.pts, converted.time_base, converted.duration = frame.pts, frame.time_base, frame.duration
+    return converted
 
 
 def display_matrix(frame):

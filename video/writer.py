@@ -1,5 +1,6 @@
 """The enhanced video file: its encoder, and beside it everything of the source that is copied as it is."""
 
+import io
 import os
 from fractions import Fraction
 
@@ -8,7 +9,9 @@ from av.codec.codec import PixFmtLoss, UnknownCodecError, find_best_pix_fmt_of_l
 from av.codec.context import Flags
 from av.stream import Disposition
 
-from video.reader import colour_tags, display_matrix, read_cover
+from video.boxes import copy_boxes, read_chunks, write_chunks
+from video.colors import FULL, GBR, LIMITED, known_matrix
+from video.reader import colour_tags, display_matrix, read_cover, reformat
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
 
@@ -20,15 +23,21 @@ ENCODERS = {
     'vp9': ('libvpx-vp9', {'deadline': 'good', 'cpu-used': '4', 'row-mt': '1', 'crf': '28'}),
     'av1': ('libsvtav1', {'preset': '8', 'crf': '28'}),
     'mpeg4': ('mpeg4', {}),
-    'mjpeg': ('mjpeg', {}),
+    'mjpeg': ('mjpeg', {'strict': 'unofficial'}),  # of limited range too
     'prores': ('prores_ks', {}),
     'ffv1': ('ffv1', {'level': '3', 'slicecrc': '1'}),
     'huffyuv': ('huffyuv', {}),
     'ffvhuff': ('ffvhuff', {}),
     'utvideo': ('utvideo', {}),
     'rawvideo': ('rawvideo', {}),
+    'png': ('png', {}),
+    'qtrle': ('qtrle', {}),
 }
-INSTEAD = {'webm': 'vp9', 'avi': 'mpeg4'}  # what a container gets whose codec has no encoder here; else h264
+RGB_ENCODERS = {'libx264': 'libx264rgb'}
+LOSSLESS = ('huffyuv', 'ffvhuff', 'utvideo', 'rawvideo', 'png', 'qtrle')  # are written as FFV1 where that is usual
+INSTEAD = {'webm': 'vp9', 'avi': 'mpeg4'}  # what a container gets of a codec that it or we cannot write; else h264
+UNWRITTEN = ('pal8', 'monob', 'monow')  # pixel formats that FFmpeg's scaler does not make
+SOUND = {'webm': ('libopus', 48_000)}  # encoder and rate for what cannot be copied; else AAC at its own rate
 QUANTISER = {'mpeg4': 2, 'mjpeg': 2}  # constant quality of encoders that have no crf
 RATE_LIMIT = 2.0  # times the source's bit rate that constant quality may take: brightening brings noise up
 MPEG4_TICKS = 60_000  # per second: MPEG-4's clock has 16 bits
@@ -46,8 +55,13 @@ class Result:
 
     def __init__(self, path, name, source, frame):
         self.container_format = CONTAINERS[os.path.splitext(name)[1].lower()]
-        options = {'movflags': 'use_metadata_tags'} if self.container_format == 'mov' else {}
-        self.source, self.durations = source, {}
+        self.path, self.source, self.durations, self.sounds = path, source, {}, set()
+        self.is_mov = self.container_format in ('mp4', 'mov')
+        is_avi = self.container_format == source.container.format.name == 'avi'
+        self.chunks = read_chunks(source.path) if is_avi else b''
+        options = {'strict': 'unofficial'} if self.container_format == 'mov' else {}  # keeps the tag of raw frames
+        if self.chunks:
+            options['metadata_header_padding'] = str(len(self.chunks) + 8)
         self.container = av.open(path, 'w', format=self.container_format, container_options=options)
         try:
             self.container.metadata.update(source.container.metadata)
@@ -57,31 +71,36 @@ class Result:
         except BaseException:
             self.container.close()
             raise
+        copied = ((self.copies[s.index], s) for s in source.copied if s.index in self.copies)
+        self.tracks = {copy.index + 1: original.id for copy, original in [(self.stream, source.stream), *copied]}
 
     def add_video(self, frame):
         """The stream of enhanced frames, with its encoder."""
         source, original = self.source, self.source.stream.codec_context
-        codec, encoder, settings = choose_encoder(original.name, self.container_format)
-        if codec != original.codec.canonical_name:
-            source.notes.append(f'video in {original.codec.canonical_name} is written as {codec}')
-        formats = [form.name for form in av.Codec(encoder, 'w').video_formats or []]
-        pixels, loss = frame.format.name, PixFmtLoss.NONE
-        if formats and pixels not in formats:
-            best, loss = find_best_pix_fmt_of_list(formats, pixels)
-            pixels = best.name
+        kept = original.codec.canonical_name
+        codec, encoder, settings = choose_encoder(kept, self.container, frame.format.is_rgb)
+        if codec != kept:
+            source.notes.append(f'video in {kept} is written as {codec}')
+        self.pixels, loss = choose_pixels(encoder, frame.format.name)
         if loss & ~PixFmtLoss.COLORSPACE:
-            source.notes.append(f'frames in {frame.format.name} are written in {codec} as {pixels}')
+            without = ', without their transparency' if loss & PixFmtLoss.ALPHA else ''
+            source.notes.append(f'frames in {frame.format.name} are written in {codec} as {self.pixels}{without}')
         if frame.interlaced_frame:
             source.notes.append('interlaced video is written as progressive frames')
+        if source.stream.metadata.get('alpha_mode') == '1':
+            source.notes.append(f'the transparency of its {kept} video is lost')
+        if not self.is_mov and 'SPHERICAL' in {data.type.name for data in frame.side_data}:
+            source.notes.append('what makes it a 360-degree video cannot be kept')
+        self.tags = result_tags(frame, original, self.pixels, codec)
         os.environ.setdefault('SVT_LOG', '1')  # libsvtav1 prints its settings unless told to say errors only
         stream = self.container.add_stream(encoder, source.rate, options=settings)
-        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pixels
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, self.pixels
         time_base = Fraction(1, MPEG4_TICKS) if codec == 'mpeg4' and self.container_format != 'avi' else frame.time_base
         context = stream.codec_context
         context.time_base, stream.time_base = time_base, time_base
         if original.sample_aspect_ratio:
             context.sample_aspect_ratio = original.sample_aspect_ratio
-        for name, value in colour_tags(frame, original).items():
+        for name, value in self.tags.items():
             setattr(context, name, value)
         if self.container_format == 'avi':
             context.max_b_frames = 0  # AVI has no presentation times
@@ -90,11 +109,11 @@ class Result:
             context.global_quality = QUANTISER[codec]
         elif 'crf' in settings and source.bit_rate:
             limit_rate(context, encoder, round(RATE_LIMIT * source.bit_rate))
-        if codec == original.codec.canonical_name and self.container_format in ('mp4', 'mov') and codec == 'hevc':
-            context.codec_tag = original.codec_tag  # Apple's players take hvc1 only
+        if codec == kept and self.is_mov and codec in ('hevc', 'rawvideo') and self.pixels == frame.format.name:
+            context.codec_tag = original.codec_tag  # Apple's players take hvc1 only; of raw frames it says the format
         if matrix := display_matrix(frame):
             stream.set_display_matrix(matrix)
-        stream.metadata.update(source.stream.metadata)
+        stream.metadata.update({name: text for name, text in source.stream.metadata.items() if name != 'alpha_mode'})
         stream.disposition = source.stream.disposition
         return stream
 
@@ -106,33 +125,65 @@ class Result:
             cover = read_cover(self.source.path, original.index)
             self.container.add_attachment(names['filename'], names['mimetype'], cover)
             return None
-        if original.type == 'data' and self.container_format in ('mp4', 'mov'):
+        if original.type == 'data' and self.is_mov:
             # what their muxers write anew: the track of chapters' titles, and time code; the others they do not take
             if 'timecode' not in original.metadata and not self.source.container.chapters():
-                self.source.notes.append(f'the data stream ({original.name or "unknown"}) cannot be kept')
+                self.note_lost(original)
             return None
         try:
+            with av.open(io.BytesIO(), 'w', format=self.container_format) as trial:
+                trial.add_stream_from_template(original, opaque=True)
+                trial.start_encoding()  # the header may fail
             copy = self.container.add_stream_from_template(original, opaque=True)
         except (ValueError, av.FFmpegError):
-            kind, name = original.type, getattr(original, 'name', None) or 'unknown'
-            self.source.notes.append(f'the {kind} stream ({name}) cannot be kept')
-            return None
+            if original.type != 'audio' or original.codec_context is None:
+                self.note_lost(original)
+                return None
+            encoder, rate = SOUND.get(self.container_format, ('aac', original.codec_context.sample_rate))
+            copy = self.container.add_stream(encoder, rate, layout=original.codec_context.layout)
+            self.source.notes.append(f'sound in {original.name} is encoded anew as {copy.codec.canonical_name}')
+            self.sounds.add(original)
         copy.metadata.update(original.metadata)
         copy.disposition = original.disposition
         return copy
 
+    def note_lost(self, original):
+        name = getattr(original, 'name', None) or 'unknown'
+        self.source.notes.append(f'the {original.type} stream ({name}) cannot be kept')
+
     def copy(self, packet):
         """Write a packet of a copied stream; those of streams that cannot be kept are dropped."""
-        if copy := self.copies.get(packet.stream.index):
+        original = packet.stream
+        if original in self.sounds:
+            self.encode_sound(original, packet)
+        elif copy := self.copies.get(original.index):
             if packet.pts is None and copy.disposition & Disposition.attached_pic:
                 packet.pts = packet.dts = 0
             packet.stream = copy
-            self.container.mux(packet)
+            try:
+                self.container.mux(packet)
+            except (av.ArgumentError, av.InvalidDataError):  # the container does not take it
+                del self.copies[original.index]
+                self.note_lost(original)
+
+    def encode_sound(self, original, packet):
+        """Encode what a packet of a sound holds, None at its end; packets that are damaged are left out."""
+        try:
+            frames = original.decode(packet)
+        except av.InvalidDataError:
+            return
+        for frame in [*frames, None] if packet is None else frames:
+            for encoded in self.copies[original.index].encode(frame):
+                if encoded.pts >= 0 or self.container_format != 'avi':  # AVI would delay the video instead
+                    self.container.mux(encoded)
 
     def write(self, frame):
         """Encode the next frame, which keeps its time and duration; None after the last."""
         if frame is not None:
             frame.pict_type = 0  # the encoder's choice, not the source's
+            full = self.tags['color_range'] == FULL
+            if frame.format.name != self.pixels or full != (frame.color_range == FULL):
+                frame = reformat(frame, self.pixels, self.tags['colorspace'], self.tags['color_range'])
             time = frame.pts * frame.time_base
             self.durations[round(time / self.stream.codec_context.time_base)] = frame.duration * frame.time_base
         for packet in self.stream.encode(frame):
@@ -141,27 +192,59 @@ class Result:
                 packet.duration = round(duration / packet.time_base)
             self.container.mux(packet)
 
-    def close(self):
+    def finish(self):
+        """End the file, after all packets, and give it what FFmpeg does not carry over, see boxes."""
+        for original in self.sounds:
+            self.encode_sound(original, None)
         self.container.close()
+        if self.chunks:
+            write_chunks(self.path, self.chunks)
+        if self.is_mov and 'mov' in self.source.container.format.name.split(','):
+            copy_boxes(self.source.path, self.path, self.tracks)
 
 
-def choose_encoder(decoder, container):
-    """(codec, encoder, settings) that a codec is written with, or another where it has no encoder here.
+def choose_encoder(kept, container, rgb):
+    """(codec, encoder, settings) that a codec is written with, or another where it has no encoder or no place here.
 
     Raises:
         ValueError: there is no encoder for the container.
     """
-    canonical = av.Codec(decoder, 'r').canonical_name
-    for codec in (canonical, INSTEAD.get(container, 'h264')):
-        if codec not in ENCODERS:
+    instead = INSTEAD.get(container.format.name, 'h264')
+    if kept in LOSSLESS and container.format.name in ('matroska', 'avi'):
+        instead = 'ffv1'
+    for codec in (kept, instead):
+        if codec not in ENCODERS or codec not in container.supported_codecs:
             continue
         encoder, settings = ENCODERS[codec]
+        if rgb and codec == kept:
+            encoder = RGB_ENCODERS.get(encoder, encoder)
         try:
             av.Codec(encoder, 'w')
         except UnknownCodecError:
             continue
         return codec, encoder, dict(settings)
-    raise ValueError(f'{canonical}: expected a codec with an encoder in this FFmpeg, got none for {container}')
+    raise ValueError(f'{kept}: expected a codec with an encoder in this FFmpeg, got none for {container.format.name}')
+
+
+def choose_pixels(encoder, name):
+    """(pixel format in which an encoder takes frames of another, PixFmtLoss of what they lose by it)."""
+    formats = [form.name for form in av.Codec(encoder, 'w').video_formats or [] if form.name not in UNWRITTEN]
+    if name in formats or (not formats and name not in UNWRITTEN):
+        return name, PixFmtLoss.NONE
+    best, loss = find_best_pix_fmt_of_list(formats or ['bgr24'], name, has_alpha=True)
+    return best.name, loss
+
+
+def result_tags(frame, context, pixels, codec):
+    """H.273's codes of a source's frame, see colour_tags, once it is in the pixel format `pixels`."""
+    tags, rgb = colour_tags(frame, context), av.VideoFormat(pixels).is_rgb
+    if rgb and not frame.format.is_rgb:
+        tags |= {'colorspace': GBR, 'color_range': FULL}
+    elif frame.format.is_rgb and not rgb:
+        tags |= {'colorspace': known_matrix(GBR, frame.width, frame.height), 'color_range': LIMITED}
+    elif codec == 'mpeg4' and tags['color_range'] == FULL:
+        tags['color_range'] = LIMITED  # the only one that it can say
+    return tags
 
 
 def limit_rate(context, encoder, most):

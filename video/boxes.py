@@ -1,0 +1,129 @@
+"""What FFmpeg does not carry from a container into the next, copied byte for byte.
+
+MP4 and QuickTime: user data, keys and XMP of the file and of its tracks, the boxes of 360-degree and stereo video.
+AVI: the recording date, lists of titles and of cameras, XMP.
+Source: ISO/IEC 14496-12; QuickTime File Format; Spherical Video V2 RFC; Microsoft's AVI RIFF reference.
+"""
+
+import mmap
+import struct
+
+REST = {b'udta', b'meta', b'uuid'}  # of moov and of trak
+SPATIAL = {b'st3d', b'sv3d'}  # of the video's sample entry
+HEADS = {b'stsd': 16}  # bytes in front of a box's boxes; of the others 8
+ENTRY_HEAD = 86  # ... of a video's sample entry
+TO_ENTRY = (b'mdia', b'minf', b'stbl', b'stsd', None)  # from trak; None is any box
+STREAMS = {b'hdrl', b'movi', b'idx1', b'JUNK'}  # of AVI: what FFmpeg writes itself
+
+
+def open_map(path):
+    with open(path, 'rb') as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def boxes(data, start=0):
+    """(type, start, end) of one box after the other; stops where one leaves the data."""
+    while start + 8 <= len(data):
+        size, kind = struct.unpack_from('>I4s', data, start)
+        if size == 1 and start + 16 <= len(data):
+            (size,) = struct.unpack_from('>Q', data, start + 8)
+        end = start + size if size else len(data)
+        if not start + 8 <= end <= len(data):
+            return
+        yield kind, start, end
+        start = end
+
+
+def inside(box, head=0):
+    """[(type, bytes)] of the boxes in a box whose own head has so many bytes."""
+    return [(kind, box[start:end]) for kind, start, end in boxes(box, head or HEADS.get(box[4:8], 8))]
+
+
+def find(box, path):
+    """The first box along a path of types, b'' where there is none."""
+    for wanted in path:
+        box = next((part for kind, part in inside(box) if wanted in (kind, None)), b'')
+    return box
+
+
+def pack(*parts):
+    """A box of parts, the first of which starts with its type."""
+    return struct.pack('>I', 4 + sum(map(len, parts))) + b''.join(parts)
+
+
+def edit(box, path, change):
+    """A box with each box along a path of types in it replaced by change(it)."""
+    if not path:
+        return change(box)
+    parts = [edit(part, path[1:], change) if path[0] in (kind, None) else part for kind, part in inside(box)]
+    return pack(box[4 : HEADS.get(box[4:8], 8)], *parts)
+
+
+def track_id(trak):
+    head = find(trak, [b'tkhd'])
+    return struct.unpack_from('>I', head, 28 if head[8] else 20)[0] if len(head) >= 32 else 0
+
+
+def take_rest(box, original):
+    """A box with what of REST the original has, in place of its own of these types."""
+    rest = [(kind, part) for kind, part in inside(original) if kind in REST]
+    kinds = {kind for kind, _ in rest}
+    return pack(box[4:8], *[part for kind, part in inside(box) if kind not in kinds], *[part for _, part in rest])
+
+
+def copy_boxes(source, result, tracks):
+    """Copy what FFmpeg leaves out of MP4 and QuickTime.
+
+    Args:
+        source, result: files; the result's moov is its last box.
+        tracks: {track of the result: track of the source}, by numbers as in tkhd.
+    """
+    with open_map(source) as data:
+        top = [(kind, data[start:end]) for kind, start, end in boxes(data) if kind in (b'moov', b'uuid')]
+    original = next((part for kind, part in top if kind == b'moov'), pack(b'moov'))
+    originals = {track_id(part): part for kind, part in inside(original) if kind == b'trak'}
+
+    def change(trak):
+        other = originals.get(tracks.get(track_id(trak)), pack(b'trak'))
+        spatial = [part for kind, part in inside(find(other, TO_ENTRY), ENTRY_HEAD) if kind in SPATIAL]
+        return take_rest(edit(trak, TO_ENTRY, lambda entry: pack(entry[4:], *spatial)) if spatial else trak, other)
+
+    with open_map(result) as data:
+        start, moov = next((start, data[start:end]) for kind, start, end in boxes(data) if kind == b'moov')
+    with open(result, 'r+b') as file:
+        file.seek(start)
+        file.write(take_rest(edit(moov, [b'trak'], change), original))
+        file.writelines(part for kind, part in top if kind == b'uuid')
+        file.truncate()
+
+
+def chunks(data, start, end):
+    """(type, start, end) of each chunk of a RIFF file, a list's type being its own."""
+    while start + 12 <= end:
+        kind, size = struct.unpack_from('<4sI', data, start)
+        stop = min(start + 8 + size + size % 2, end)
+        yield data[start + 8 : start + 12] if kind == b'LIST' else kind, start, stop
+        start = stop
+
+
+def read_chunks(path):
+    """What FFmpeg leaves out of an AVI file: its chunks, one after the other."""
+    found = b''
+    with open_map(path) as data:
+        for kind, start, end in chunks(data, 12, len(data)):
+            if kind == b'hdrl':
+                found += b''.join(data[s:e] for kind, s, e in chunks(data, start + 12, end) if kind == b'IDIT')
+            elif kind not in STREAMS | {b'RIFF'}:
+                found += data[start:end]
+    return found
+
+
+def write_chunks(path, found):
+    """Write such chunks into an AVI file that has room for them, len(found) bytes or more, in a JUNK before `movi`."""
+    with open_map(path) as data:
+        top = {kind: start for kind, start, _ in reversed([*chunks(data, 12, len(data))])}  # the first of each
+    replaced = b'INFO' in top and any(kind == b'INFO' for kind, _, _ in chunks(found, 0, len(found)))
+    start = top[b'INFO' if replaced else b'JUNK']
+    with open(path, 'r+b') as file:
+        file.seek(start)
+        file.write(found + struct.pack('<4sI', b'JUNK', top[b'movi'] - start - len(found) - 8))
