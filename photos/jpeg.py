@@ -6,6 +6,7 @@ wrong and returns the picture all the same, and Pillow's says nothing.
 Source: ITU-T T.81, annex B; JFIF 1.02; Exif 2.32; XMP part 3; ICC.1:2010, annex B.4; CIPA DC-007 (MPF).
 """
 
+import contextlib
 import functools
 import io
 import re
@@ -18,6 +19,7 @@ from PIL import JpegImagePlugin
 
 from photos.formats import Header, reading_by
 from photos.metadata import clean_resources
+from photos.tags import read_directories
 
 EXIF, XMP, ICC = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0', b'ICC_PROFILE\0'
 EXTENDED, PHOTOSHOP, MPF = b'http://ns.adobe.com/xmp/extension/\0', b'Photoshop 3.0\0', b'MPF\0'
@@ -47,7 +49,9 @@ def read_header(data):
         header.sampling = SAMPLING.get(samples[0] if samples[1:] == [(1, 1)] * 2 else (1, 1), SAMPLING[1, 1])
     if image.quantization:
         header.quality = jpeg_quality(image.quantization[min(image.quantization)])
-    read_density(header, image.info)
+    unit, density = image.info.get('jfif_unit'), image.info.get('jfif_density', (0, 0))
+    if unit in (1, 2) and all(density):
+        header.metadata['resolution'] = tuple(value / (INCH if unit == 1 else 0.01) for value in density)
     blocks, profile, photoshop, others = header.metadata, {}, b'', []
     for name, body in image.applist:
         if name == 'COM':
@@ -68,10 +72,7 @@ def read_header(data):
             others.append(f'its {name} block{name_of(body)} is left out')
     blocks['icc'] = b''.join(profile[number] for number in sorted(profile))
     blocks['iptc'] = clean_resources(photoshop)
-    end = find_end(data, image)
-    has_gain_map = any(body.startswith(GAIN_MAP) for _, body in image.applist)
-    others += name_others(data, end, image.info.get('mpoffset'), has_gain_map)
-    header.left_out += dict.fromkeys(others)
+    header.left_out += dict.fromkeys(others + name_others(data, find_end(data, image), image))
     return header
 
 
@@ -113,12 +114,6 @@ def find_end(data, image):
     return end + 2
 
 
-def read_density(header, info):
-    unit, density = info.get('jfif_unit'), info.get('jfif_density', (0, 0))
-    if unit in (1, 2) and all(density):
-        header.metadata['resolution'] = tuple(value / (INCH if unit == 1 else 0.01) for value in density)
-
-
 def name_of(body):
     name = re.match(rb'[\x20-\x7e]{3,40}', body)
     return f' ({name[0].decode().strip()})' if name else ''
@@ -142,17 +137,23 @@ MPF_TYPES = {0x010001: 'preview', 0x010002: 'preview', 0x020001: 'part of a pano
              0x020003: 'other view', 0x050000: 'gain map'}  # fmt: skip
 
 
-def name_others(data, end, mpf, has_gain_map):
+def name_others(data, end, image):
     """What stands behind a JPEG's first picture, in words.
 
     Args:
         end: of the first picture.
-        mpf: place of the MPF directory, or None.
-        has_gain_map: the first picture says that another is its gain map.
+        image: from open_segments.
     """
-    others = [name_picture(data[at : at + size], kind) for kind, size, at in read_mpf(data, mpf) if at >= end]
-    if has_gain_map and 'gain map' not in others and 'second picture' in others:
-        others[others.index('second picture')] = 'gain map'
+    others, mpf = [], image.info.get('mpoffset', len(data))
+    with contextlib.suppress(KeyError, ValueError, struct.error):  # what is no directory lists nothing
+        entries = read_directories(data[mpf : mpf + SEGMENT])[0]
+        table = entries.image[0xB002].value
+        for row in range(16, len(table) - 15, 16):  # behind the photo's own
+            kind, size, at = struct.unpack_from(entries.order + '3I', table, row)
+            if mpf + at >= end:
+                others.append(name_picture(data[mpf + at : mpf + at + size], kind & 0xFFFFFF))
+    if 'gain map' not in others and any(body.startswith(GAIN_MAP) for _, body in image.applist):
+        others = ['gain map' if what == 'second picture' else what for what in others]
     rest = data[end : end + (1 << 16)].lstrip(b'\0')
     if b'ftyp' in rest[4:8] or b'MotionPhoto_Data' in rest or (not others and b'ftyp' in rest):
         others.append('motion video')
@@ -169,21 +170,6 @@ def name_picture(picture, kind):
     if b'hdrgm' in head or GAIN_MAP in head or b'hdrgainmap' in head:
         return 'gain map'
     return 'depth map' if b'depth' in head or b'disparity' in head else 'second picture'
-
-
-def read_mpf(data, mpf):
-    """[(type, size, place)] of the pictures that an MPF segment lists behind the first."""
-    if mpf is None:
-        return []
-    from photos.tags import read_directories
-
-    try:
-        entries = read_directories(data[mpf : mpf + SEGMENT])[0]
-        table = entries.image[0xB002].value
-        rows = [struct.unpack_from(entries.order + '3I', table, at) for at in range(16, len(table) - 15, 16)]
-    except (KeyError, ValueError, struct.error):
-        return []
-    return [(kind & 0xFFFFFF, size, mpf + at) for kind, size, at in rows]
 
 
 # --------------------------------------------------------------------------------------------------------- decoding
@@ -293,6 +279,4 @@ def add_metadata(data, metadata):
     if 'resolution' in metadata and jfif:
         density = [min(round(value * INCH), 65535) for value in metadata['resolution']]
         data[13:18] = np.frombuffer(struct.pack('>BHH', 1, *density), np.uint8)
-    if not added:
-        return data
     return np.concatenate([data[:at], np.frombuffer(added, np.uint8), data[at:]])

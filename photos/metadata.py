@@ -32,13 +32,7 @@ NAMES = {  # the blocks, in the order in which a sentence names them
     'resolution': 'the resolution',
     'xml': "JPEG 2000's XML",
 }
-OWN_PLACES = (
-    b'FUJIFILM',
-    b'Apple iOS',
-    b'OLYMPUS\0',
-    b'OM SYSTEM',
-    b'PENTAX \0',
-)  # notes that count from their own start
+OWN_PLACES = b'FUJIFILM', b'Apple iOS', b'OLYMPUS\0', b'OM SYSTEM', b'PENTAX \0'  # notes that count from themselves
 FARTHEST = 1 << 16  # place of a maker's note
 PIXELS = {40962: 0, 40963: 1}  # EXIF's width and height, index of a size
 DESCRIPTIVE = {269, 270, 271, 272, 285, 282, 283, 296, 305, 306, 315, 316, 33432, 18246, 18249,
@@ -145,21 +139,12 @@ def says_adobe_rgb(exif):
 
 # ---------------------------------------------------------------------------------------------------------- XMP
 
-TIFF, XAP, CAMERA, NOTE = (
-    'http://ns.adobe.com/tiff/1.0/',
-    'http://ns.adobe.com/xap/1.0/',
-    'http://ns.google.com/photos/1.0/camera/',
-    'http://ns.adobe.com/xmp/note/',
-)
+TIFF, XAP, NOTE = (f'http://ns.adobe.com/{name}/' for name in ('tiff/1.0', 'xap/1.0', 'xmp/note'))
+GOOGLE = 'http://ns.google.com/photos/'
+CAMERA = f'{GOOGLE}1.0/camera/'
 POINTERS = (  # schemas that describe what is left out, and nothing else
-    'http://ns.google.com/photos/1.0/container/',
-    'http://ns.google.com/photos/1.0/container/item/',
-    'http://ns.google.com/photos/1.0/depthmap/',
-    'http://ns.google.com/photos/1.0/image/',
-    'http://ns.google.com/photos/1.0/audio/',
-    'http://ns.google.com/photos/dd/1.0/container/',
-    'http://ns.google.com/photos/dd/1.0/item/',
-    'http://ns.google.com/photos/dd/1.0/device/',
+    *(f'{GOOGLE}1.0/{name}/' for name in ('container', 'container/item', 'depthmap', 'image', 'audio')),
+    *(f'{GOOGLE}dd/1.0/{name}/' for name in ('container', 'item', 'device')),
     'http://ns.adobe.com/hdr-gain-map/1.0/',
     'http://ns.apple.com/HDRGainMap/1.0/',
     NOTE,
@@ -198,9 +183,7 @@ def upright_xmp(xmp):
         if (space, name) == (TIFF, 'Orientation'):
             changed |= text_of(node) != '1'
             set_text(node, '1')
-        elif (
-            space in POINTERS or (space == XMLNS and node.value in POINTERS) or name.startswith(PARTLY.get(space, '\0'))
-        ):
+        elif (node.value if space == XMLNS else space) in POINTERS or name.startswith(PARTLY.get(space, '\0')):
             remove(node)
             changed = True
     text = ''.join(node.toxml() for node in document.childNodes)

@@ -19,8 +19,7 @@ from photos.formats import Header, reading_by
 from photos.metadata import exif_of_tags, found_blocks
 from photos.tags import MAKER_NOTE, Tag, Tags, read_directories, read_directory
 
-HEIF_QUALITY = 80
-HEIF_SPEED = {'preset': 'ultrafast'}
+HEIF_QUALITY, HEIF_PRESET = 80, 'ultrafast'  # by measurement, see docs/speed.md
 
 
 def load(module, package, what):
@@ -35,17 +34,13 @@ def load(module, package, what):
         raise ValueError(f'expected {package} for {what}, it is not installed: pip install {package}') from None
 
 
-def load_heif():
-    return load('pillow_heif', 'pillow-heif', 'HEIC')
-
-
 # ------------------------------------------------------------------------------------------------------------ HEIC
 
 
 def can_encode_heif():
     """Whether pillow-heif is there with an encoder."""
     try:
-        return bool(load_heif().libheif_info()['HEIF'])
+        return bool(load('pillow_heif', 'pillow-heif', 'HEIC').libheif_info()['HEIF'])
     except ValueError:
         return False
 
@@ -56,7 +51,7 @@ def open_heif(data):
     Raises:
         ValueError: pillow-heif is not installed, or the file is damaged.
     """
-    package = load_heif()
+    package = load('pillow_heif', 'pillow-heif', 'HEIC')
     with reading_by('libheif'):
         file = package.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
         info = file.info
@@ -66,17 +61,11 @@ def open_heif(data):
     header.mode, header.chroma = mode.upper(), info.get('chroma') or 420
     header.metadata = found_blocks(info.get('exif'), info.get('xmp'), info.get('icc_profile'))
     kinds = {kind for kind, _, _ in boxes(data)}
-    header.orientation = (
-        1 if kinds & {b'irot', b'imir'} else 0
-    )  # libheif has turned it; else EXIF's counts, as on a Mac
-    others = ['its depth map is left out'] * bool(info.get('depth_images'))
-    for kind in info.get('aux') or ():
-        what = 'gain map' if 'gainmap' in kind.lower() else 'auxiliary picture'
-        others.append(f'its {what} is left out')
-    others += ['its further pictures are left out'] * (len(file) > 1)
-    if b'mpvd' in kinds:
-        others.append('its motion video is left out')
-    header.left_out += dict.fromkeys(others)
+    header.orientation = int(bool(kinds & {b'irot', b'imir'}))  # by these libheif turns it, else EXIF's counts
+    others = ['depth map is'] * bool(info.get('depth_images'))
+    others += ['gain map is' if 'gainmap' in kind.lower() else 'auxiliary picture is' for kind in info.get('aux') or ()]
+    others += ['further pictures are'] * (len(file) > 1) + ['motion video is'] * (b'mpvd' in kinds)
+    header.left_out += [f'its {what} left out' for what in dict.fromkeys(others)]
     return header, file
 
 
@@ -101,28 +90,16 @@ def encode_heif(pixels, metadata, chroma):
     Raises:
         ValueError: pillow-heif cannot.
     """
-    package = load_heif()
-    mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[1 if pixels.ndim == 2 else pixels.shape[2]]
+    mode = 'L' if pixels.ndim == 2 else 'RGBA'[: pixels.shape[2]]
     if pixels.dtype == np.uint16:
         mode += ';16'
         pixels = np.rint(pixels * np.float32(1023 / 65535)).astype(np.uint16) << 6
-    names = {'exif': 'exif', 'xmp': 'xmp', 'icc': 'icc_profile'}
-    more = {names[name]: block for name, block in metadata.items() if name in names}
-    if 'icc_profile' in more:
-        more['icc_profile_type'] = 'prof'
-    file = io.BytesIO()
+    options = {'quality': HEIF_QUALITY, 'enc_params': {'preset': HEIF_PRESET}, 'chroma': chroma}
+    options |= {'exif': metadata.get('exif'), 'xmp': metadata.get('xmp')}
+    options |= {'icc_profile': metadata['icc'], 'icc_profile_type': 'prof'} if 'icc' in metadata else {}
+    package, file = load('pillow_heif', 'pillow-heif', 'HEIC'), io.BytesIO()
     try:
-        data = np.ascontiguousarray(pixels).tobytes()
-        package.encode(
-            mode,
-            pixels.shape[1::-1],
-            data,
-            file,
-            quality=HEIF_QUALITY,
-            chroma=chroma,
-            enc_params=dict(HEIF_SPEED),
-            **more,
-        )
+        package.encode(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes(), file, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f'pillow-heif cannot encode it ({error})') from error
     return np.frombuffer(file.getvalue(), np.uint8)
@@ -198,9 +175,7 @@ def encode_jxl(pixels, metadata, quality):
 STRIPS = ((273, 279), (324, 325))  # places and sizes of strips, of tiles
 SUBDIRECTORIES, XMP_TAG = 330, 700
 FLAT = 32  # a photo whose last 32nd is one level throughout is not all there
-PANASONIC = (
-    b'IIU\0'  # of RW2, whose tags have numbers of their own: sides of the sensor, ISO, a JPEG, place of the pixels
-)
+PANASONIC = b'IIU\0'  # an RW2's start; its tags have numbers of their own
 SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118
 
 

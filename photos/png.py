@@ -4,6 +4,7 @@ Pixels are OpenCV's, both ways. Source: PNG, third edition (W3C 2025); the "Raw 
 as ExifTool and exiv2 read and write them.
 """
 
+import contextlib
 import re
 import struct
 import zlib
@@ -36,11 +37,8 @@ def chunks(data, check=True):
         end = at + 8 + size
         if end + 4 > len(data):
             break
-        if (
-            check
-            and name[:1].isupper()
-            and zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from('>I', data, end)[0]
-        ):
+        sum_in_file = int.from_bytes(data[end : end + 4], 'big')
+        if check and name[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end]) != sum_in_file:
             raise ValueError(f'expected an undamaged photo, the checksum of {show(name)} is wrong')
         found.append((name, at + 8, end))
         if name == b'IEND':
@@ -82,8 +80,7 @@ def read_header(data):
                 texts += data[start - 8 : end + 4]
         elif name not in SILENT:
             header.left_out.append(f'its PNG chunk {show(name)} is left out')
-    if texts:
-        header.metadata['text'] = texts
+    header.metadata['text'] = texts
     if b'sRGB' not in colours and not header.colour and 'icc' not in header.metadata:
         header.gamma = read_gamma(colours)
     return header
@@ -145,47 +142,41 @@ def read_profile(metadata, name, body):
 
 def inflate(data):
     """Unpacked bytes, b'' where they are damaged or a bomb."""
-    try:
+    with contextlib.suppress(zlib.error):
         unpacker = zlib.decompressobj()
         unpacked = unpacker.decompress(data, LIMIT)
         return b'' if unpacker.unconsumed_tail else unpacked
-    except zlib.error:
-        return b''
+    return b''
 
 
 def as_utf8(text):
     """A comment's bytes as UTF-8; what is none is taken for Latin-1."""
     text = text.rstrip(b'\0').replace(b'\0', b' ')
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return text.decode('latin-1').encode()
-    return text
+    with contextlib.suppress(UnicodeDecodeError):
+        return text.decode().encode()
+    return text.decode('latin-1').encode()
 
 
 def chunk(name, body):
     return struct.pack('>I', len(body)) + name + body + struct.pack('>I', zlib.crc32(name + body))
 
 
+def raw_profile(block):
+    """The text of ImageMagick's raw profile of IPTC."""
+    return b'\niptc\n%8d\n' % len(block) + re.sub(b'(.{72})', rb'\1\n', block.hex().encode()) + b'\n'
+
+
 def add_metadata(data, metadata):
     """A PNG's bytes, a uint8 array, with its blocks behind its header chunk."""
-    added = b''
-    if 'icc' in metadata:
-        added += chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(metadata['icc']))
-    if 'resolution' in metadata:
-        added += chunk(b'pHYs', struct.pack('>IIB', *(min(round(v), 2**31 - 1) for v in metadata['resolution']), 1))
-    if 'exif' in metadata:
-        added += chunk(b'eXIf', metadata['exif'])
-    if 'xmp' in metadata:
-        added += chunk(b'iTXt', XMP + b'\0\0\0\0\0' + metadata['xmp'])
-    if 'iptc' in metadata:
-        block = metadata['iptc']
-        text = b'\niptc\n%8d\n' % len(block) + re.sub(b'(.{72})', rb'\1\n', block.hex().encode()) + b'\n'
-        added += chunk(b'zTXt', b'Raw profile type iptc\0\0' + zlib.compress(text))
-    if 'comment' in metadata:
-        added += chunk(b'iTXt', b'Comment\0\0\0\0\0' + as_utf8(metadata['comment']))
-    added += metadata.get('text', b'')
-    if not added:
-        return data
+    makers = {
+        'icc': lambda profile: chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(profile)),
+        'resolution': lambda xy: chunk(b'pHYs', struct.pack('>IIB', *(min(round(v), 2**31 - 1) for v in xy), 1)),
+        'exif': lambda block: chunk(b'eXIf', block),
+        'xmp': lambda packet: chunk(b'iTXt', XMP + b'\0\0\0\0\0' + packet),
+        'iptc': lambda block: chunk(b'zTXt', b'Raw profile type iptc\0\0' + zlib.compress(raw_profile(block))),
+        'comment': lambda text: chunk(b'iTXt', b'Comment\0\0\0\0\0' + as_utf8(text)),
+        'text': bytes,
+    }
+    added = b''.join(make(metadata[name]) for name, make in makers.items() if name in metadata)
     at = len(SIGNATURE) + 25
     return np.concatenate([data[:at], np.frombuffer(added, np.uint8), data[at:]])
