@@ -217,9 +217,10 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_p
     every = 1 if keep_illumination else SAMPLE if edit.denoise else 0
     enhanced, illumination = run_network(network, photo, grid, edit, every, in_place)
     if edit.denoise:
-        kernels = cpu_kernels() if network.fused else None
+        fused = network.fused and cpu_kernels()
+        denoise = importlib.import_module('.cpu_denoise', __name__).denoise if fused else denoise_plain
         samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
-        remove_noise(enhanced, samples, edit.denoise, edit.strength, kernels.denoise if kernels else denoise_plain)
+        remove_noise(enhanced, samples, edit.denoise, edit.strength, denoise)
     return enhanced, illumination if keep_illumination else None
 
 
@@ -249,7 +250,7 @@ def make_lowres(photo, mode):
     """
     if mode != 'area':
         return resize_lowres(photo, mode)
-    if kernels := cpu_kernels():
-        return kernels.shrink(photo)
+    if cpu_kernels():
+        return importlib.import_module('.cpu_shrink', __name__).shrink(photo)
     planes = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)
     return shrink(planes).permute(1, 2, 0).numpy() / np.float32(1 if photo.dtype == np.uint8 else 257)

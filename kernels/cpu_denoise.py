@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from kernels.cpu_jit import inlined, kernel, parallel_rows, strip_edges
+from system.jit import inlined, kernel, parallel_rows, strip_edges
 
 STEP = 4  # pixels from block to block; a block has 8 x 8
 UNIT = 128  # of the int16 chroma planes: one level of 255

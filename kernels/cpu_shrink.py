@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kernels.cpu_jit import kernel, parallel_rows
 from model import LOW_SIZE
 from photos.lowres import shrink_taps
+from system.jit import kernel, parallel_rows
 
 
 @kernel

@@ -11,9 +11,7 @@ from triton.compiler import ASTSource, compile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from kernels.cuda_loss import loss_kernel
-from kernels.cuda_photo import enhance_kernel
-from kernels.cuda_train import illumination_back_kernel, illumination_kernel
+from kernels.cuda import enhance_kernel, illumination_back_kernel, illumination_kernel, loss_kernel
 
 KERNELS = {
     kernel.__name__: kernel for kernel in (illumination_kernel, illumination_back_kernel, enhance_kernel, loss_kernel)

@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
-from kernels import cpu_jit
+from system import jit
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork on this system')
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_strips_run_in_a_fork_too():
     def count():
-        return sum(cpu_jit.parallel_rows(64, lambda first, last: last - first))
+        return sum(jit.parallel_rows(64, lambda first, last: last - first))
 
     assert count() == 64  # the pool's threads are there
     child = os.fork()
@@ -24,4 +24,4 @@ def test_strips_run_in_a_fork_too():
 
 def test_kernels_run_where_no_cache_can_be_written(monkeypatch):
     monkeypatch.setattr('numba.core.caching.FunctionCache._impl_class._locator_classes', [])
-    assert cpu_jit.kernel(lambda x: x + 1)(2) == 3
+    assert jit.kernel(lambda x: x + 1)(2) == 3
