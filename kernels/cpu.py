@@ -8,7 +8,7 @@ along the luma axis a pixel's coefficients are a sum over bins weighted by max(0
 have no gather and vectorise over pixels. A short run of pixels touches few bins; the others are left out.
 
 One file, because it is one compilation unit: Numba's cache on disk takes a kernel for unchanged as long as its own file
-is, whatever it inlines from others.
+is, whatever it takes from others.
 """
 
 import itertools
@@ -21,10 +21,15 @@ import numpy as np
 import torch
 from numba.extending import intrinsic, overload
 
+import loss
+import model
 from kernels.common import Rule, count_elements, grid_intervals
-from loss import C1, C2, LOG_EPS, LUMA, STRIDE, WINDOW, count_windows
-from model import TINY, FoldedGuide
+from model import FoldedGuide
 from system.jit import FAST, inlined, kernel, parallel_rows
+
+TINY, LOG_EPS, LUMA, WINDOW, STRIDE, C1, C2 = 1e-6, 1e-4, (0.2989, 0.587, 0.114), 7, 4, 0.01**2, 0.03**2
+assert model.TINY == TINY, 'the kernels have the constants of model.py, in a file that the cache looks at'
+assert (loss.LOG_EPS, loss.LUMA, loss.WINDOW, loss.STRIDE, loss.C1, loss.C2) == (LOG_EPS, LUMA, WINDOW, STRIDE, C1, C2)
 
 # --------------------------------------------------------------------------------------------------------- 2^x and log2
 
@@ -877,7 +882,7 @@ class FusedLoss(torch.autograd.Function):
         images = [value.detach().contiguous().numpy() for value in (photo, illumination, target)]
         grad = np.empty_like(images[1])
         rule = LossRule(grad.dtype.type(eps), bool(clamp), bool(luma))
-        down, across = count_windows(height, width) if weights[3] else (0, 0)
+        down, across = loss.count_windows(height, width) if weights[3] else (0, 0)
         windows = np.empty((n, 3, 3, down, across), grad.dtype)
         counts = (*count_elements(n, height, width), 3 * n * down * across)
         chosen = (weights[0], weights[1], weights[2], weights[2], weights[3])

@@ -5,15 +5,12 @@ OpenMP, can run in several threads at once, and survive fork.
 """
 
 import contextlib
-import glob
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numba
 from numba import njit
-from numba.core.caching import FunctionCache
 from numba.core.codegen import get_host_cpu_features
 from torch.utils.data import get_worker_info
 
@@ -34,30 +31,14 @@ def use_wide_vectors():
 use_wide_vectors()  # before the first kernel is declared
 
 
-@lru_cache(maxsize=1)
-def hash_sources():
-    """SHA-256 of all files that the CPU kernels and their constants come from."""
-    folder = os.path.dirname(os.path.abspath(__file__))
-    digest = hashlib.sha256()
-    constants = [os.path.join(os.path.dirname(folder), name) for name in ('loss.py', 'model.py')]
-    for path in sorted(glob.glob(os.path.join(folder, 'cpu_*.py'))) + constants:
-        with open(path, 'rb') as file:
-            digest.update(file.read())
-    return digest.hexdigest()
-
-
-class KernelCache(FunctionCache):
-    """Numba's cache on disk, which compiles a kernel again where a function that it calls changed in another file."""
-
-    def _index_key(self, sig, codegen):
-        return (*super()._index_key(sig, codegen), hash_sources())
-
-
 def kernel(function):
-    """A compiled function that releases the GIL, kept beside its file or else in the user's cache folder."""
+    """A compiled function that releases the GIL, kept beside its file or else in the user's cache folder.
+
+    Numba compiles it anew when its own file has changed and looks at no other: what it inlines lies in that file.
+    """
     compiled = njit(function, nogil=True, fastmath=FAST, error_model='numpy')
     with contextlib.suppress(RuntimeError):  # neither can be written: it is compiled in every process anew
-        compiled._cache = KernelCache(compiled.py_func)
+        compiled.enable_caching()
     return compiled
 
 
