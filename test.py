@@ -1,63 +1,64 @@
 """Score checkpoints, baselines and other systems' results on pairs, by a protocol that is printed with the numbers.
 
+    python test.py
     python test.py --checkpoints_file checkpoints/general/best.pth --pairs_file path/to/pairs.csv
     python test.py --checkpoints_file a/best.pth,b/best.pth --protocol lol --dataset_dir path/to/LOL
     python test.py --checkpoints_file a/best.pth --dataset_dir path/to/fivek --split paper
-    python test.py --photos path/to/folder --checkpoints_file a/best.pth
+    python test.py --checkpoints_file a/best.pth --photos path/to/folder
     python test.py --results_dir other_system/results --baselines gamma,best_gamma,clahe --pairs_file path/to/pairs.csv
     torchrun --nproc_per_node=4 test.py ...
 
-Without pairs_file or dataset_dir it scores the validation split saved beside the first checkpoint. Prints a Markdown
-table and writes to result_dir: per_photo.csv, summary.json (means, intervals, how results differ from their targets in
-lightness, contrast, chroma, black point, veil and hue, protocol, hashes, versions), table.md and extremes.jpg (input,
-result, target of the best, median and worst photos). Photos without targets are scored for their faults alone: hue
-error against the input, veil, and what is blown to white.
+Without pairs_file, dataset_dir or photos it scores the validation split saved beside the first checkpoint; for the
+default checkpoint, the sample photos against the originals they were darkened from. Prints a Markdown table and writes
+to result_dir: per_photo.csv, summary.json (means, intervals, how results differ from their targets in lightness,
+contrast, chroma, black point, veil and hue, protocol, hashes, commit, versions, hardware), table.md and extremes.jpg
+(input, result, target of the best, median and worst photos). Photos without targets are scored for their faults alone:
+hue error against the input, veil, and what is blown to white.
 
 Default protocol: each photo at its own size, 8-bit RGB, nothing cropped, no GT-mean. The predecessor's weights are
-scored as it published them, levels rounded down; all else is rounded to the nearest level. Other systems' results of
-16 bit are rounded to 8.
+scored as it published them, levels rounded down; all else is rounded to the nearest level. A checkpoint gets photos of
+16 bit as they are; results, targets and the photos of baselines are rounded to 8.
 """
 
 import os
-import platform
 import sys
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import cv2
-import numpy
-import skimage
-import torch
 from tqdm import tqdm
 
 import pipeline
 import utils
 from kernels import Edit, enhance_photo
 from pairs.lists import (
+    by_stem,
     choose_split,
     find_inputs,
     find_overlap,
     find_pairs,
+    fivek_id,
     hash_files,
     hash_pairs,
+    list_names,
     pair_hashes,
     read_pairs,
+    stem_of,
 )
 from pairs.predecessor import read_options_pickle
 from photos.levels import to_8bit
 from photos.picture import list_photos, read_photo
 from runs.checkpoint import load_network
-from scoring.appearance import Faults, measure_appearance, measure_faults, to_lab
-from scoring.baselines import best_gamma, choose_baselines, gamma_decibels
+from scoring.appearance import measure_appearance, measure_faults, to_lab
 from scoring.metrics import METRICS, OPTIONAL, optional_metric
-from scoring.protocol import STANDARDS, Protocol
-from scoring.report import RESULT, TARGET, compare_methods, summarize_methods, write_report
+from scoring.protocol import STANDARDS, Protocol, best_gamma, choose_baselines, gamma_decibels
+from scoring.report import compare_methods, extremes, summarize_methods, write_report
 from scoring.sheets import save_extremes
-from scoring.statistics import extremes
 from system.files import error_line, raise_all, save_csv, save_json, save_text
-from system.process import cores, tune_malloc
+from system.process import cores, describe_machine, tune_malloc
 from system.ranks import all_gather_list, init_distributed, ranks
 
 opt = SimpleNamespace(
@@ -78,7 +79,7 @@ opt = SimpleNamespace(
     targets_as_input=False,  # score how far well exposed photos, the targets, are left as they are
     # protocol
     protocol='',  # lol: eval15/ of LOL, which dataset_dir names, or its CSV list; lol_gt_mean: with GT-mean, marked
-    metrics='psnr,ssim,ssim_gauss,de76,de2000',  # psnr is needed; also ms_ssim, lpips, niqe where installed
+    metrics='',  # '' is psnr,ssim,ssim_gauss,de76,de2000; also psnr_gt_mean, ms_ssim, lpips, niqe; psnr is needed
     resize='',  # '' scores each photo at its own size; 512x512, or long512 for a long side of 512
     crop_border=0,  # pixels left out on every side
     gt_mean=False,  # scale each result to its target's mean grey level (some papers on LOL); marked in the result
@@ -99,10 +100,14 @@ RULES = {
     'seed': (0, None),
     'protocol': ['', *STANDARDS],
     'crop_border': (0, None),
-}
-
-DEFAULTS = vars(opt).copy()
+    **dict.fromkeys(('targets_as_input', 'gt_mean', 'skip_bad', 'appearance', 'fused'), bool),
+    **dict.fromkeys(
+        ('checkpoints_file', 'results_dir', 'baselines', 'pairs_file', 'dataset_dir', 'photos', 'metrics', 'resize',
+         'result_dir', 'device'), str),
+}  # fmt: skip
+USUAL = {'strength': 1.0, 'split': 'all', 'dataset_ratio': 0.9, 'seed': 212, 'fused': True}  # else '', 0 or False
 INPUT = 'unprocessed input'
+SHIPPED, SAMPLES = 'checkpoints/general/best.pth', 'sample_imgs/pairs.csv'  # it is scored on them by default
 
 
 def main(opt):
@@ -112,12 +117,13 @@ def main(opt):
     rank, _ = init_distributed()
 
     # choose
-    protocol = choose_protocol(opt)
+    protocol = STANDARDS[opt.protocol].protocol if opt.protocol else Protocol(opt.resize, opt.crop_border, opt.gt_mean)
+    protocol.check()
     functions, blanks = ({}, {}) if opt.photos else choose_metrics(opt.metrics)
-    checkpoints, others = names_of(opt.checkpoints_file), names_of(opt.baselines)
-    name, pairs = choose_pairs(opt, checkpoints)
+    checkpoints, baselines = list_names(opt.checkpoints_file), list_names(opt.baselines)
+    name, pairs, notes = choose_pairs(opt, checkpoints)
     result_dir = make_result_dir(opt, checkpoints, name)
-    methods = choose_methods(opt, checkpoints, others, pairs, protocol)
+    methods = choose_methods(opt, checkpoints, baselines, pairs, protocol)
     find_overlaps(methods, pairs, quiet=rank > 0)
 
     # score
@@ -128,7 +134,9 @@ def main(opt):
         if rank == 0:
             raise_all(problems, f'{name}, no mean from the other {len(kept)} of {len(pairs)} pairs')
         return 1
-    if 'best_gamma' in others:
+    if problems:
+        notes.append(f'SKIPPED {len(problems)} of {len(pairs)} pairs (--skip_bad): {"; ".join(problems)}')
+    if 'best_gamma' in baselines:
         add_best_gamma(methods, kept, protocol, functions)
     if rank > 0:
         return 0
@@ -141,17 +149,17 @@ def main(opt):
         'pairs': name,
         'photos': len(kept),
         'split_sha256': hash_pairs(pairs),
-        'protocol': describe_protocol(opt.protocol, protocol),
+        'protocol': STANDARDS[opt.protocol].describe(opt.protocol, pairs) if opt.protocol else str(protocol),
+        'notes': notes,
         'skipped': problems,
         'blank_metrics': blanks,
         'methods': {label: {**method.about, **found[label]} for label, method in methods.items()},
         'paired': compare_methods(rows, metrics, INPUT),
         'options': vars(opt),
-        'versions': versions(),
+        'versions': describe_machine(),
     }
     report = write_report(summary, functions, opt.appearance or bool(opt.photos))
-    columns = ('input', 'target', 'method', *functions, *RESULT, *TARGET, *Faults._fields)
-    save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, columns)
+    save_csv(os.path.join(result_dir, 'per_photo.csv'), rows, list(rows[0]))
     save_json(os.path.join(result_dir, 'summary.json'), summary)
     save_text(os.path.join(result_dir, 'table.md'), report)
     print(report, end='', flush=True)
@@ -171,61 +179,37 @@ class Method(NamedTuple):
     about: dict
 
 
-def names_of(option):
-    """The parts of an option with commas between."""
-    return [part.strip() for part in option.split(',') if part.strip()]
-
-
 def check_combination(opt):
     """Refuse an option that the others leave without effect, and one that a standard protocol fixes.
 
     Raises:
-        ValueError: the option, what it needs, and what was given.
+        ValueError: the option, the other one, and what was given.
     """
-    needs = {
-        'split': (opt.dataset_dir and not opt.pairs_file, 'with --dataset_dir and no --pairs_file'),
-        'dataset_ratio': (opt.split == 'ratio', 'with --split ratio'),
-        'seed': (opt.split == 'ratio', 'with --split ratio'),
-        **{
-            name: (not opt.photos, 'without --photos')
-            for name in ('pairs_file', 'dataset_dir', 'protocol', 'metrics', 'gt_mean', 'targets_as_input')
-        },
-        **{name: (names_of(opt.checkpoints_file), 'with a checkpoint') for name in ('strength', 'denoise', 'rounding')},
-    }
-    if opt.protocol:
-        fixed = 'split', 'targets_as_input', 'resize', 'crop_border', 'gt_mean', 'skip_bad'
-        needs |= {name: (False, f'without --protocol {opt.protocol}') for name in fixed}
-    for name, (usable, needed) in needs.items():
-        value = getattr(opt, name)
-        if value != DEFAULTS[name] and not usable:
-            raise ValueError(f'{name}: expected only {needed}, got {value!r}')
-
-
-def choose_protocol(opt):
-    """The standard protocol that is asked for by name, or that of the options.
-
-    Raises:
-        ValueError: resize is none of its forms.
-    """
-    if opt.protocol:
-        return STANDARDS[opt.protocol].protocol
-    protocol = Protocol(opt.resize, opt.crop_border, opt.gt_mean)
-    protocol.check()
-    return protocol
-
-
-def describe_protocol(name, protocol):
-    return f'protocol {name} ({STANDARDS[name].title}), {protocol}' if name else str(protocol)
+    lone = opt.pairs_file.endswith('.pkl') or not opt.dataset_dir
+    no_gamma = not (opt.photos and 'best_gamma' in opt.baselines)
+    rules = [
+        ('split targets_as_input resize crop_border gt_mean skip_bad', not opt.protocol, 'without --protocol'),
+        ('split', opt.dataset_dir and not opt.pairs_file, 'with --dataset_dir and no --pairs_file'),
+        ('dataset_ratio seed', opt.split == 'ratio', 'with --split ratio'),
+        ('strength denoise rounding fused', list_names(opt.checkpoints_file), 'with --checkpoints_file'),
+        ('pairs_file dataset_dir protocol metrics gt_mean targets_as_input', not opt.photos, 'without --photos'),
+        ('baselines', no_gamma, 'without best_gamma, which needs targets, with --photos'),
+        ('pairs_file', lone, 'without --dataset_dir, but for an options.pkl'),
+    ]
+    for names, usable, needed in rules:
+        for name in names.split():
+            if getattr(opt, name) != USUAL.get(name, type(getattr(opt, name))()) and not usable:
+                raise ValueError(f'{name}: expected only {needed}, got {getattr(opt, name)!r}')
 
 
 def choose_metrics(names):
     """({metric: function, None where it is not at hand}, {metric: the reason}).
 
     Raises:
-        ValueError: unknown metric.
+        ValueError: unknown metric, or no psnr.
     """
     functions, blanks = {}, {}
-    for name in names_of(names):
+    for name in list_names(names) or tuple(METRICS)[:5]:
         if name not in (*METRICS, *OPTIONAL):
             raise ValueError(f'metrics: expected {", ".join((*METRICS, *OPTIONAL))}, got {name!r}')
         functions[name] = METRICS.get(name) or optional_metric(name)
@@ -237,38 +221,38 @@ def choose_metrics(names):
 
 
 def choose_pairs(opt, checkpoints):
-    """(name, pairs) of the options.
+    """(name, pairs, notes for the report) of the options. A photo without a target is a pair with ''.
 
     Raises:
-        OSError, ValueError: no such list or folder, a pair twice, or not the number of pairs that a protocol has.
+        OSError, ValueError: no such list or folder, none of its photos, or a pair twice.
     """
     name, pairs = find_test_pairs(opt, checkpoints)
-    seen, twice = set(), []
-    for pair in pairs:
-        key = tuple(map(os.path.realpath, pair))
-        twice += [f'{pair[0]}: listed twice with the target {pair[1]}'] if key in seen else []
-        seen.add(key)
-    raise_all(twice, name)
-    if opt.protocol and len(pairs) != STANDARDS[opt.protocol].count:
-        raise ValueError(f'protocol {opt.protocol}: expected {STANDARDS[opt.protocol].count} pairs, got {len(pairs)}')
+    if not any(map(os.path.exists, {path for pair in pairs for path in pair})):
+        raise FileNotFoundError(
+            f'{name}: expected photos such as {pairs[0][0]}, found none of {len(pairs)}: docs/results.md says where '
+            f'they come from; name yours by --pairs_file or --dataset_dir, or score --pairs_file {SAMPLES}'
+        )
+    counts = Counter(tuple(map(os.path.realpath, pair)) for pair in pairs)
+    raise_all([f'{pair[0]}: listed twice with the target {pair[1]}' for pair in counts if counts[pair] > 1], name)
+    notes = []
+    if opt.split == 'paper' and {fivek_id(photo) for photo, _ in pairs} != set(range(4501, 5001)):
+        name += f'_{len(pairs)}_of_500'
+        notes.append(f"NOT THE PAPER'S TEST SET: FiveK's a4501 to a5000 are 500 photos, these are {len(pairs)}")
+    if own := sum(photo == target for photo, target in pairs):
+        notes.append(f'{own} of {len(pairs)} pairs are a photo with itself: they show how little it is changed')
     if opt.targets_as_input:
         name, pairs = f'{name}_targets_as_input', [(target, target) for target in sorted({t for _, t in pairs})]
-    return name, pairs
+    return name, pairs, notes
 
 
 def find_test_pairs(opt, checkpoints):
-    """(name, pairs) of the list, of the dataset folder, or of the validation split beside the first checkpoint.
-
-    A photo without a target is a pair with ''.
-    """
+    """(name, pairs) of what is named on the command line, else of the default checkpoint, else of the first one."""
     if opt.photos:
         return utils.short_name(opt.photos), [(path, '') for path in find_inputs(opt.photos)]
     if opt.pairs_file.endswith('.pkl'):
         if not opt.dataset_dir:
             raise ValueError(f'dataset_dir: expected the folder that holds the photos of {opt.pairs_file}, got none')
         return utils.short_name(opt.pairs_file), read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
-    if opt.pairs_file and opt.dataset_dir:
-        raise ValueError('pairs_file, dataset_dir: expected one of them, got both')
     if opt.protocol and not opt.pairs_file:
         standard = STANDARDS[opt.protocol]
         folder = os.path.join(opt.dataset_dir, standard.folder)
@@ -282,7 +266,8 @@ def find_test_pairs(opt, checkpoints):
         return name + ('' if opt.split == 'all' else f'_{opt.split}'), pairs
     if not opt.pairs_file and not checkpoints:
         raise ValueError('pairs_file: expected a CSV list, or --dataset_dir, or a checkpoint, got none')
-    pairs_file = opt.pairs_file or os.path.join(os.path.dirname(checkpoints[0]), 'valid_pairs.csv')
+    saved = os.path.join(os.path.dirname((checkpoints or [''])[0]), 'valid_pairs.csv')
+    pairs_file = opt.pairs_file or (SAMPLES if checkpoints == [SHIPPED] else saved)
     if not os.path.isfile(pairs_file):
         hint = '' if opt.pairs_file else ' (no --pairs_file or --dataset_dir given)'
         raise FileNotFoundError(f'{pairs_file}: expected a CSV list of pairs, found no such file{hint}')
@@ -298,7 +283,7 @@ def make_result_dir(opt, checkpoints, name):
     return folder
 
 
-def choose_methods(opt, checkpoints, others, pairs, protocol):
+def choose_methods(opt, checkpoints, baselines, pairs, protocol):
     """{label: Method}, the unprocessed input first; best_gamma follows when the others are scored.
 
     Raises:
@@ -316,11 +301,16 @@ def choose_methods(opt, checkpoints, others, pairs, protocol):
     suffix = f' + denoise {opt.denoise:g}' if opt.denoise else ''
     for path in checkpoints:
         add(utils.short_name(path) + suffix, path + suffix, use_checkpoint(path, opt, device))
-    for folder in names_of(opt.results_dir):
+    for folder in list_names(opt.results_dir):
         add(os.path.basename(os.path.abspath(folder)), folder, use_results(folder, pairs, protocol))
-    for label, function in choose_baselines(others).items():
-        add(label, f'{label} (baseline)', Method(lambda photo, path, function=function: function(photo), {}))
+    for label, function in choose_baselines(baselines).items():
+        add(label, f'{label} (baseline)', use_function(function))
     return methods
+
+
+def use_function(function):
+    """Method of a function of an 8-bit photo."""
+    return Method(lambda photo, path: function(to_8bit(photo)), {})
 
 
 def use_checkpoint(path, opt, device):
@@ -329,12 +319,9 @@ def use_checkpoint(path, opt, device):
     network.fused = opt.fused
     rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
     edit = Edit(opt.strength, opt.denoise, round_down=rounding == 'down')
-
-    def enhance(photo, path):
-        return enhance_photo(network, photo, edit)[0]
-
-    about = {'checkpoint': path, 'sha256': hash_files([path])[path]}
-    return Method(enhance, about | {'rounding': rounding, 'strength': opt.strength, 'denoise': opt.denoise})
+    about = {'checkpoint': path, 'sha256': hash_files([path])[path], 'rounding': rounding}
+    about |= {'strength': opt.strength, 'denoise': opt.denoise}
+    return Method(lambda photo, path: enhance_photo(network, photo, edit)[0], about)
 
 
 def use_results(folder, pairs, protocol):
@@ -344,60 +331,41 @@ def use_results(folder, pairs, protocol):
         OSError, ValueError: no photos there, or a stem that two of them, or two inputs, share.
     """
     problems = []
-    results = files_by_stem(list_photos(folder), problems)
-    files_by_stem(sorted({photo for photo, _ in pairs}), problems)
+    results = by_stem(list_photos(folder), problems)
+    by_stem(sorted({photo for photo, _ in pairs}), problems)
     raise_all(problems, f'{folder}, results matched by stem')
 
     def read_result(photo, path):
-        if stem(path) not in results:
+        if stem_of(path) not in results:
             raise ValueError(f'{path}: no result in {folder}')
-        result = to_8bit(read_photo(results[stem(path)]))
+        result = to_8bit(read_photo(results[stem_of(path)]))
         return result if result.shape == photo.shape else protocol.prepare(result)
 
     return Method(read_result, {'results_dir': folder})
 
 
-def files_by_stem(paths, problems):
-    """{stem: path}; a stem that two paths share goes to problems."""
-    found = {}
-    for path in paths:
-        if stem(path) in found:
-            problems.append(f'{path}: same stem as {found[stem(path)]}')
-        found[stem(path)] = path
-    return found
-
-
-def stem(path):
-    """A file's name without folder and extension."""
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 def find_overlaps(methods, pairs, quiet):
-    """Compare the test pairs with each checkpoint's training pairs: a warning, and a fact of the method."""
+    """Compare the test pairs with each checkpoint's training pairs: a fact of the method, and a warning where equal."""
     hashes = hash_files({path for pair in pairs for path in pair})
     for label, method in methods.items():
-        if 'checkpoint' in method.about:
-            method.about['overlap'] = check_overlap(label, method.about['checkpoint'], pairs, hashes, quiet)
-
-
-def check_overlap(label, checkpoint, pairs, hashes, quiet):
-    """How many test pairs are among a checkpoint's training pairs, see find_overlap; a warning where there are any."""
-    train_csv = os.path.join(os.path.dirname(checkpoint), 'train_pairs.csv')
-    if not os.path.isfile(train_csv):
-        return 'unknown: no train_pairs.csv beside the checkpoint'
-    train_pairs = read_pairs(train_csv)
-    train_hashes = pair_hashes(train_csv, train_pairs)
-    overlap = find_overlap(pairs, train_pairs, train_hashes, hashes)
-    if not all(train_hashes):
-        overlap['content'] = 'unknown: neither hashes in train_pairs.csv nor its files at hand'
-    if any(overlap[name] for name in ('same_input', 'same_target', 'same_name')) and not quiet:
-        print(
-            f'WARNING: {label}: of {len(pairs)} test pairs, {overlap["same_input"]} inputs and '
-            f'{overlap["same_target"]} targets are among its training photos by content, '
-            f'{overlap["same_name"]} inputs by file name',
-            file=sys.stderr,
-        )
-    return overlap
+        if 'checkpoint' not in method.about:
+            continue
+        train_csv = os.path.join(os.path.dirname(method.about['checkpoint']), 'train_pairs.csv')
+        if not os.path.isfile(train_csv):
+            method.about['overlap'] = 'unknown: no train_pairs.csv beside the checkpoint'
+            continue
+        train_pairs = read_pairs(train_csv)
+        train_hashes = pair_hashes(train_csv, train_pairs)
+        overlap = method.about['overlap'] = find_overlap(pairs, train_pairs, train_hashes, hashes)
+        if any(overlap.values()) and not quiet:
+            print(
+                f'WARNING: {label}: of {len(pairs)} test pairs, {overlap["same_input"]} inputs and '
+                f'{overlap["same_target"]} targets are among its training photos by content, '
+                f'{overlap["same_name"]} inputs by file name',
+                file=sys.stderr,
+            )
+        if not all(train_hashes):
+            overlap['content'] = 'unknown: neither hashes in train_pairs.csv nor its files at hand'
 
 
 # ------------------------------------------------------------------------------------------------------- score
@@ -421,40 +389,34 @@ def map_pairs(function, pairs, title):
 
 
 def score_pair(pair, methods, protocol, functions):
-    """Rows of one pair, one for each method: {'method', metrics, appearance of the result and of the target}.
+    """Rows of one pair, one for each method: {'method', metrics, numbers of the result's and target's appearance}.
 
     Raises:
-        OSError, ValueError: unreadable, of different sizes, or not 8 bit; the message names the file.
+        OSError, ValueError: unreadable, or of different sizes; the message names the file.
     """
     photo, target = read_prepared(pair, protocol)
     labs = [to_lab(protocol.crop(image)) for image in (photo, target) if image is not None]
+    wanted = measure_appearance(labs[1]) if len(labs) > 1 else {}
     rows = []
     for label, method in methods.items():
-        result = method.run(photo, pair[0])
+        result = to_8bit(method.run(photo, pair[0]))
         try:
-            aligned, wanted = protocol.align(result, photo if target is None else target)
-            row = {name: function(aligned, wanted) if function else '' for name, function in functions.items()}
+            images = protocol.align(result, to_8bit(photo) if target is None else target)
+            row = {name: function(*images) if function else '' for name, function in functions.items()}
         except ValueError as error:
             raise ValueError(f'{pair[0]}: {label}: {error}') from error
-        lab = to_lab(aligned)
-        row |= measure_appearance(lab)._asdict() | measure_faults(lab, *labs)._asdict()
-        if target is not None:
-            row |= zip(TARGET, measure_appearance(labs[1]), strict=True)
-        rows.append({'method': label, **row})
+        lab = to_lab(images[0])
+        row |= measure_appearance(lab) | {f'target_{name}': value for name, value in wanted.items()}
+        rows.append({'method': label, **row, **measure_faults(lab, *labs)})
     return rows
 
 
 def read_prepared(pair, protocol):
-    """Both photos of a pair at the size that is scored; raises ValueError, which names the file, if not 8 bit.
-
-    Without a target it is None.
-    """
+    """(photo as its file has it, 8-bit target or None), at the size that is scored."""
     if not pair[1]:
-        return protocol.prepare(to_8bit(read_photo(pair[0]))), None
+        return protocol.prepare(read_photo(pair[0])), None
     photo, target = pipeline.read_pair(pair)
-    if photo.dtype != 'uint8' or target.dtype != 'uint8':
-        raise ValueError(f'{pair[0]}: expected 8-bit photos, got {photo.dtype} and {target.dtype}')
-    return protocol.prepare(photo), protocol.prepare(target)
+    return protocol.prepare(photo), protocol.prepare(to_8bit(target))
 
 
 def add_best_gamma(methods, kept, protocol, functions):
@@ -463,10 +425,14 @@ def add_best_gamma(methods, kept, protocol, functions):
     Args:
         kept: list of (pair, rows).
     """
+
+    def score_gammas(pair):
+        photo, target = read_prepared(pair, protocol)
+        return gamma_decibels(to_8bit(photo), target)
+
     pairs = [pair for pair, _ in kept]
-    decibels = map_pairs(lambda pair: gamma_decibels(*read_prepared(pair, protocol)), pairs, 'best gamma')
-    label, function = best_gamma(decibels)
-    methods[label] = Method(lambda photo, path: function(photo), {})
+    label, function = best_gamma(map_pairs(score_gammas, pairs, 'best gamma'))
+    methods[label] = use_function(function)
     only = {label: methods[label]}
     more = map_pairs(lambda pair: score_pair(pair, only, protocol, functions), pairs, label)
     for (_, rows), added in zip(kept, more, strict=True):
@@ -482,28 +448,21 @@ def save_pictures(path, rows, label, function, protocol):
     The table is out by now: a picture that cannot be made is a note on stderr.
     """
     rows = [row for row in rows if row['method'] == label]
-    titles = {'psnr': 'PSNR', 'ssim': 'SSIM', 'hue_to_input': 'hue error', 'veil': 'veil'}
+    titles = {'psnr': 'PSNR', 'ssim': 'SSIM'} if 'psnr' in rows[0] else {'hue_to_input': 'hue error', 'veil': 'veil'}
     shown = []
     try:
         order = [row['psnr'] if 'psnr' in row else -row['hue_to_input'] for row in rows]
         for rank, positions in extremes(order).items():
             for row in (rows[i] for i in positions):
                 photo, target = read_prepared((row['input'], row['target']), protocol)
-                names = [name for name in titles if row.get(name) not in (None, '')][:2]
-                numbers = '  '.join(f'{titles[name]} {row[name]:.{3 if name == "ssim" else 2}f}' for name in names)
-                caption = f'{rank}: {os.path.basename(row["input"])}  {numbers}   (input, {label}'
-                images = [photo, function(photo, row['input']), target]
-                shown.append((caption + (')' if target is None else ', target)'), [i for i in images if i is not None]))
+                numbers = '  '.join(f'{titles[name]} {row[name]:.4g}' for name in titles if row.get(name, '') != '')
+                images = {'input': photo, label: function(photo, row['input']), 'target': target}
+                images = {name: to_8bit(image) for name, image in images.items() if image is not None}
+                caption = f'{rank}: {os.path.basename(row["input"])}  {numbers}   ({", ".join(images)})'
+                shown.append((caption, list(images.values())))
         save_extremes(path, shown)
     except (OSError, ValueError, MemoryError, cv2.error) as error:
         print(f'note: no {path}: {error_line(error)}', file=sys.stderr)
-
-
-def versions():
-    """What a number may depend on."""
-    packages = {'torch': torch, 'numpy': numpy, 'opencv': cv2, 'skimage': skimage}
-    found = {name: package.__version__ for name, package in packages.items()}
-    return {'python': platform.python_version(), **found, 'machine': platform.platform()}
 
 
 if __name__ == '__main__':

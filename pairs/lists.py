@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from photos.formats import READABLE
-from photos.picture import is_photo, list_photos
+from photos.picture import list_photos
 from system.files import raise_all, save_csv
 from system.process import cores
 
@@ -38,24 +37,26 @@ def find_pairs(dataset_dir):
         wanted = ', or '.join('/ and '.join(layout) + '/' for layout in LAYOUTS)
         raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}')
     problems = []
-    inputs, targets = (photos_by_stem(folder, problems) for folder in folders)
+    inputs, targets = (by_stem(list_photos(folder), problems) for folder in folders)
     problems += [f'{path}: no partner in {folders[1]}' for stem, path in inputs.items() if stem not in targets]
     problems += [f'{path}: no partner in {folders[0]}' for stem, path in targets.items() if stem not in inputs]
     raise_all(problems, dataset_dir)
-    if not inputs:
-        raise ValueError(f'{dataset_dir}: no photos in {input_name}/ (looked for {" ".join(READABLE)})')
     return [(inputs[stem], targets[stem]) for stem in sorted(inputs)]
 
 
-def photos_by_stem(folder, problems):
-    """{stem: path} of a folder's photos; a stem that two files share goes to problems."""
+def by_stem(paths, problems):
+    """{stem: path}; a stem that two paths share goes to problems."""
     found = {}
-    for name in sorted(filter(is_photo, os.listdir(folder))):
-        stem, path = os.path.splitext(name)[0], os.path.join(folder, name)
-        if stem in found:
-            problems.append(f'{path}: same stem as {found[stem]}')
-        found[stem] = path
+    for path in paths:
+        if stem_of(path) in found:
+            problems.append(f'{path}: same stem as {found[stem_of(path)]}')
+        found[stem_of(path)] = path
     return found
+
+
+def stem_of(path):
+    """A file's name without folder and extension."""
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def read_pairs(path):

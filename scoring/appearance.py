@@ -1,39 +1,15 @@
-"""How a photo looks, in numbers of CIE Lab (sRGB, D65), how results differ from their targets in them, and faults.
+"""How a photo looks and what faults a result has, in numbers of CIE Lab (sRGB, D65).
 
 PSNR alone hides that a result is pale, veiled or of a wrong hue: lifted blacks, low chroma and turned hues cost it
 little. Photos of more than half a megapixel are measured on an area-shrunk copy of that size.
 """
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 from skimage.color import rgb2lab
 
-from scoring.statistics import summarize
-
 MOST = 500_000  # pixels that are measured
 WHITE = 99.5  # L from which a pixel is white: grey 254 of 255, for JPEG moves 255 by a level
-
-
-class Appearance(NamedTuple):
-    """Five numbers of one photo."""
-
-    lightness: float  # mean of L, in [0, 100]
-    contrast: float  # standard deviation of L
-    chroma: float  # mean of C = sqrt(a^2 + b^2), the distance from grey
-    black_point: float  # the L below which the darkest hundredth of the pixels lies
-    veil: float  # the L below which the darkest twentieth lies: high where a grey veil covers the blacks
-
-
-class Faults(NamedTuple):
-    """Three numbers of one result; without a target, hue_to_target is None."""
-
-    hue_to_target: float  # see hue_error
-    hue_to_input: float
-    blown: float  # see blown_share
-
-
 LABELS = {
     'lightness': 'L',
     'contrast': 'sd L',
@@ -44,6 +20,7 @@ LABELS = {
     'hue_to_input': 'hue to input, deg',
     'blown': 'blown %',
 }
+OF_ONE = tuple(LABELS)[:5]  # the numbers of measure_appearance
 
 
 def to_lab(photo):
@@ -60,25 +37,33 @@ def to_lab(photo):
 
 
 def measure_appearance(lab):
-    """Appearance of a photo's Lab."""
+    """Five numbers of a photo's Lab.
+
+    Returns:
+        dict of lightness (mean of L, in [0, 100]), contrast (standard deviation of L), chroma (mean of
+        C = sqrt(a^2 + b^2)), black_point and veil: the L below which the darkest 1 % and 5 % of the pixels lie. A grey
+        veil over the blacks lifts the last.
+    """
     lightness = lab[..., 0]
     black_point, veil = np.percentile(lightness, (1, 5))
-    return Appearance(
-        lightness=float(lightness.mean(dtype=np.float64)),
-        contrast=float(lightness.std(dtype=np.float64)),
-        chroma=float(np.hypot(lab[..., 1], lab[..., 2]).mean(dtype=np.float64)),
-        black_point=float(black_point),
-        veil=float(veil),
+    numbers = (
+        lightness.mean(dtype=np.float64),
+        lightness.std(dtype=np.float64),
+        np.hypot(lab[..., 1], lab[..., 2]).mean(dtype=np.float64),
+        black_point,
+        veil,
     )
+    return dict(zip(OF_ONE, map(float, numbers), strict=True))
 
 
 def measure_faults(result, photo, target=None):
-    """Faults of a result's Lab against the input photo's and, where there is one, the target's; all of one size."""
-    return Faults(
-        hue_to_target=None if target is None else hue_error(result, target),
-        hue_to_input=hue_error(result, photo),
-        blown=blown_share(result, photo),
-    )
+    """Faults of a result's Lab against the input photo's and the target's, all of one size.
+
+    Returns:
+        dict of hue_to_target (with a target alone) and hue_to_input, see hue_error, and blown, see blown_share.
+    """
+    to_target = {} if target is None else {'hue_to_target': hue_error(result, target)}
+    return {**to_target, 'hue_to_input': hue_error(result, photo), 'blown': blown_share(result, photo)}
 
 
 def hue_error(lab, other):
@@ -99,50 +84,3 @@ def hue_error(lab, other):
 def blown_share(result, photo):
     """Share of the pixels, in %, that are white (L of WHITE or more) in a result's Lab and were not in the photo's."""
     return float(100 * ((result[..., 0] >= WHITE) & (photo[..., 0] < WHITE)).mean())
-
-
-def compare_appearance(results, targets):
-    """Results against their targets, photo by photo.
-
-    Args:
-        results, targets: Appearance of each photo, in the same order; targets may be None.
-    Returns:
-        {name of the number: {'result': mean, 'target': mean, 'difference': summarize(result - target)}}; without
-        targets, the mean of the results alone.
-    """
-    results = np.array(results, np.float64)  # (photos, 5)
-    found = {name: {'result': float(mean)} for name, mean in zip(Appearance._fields, results.mean(axis=0), strict=True)}
-    if targets is not None:
-        targets = np.array(targets, np.float64)
-        for i, name in enumerate(found):
-            found[name]['target'] = float(targets[:, i].mean())
-            found[name]['difference'] = summarize(results[:, i] - targets[:, i])
-    return found
-
-
-def summarize_faults(faults):
-    """{name of the number: summarize(its values)} of the Faults of each photo; those that are None are left out."""
-    columns = zip(Faults._fields, zip(*faults, strict=True), strict=True)
-    return {name: summarize(values) for name, values in columns if None not in values}
-
-
-def describe_appearance(comparison, faults):
-    """A comparison and faults in words: L, black point and veil as differences, contrast and chroma as shares."""
-    words = [
-        f'{name.replace("hue_", "hue error ").replace("_", " ")} {faults[name]["mean"]:.1f} degrees'
-        for name in faults
-        if name != 'blown'
-    ]
-    words.append(f'blown {faults["blown"]["mean"]:.2f} %')
-    if 'target' not in comparison['veil']:
-        return ', '.join([f'veil {comparison["veil"]["result"]:.1f}', *words])
-
-    def share(name):
-        result, target = comparison[name]['result'], comparison[name]['target']
-        return f'{name} {100 * (result / target - 1):+.0f} %' if target else f'{name} {result:+.1f}'
-
-    lightness, black, veil = (comparison[name]['difference']['mean'] for name in ('lightness', 'black_point', 'veil'))
-    return (
-        f'lightness {lightness:+.1f}, black point {black:+.1f}, veil {veil:+.1f}, {share("contrast")}, '
-        f'{share("chroma")} of its targets; {", ".join(words)}'
-    )

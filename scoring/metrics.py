@@ -4,11 +4,13 @@ Photos are (H, W, 3) RGB, both of one size; 16 bit is rounded to 8 first. `METRI
 finds those that need a package, or weights, that not everybody has.
 """
 
+import functools
 import glob
 import importlib.util
 import os
 import threading
 
+import cv2
 import numpy as np
 import torch
 from skimage.color import deltaE_cie76, deltaE_ciede2000, rgb2lab
@@ -66,14 +68,65 @@ def de2000(photo, target):
     return color_difference(photo, target, deltaE_ciede2000)
 
 
-METRICS = {'psnr': psnr, 'ssim': ssim, 'ssim_gauss': ssim_gauss, 'de76': de76, 'de2000': de2000}
-OPTIONAL = ('ms_ssim', 'lpips', 'niqe')
+def psnr_gt_mean(photo, target):
+    """PSNR after the photo's brightness is scaled to the target's, see match_mean; not comparable to `psnr`."""
+    photo, target = check_photos(photo, target)
+    return psnr(match_mean(photo, target), target)
+
+
+def match_mean(photo, target):
+    """An 8-bit photo scaled so that its mean grey level is the target's, as papers on LOL call GT-mean."""
+    means = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() for image in (photo, target)]
+    return np.clip(photo * (means[1] / max(means[0], 1e-6)), 0, 255).round().astype(np.uint8)
+
+
+METRICS = {
+    'psnr': psnr,
+    'ssim': ssim,
+    'ssim_gauss': ssim_gauss,
+    'de76': de76,
+    'de2000': de2000,
+    'psnr_gt_mean': psnr_gt_mean,
+}
+
+
+# ---------------------------------------------------------------------------------------------- where at hand
+
+
+def make_ms_ssim():
+    """MS-SSIM by torchmetrics; higher is better."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as function
+
+    return functools.partial(function, data_range=1.0)
+
+
+def make_lpips():
+    """LPIPS with AlexNet by torchmetrics; lower is better."""
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    return LearnedPerceptualImagePatchSimilarity('alex', normalize=True)
+
+
+def make_niqe():
+    """NIQE by pyiqa, which looks at the photo alone; lower is better."""
+    import pyiqa
+
+    network = pyiqa.create_metric('niqe', device='cpu')
+    return lambda photo, target: network(photo)
+
+
+OPTIONAL = {  # {name: (function that makes it, package, weights in torch's hub folder)}
+    'ms_ssim': (make_ms_ssim, 'torchmetrics', ''),
+    'lpips': (make_lpips, 'torchmetrics', 'checkpoints/alexnet-owt-*.pth'),
+    'niqe': (make_niqe, 'pyiqa', 'pyiqa/niqe_modelparameters.mat'),
+}
 LABELS = {
     'psnr': 'PSNR dB',
     'ssim': 'SSIM',
     'ssim_gauss': 'SSIM-G',
     'de76': 'dE76',
     'de2000': 'dE2000',
+    'psnr_gt_mean': 'PSNR dB with GT-MEAN',
     'ms_ssim': 'MS-SSIM',
     'lpips': 'LPIPS',
     'niqe': 'NIQE',
@@ -81,32 +134,17 @@ LABELS = {
 
 
 def optional_metric(name):
-    """Function (photo, target) -> float of one of OPTIONAL, or the reason why it is not at hand; nothing is downloaded.
-
-    ms_ssim (higher is better) and lpips (AlexNet, lower) are torchmetrics', niqe (lower, no target) is pyiqa's.
-    """
-    package = 'pyiqa' if name == 'niqe' else 'torchmetrics'
+    """Function (photo, target) -> float of one of OPTIONAL, or the reason why it is not at hand; downloads nothing."""
+    make, package, weights = OPTIONAL[name]
     if importlib.util.find_spec(package) is None:
         return f'{package} is not installed'
-    weights = {'lpips': 'checkpoints/alexnet-owt-*.pth', 'niqe': 'pyiqa/niqe_modelparameters.mat'}
-    if name in weights and not glob.glob(os.path.join(torch.hub.get_dir(), weights[name])):
-        return f'its weights are not at hand ({os.path.join(torch.hub.get_dir(), weights[name])})'
+    if weights and not glob.glob(os.path.join(torch.hub.get_dir(), weights)):
+        return f'its weights are not at hand ({os.path.join(torch.hub.get_dir(), weights)})'
     try:
-        if name == 'ms_ssim':
-            from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as function
-
-            return lambda photo, target: float(function(as_batch(photo), as_batch(target), data_range=1.0))
-        if name == 'lpips':
-            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-            own = one_per_thread(lambda: LearnedPerceptualImagePatchSimilarity('alex', normalize=True))
-            return lambda photo, target: float(own()(as_batch(photo), as_batch(target)))
-        import pyiqa
-
-        own = one_per_thread(lambda: pyiqa.create_metric('niqe', device='cpu'))
-        return lambda photo, target: float(own()(as_batch(photo)))
+        own = one_per_thread(make)
     except (ImportError, RuntimeError, OSError) as error:
         return f'{package} does not run here ({str(error).splitlines()[0]})'
+    return lambda photo, target: float(own()(as_batch(photo), as_batch(target)))
 
 
 def one_per_thread(make):

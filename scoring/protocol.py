@@ -1,10 +1,17 @@
-"""How a result is scored: at what size, without which borders, with whose brightness; standard protocols by name."""
+"""How a result is scored and against what: size, borders, brightness; standard protocols by name; baselines."""
 
 import re
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from skimage import exposure
+
+from pairs.lists import stem_of
+from scoring.metrics import match_mean
+
+BASELINES = ('gamma', 'best_gamma', 'clahe', 'rescale')
+GAMMAS = np.arange(10, 151) / 100  # candidates for the best single gamma
 
 
 class Protocol(NamedTuple):
@@ -69,17 +76,76 @@ class Standard(NamedTuple):
 
     title: str
     folder: str  # of the data set's, holds the test pairs
-    count: int  # of the test pairs
+    stems: frozenset  # of the inputs' names
     protocol: Protocol
 
+    def describe(self, name, pairs):
+        """What was scored; pairs under other names than the data set's are said to be no such set."""
+        own = sorted(stem_of(photo) for photo, _ in pairs) == sorted(self.stems)
+        other = f'like {name}, but on {len(pairs)} pairs that are not by name its {len(self.stems)}, NOT COMPARABLE'
+        return f'protocol {f"{name} ({self.title})" if own else other}, {self.protocol}'
 
+
+EVAL15 = frozenset(['1', '22', '23', '55', '79', '111', '146', '179', '493', '547', '665', '669', '748', '778', '780'])
 STANDARDS = {
-    'lol': Standard('LOL v1, our485 -> eval15', 'eval15', 15, Protocol()),
-    'lol_gt_mean': Standard('LOL v1, our485 -> eval15', 'eval15', 15, Protocol(gt_mean=True)),
+    name: Standard('LOL v1, our485 -> eval15', 'eval15', EVAL15, protocol)
+    for name, protocol in (('lol', Protocol()), ('lol_gt_mean', Protocol(gt_mean=True)))
 }
 
 
-def match_mean(result, target):
-    """The result scaled so that its mean grey level is the target's, as papers on LOL call GT-mean."""
-    means = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() for image in (result, target)]
-    return np.clip(result * (means[1] / max(means[0], 1e-6)), 0, 255).round().astype(np.uint8)
+# ----------------------------------------------------------------------------------------------------------- baselines
+
+
+def choose_baselines(names):
+    """{label: function photo -> photo} of baselines that need no targets, all but best_gamma.
+
+    gamma is 0.4; clahe is scikit-image's equalize_adapthist; rescale stretches a photo's levels to 0 to 255.
+
+    Args:
+        names: list of BASELINES.
+    Raises:
+        ValueError: unknown name, or a name twice.
+    """
+    for i, name in enumerate(names):
+        if name not in BASELINES or name in names[:i]:
+            raise ValueError(f'baselines: expected {", ".join(BASELINES)}, each once, got {name!r}')
+    functions = {
+        'gamma': ('gamma 0.4', lambda photo: exposure.adjust_gamma(photo, 0.4)),
+        'clahe': ('CLAHE', lambda photo: round_levels(exposure.equalize_adapthist(photo) * 255)),
+        'rescale': ('rescale', lambda photo: round_levels(exposure.rescale_intensity(photo, 'image', (0, 255.0)))),
+    }
+    return dict(functions[name] for name in names if name != 'best_gamma')
+
+
+def round_levels(photo):
+    return photo.round().astype(np.uint8)
+
+
+def gamma_decibels(photo, target):
+    """PSNR (G,) of a photo under each of GAMMAS, exact for 8 bit, from level statistics alone.
+
+    Args:
+        photo, target: (H, W, 3) uint8.
+    """
+    tables = np.stack([gamma_levels(gamma) for gamma in GAMMAS]).astype(np.float64)  # (G, 256)
+    levels, wanted = photo.ravel(), target.ravel().astype(np.float64)
+    counts = np.bincount(levels, minlength=256)
+    sums = np.bincount(levels, weights=wanted, minlength=256)
+    squares = tables**2 @ counts - 2 * tables @ sums + (wanted**2).sum()
+    return 10 * np.log10(255**2 / np.maximum(squares / levels.size, 1e-9))
+
+
+def best_gamma(decibels):
+    """(label, function photo -> photo) of the gamma with the highest mean PSNR: an upper bound that saw the targets.
+
+    Args:
+        decibels: gamma_decibels of every pair that is scored.
+    """
+    gamma = float(GAMMAS[np.mean(decibels, axis=0).argmax()])
+    levels = gamma_levels(gamma)
+    return f'gamma {gamma:.2f} (best here)', lambda photo: levels[photo]
+
+
+def gamma_levels(gamma):
+    """Table (256,) uint8 of a gamma curve on 8-bit levels."""
+    return round_levels((np.arange(256) / 255) ** gamma * 255)

@@ -1,49 +1,61 @@
-"""What an evaluation says: statistics of all photos by method, and the report that a reader sees.
+"""What an evaluation says: statistics of all photos by method, and the report of them that a reader sees.
 
-A row is a dict of one photo by one method: 'input', 'target', 'method', its metrics, and the appearance of the result
-and, with 'target_' before the name, of the target, and the faults of the result. Without a target it has no metrics.
+A row is a dict of one photo by one method: 'input', 'target', 'method', its metrics, and the numbers of
+scoring.appearance: the result's, and with 'target_' before the name the target's. Without a target it has no metrics.
 """
 
-import math
+import numpy as np
 
-from scoring.appearance import LABELS as APPEARANCE_LABELS
-from scoring.appearance import Appearance, Faults, compare_appearance, describe_appearance, summarize_faults
+from scoring.appearance import LABELS as NUMBERS
 from scoring.metrics import LABELS
-from scoring.statistics import RESAMPLES, compare, summarize
 
-RESULT = Appearance._fields
-TARGET = tuple(f'target_{name}' for name in RESULT)
+RESAMPLES = 10_000  # of the bootstrap
+FEWEST = 3  # photos for an interval: resamples of one or two say nothing of others
 
 
 def summarize_methods(rows, metrics):
-    """{method: {metric: summarize(values), 'appearance': compare_appearance(...), 'faults': summarize_faults(...)}}.
+    """{method: {metric: summarize(its values), 'appearance': compare_appearance(its rows)}}.
 
     Args:
         rows: of all photos and methods.
         metrics: names of those that were measured.
     """
-    found = {}
-    for method, mine in group_rows(rows).items():
-        found[method] = {metric: summarize([row[metric] for row in mine]) for metric in metrics}
-        results, targets, faults = (
-            [[row[name] for name in names] for row in mine] if names[0] in mine[0] else None
-            for names in (RESULT, TARGET, Faults._fields)
-        )
-        found[method] |= {'appearance': compare_appearance(results, targets), 'faults': summarize_faults(faults)}
-    return found
+    return {
+        method: {
+            **{metric: summarize(column(mine, metric)) for metric in metrics},
+            'appearance': compare_appearance(mine),
+        }
+        for method, mine in group_rows(rows).items()
+    }
 
 
 def compare_methods(rows, metrics, unprocessed):
     """Paired differences of every method to the first after the unprocessed input: [{'method', 'to', metric: ...}]."""
     methods = group_rows(rows)
     first, *others = [method for method in methods if method != unprocessed] or [unprocessed]
+    paired = [metric for metric in ('psnr', 'ssim') if metric in metrics]
     return [
-        {'method': other, 'to': first, **{
-            metric: compare(*([row[metric] for row in methods[method]] for method in (other, first)))
-            for metric in ('psnr', 'ssim') if metric in metrics
-        }}
+        {'method': other, 'to': first}
+        | {metric: compare(column(methods[other], metric), column(methods[first], metric)) for metric in paired}
         for other in others
-    ]  # fmt: skip
+    ]
+
+
+def compare_appearance(rows):
+    """A method's results against their targets, photo by photo.
+
+    Returns:
+        {number: {'result': mean, 'target': mean, 'difference': summarize(result - target)}}, of those in the rows; the
+        last two where targets have that number.
+    """
+    found = {}
+    for name in (name for name in NUMBERS if name in rows[0]):
+        results = column(rows, name)
+        found[name] = {'result': float(results.mean())}
+        if f'target_{name}' in rows[0]:
+            targets = column(rows, f'target_{name}')
+            found[name] |= {'target': float(targets.mean()), 'difference': summarize(results - targets)}
+    return found
 
 
 def group_rows(rows):
@@ -54,22 +66,69 @@ def group_rows(rows):
     return methods
 
 
+def column(rows, name):
+    """The values of a name in all rows."""
+    return np.array([row[name] for row in rows], np.float64)
+
+
+# -------------------------------------------------------------------------------------------------- statistics
+
+
+def summarize(values):
+    """Mean, median, standard deviation (n - 1), and the 95 % percentile bootstrap interval of the mean."""
+    spread = len(values) > 1 and np.isfinite(values).all()
+    return {
+        'mean': float(np.mean(values)),
+        'median': float(np.median(values)),
+        'std': float(np.std(values, ddof=1)) if spread else 0.0,
+        'ci95': bootstrap(values),
+    }
+
+
+def compare(values, others):
+    """Paired difference values - others of the same photos: its mean, interval, and the share of photos won."""
+    difference = values - others
+    return {'mean': float(difference.mean()), 'ci95': bootstrap(difference), 'won': float((difference > 0).mean())}
+
+
+def bootstrap(values, seed=0):
+    """[low, high] of the mean's 95 % percentile interval over RESAMPLES resamples.
+
+    None for fewer than FEWEST values, and where a value is infinite.
+    """
+    if len(values) < FEWEST or not np.isfinite(values).all():
+        return None
+    rng, means = np.random.default_rng(seed), []
+    for _ in range(0, RESAMPLES, 100):  # so few at once that their positions take little memory
+        means.append(values[rng.integers(len(values), size=(100, len(values)))].mean(axis=1))
+    return [float(value) for value in np.percentile(means, (2.5, 97.5))]
+
+
+def extremes(values, count=5):
+    """{'best', 'median', 'worst': positions} of up to `count` values each, no position twice."""
+    order = [int(i) for i in np.argsort(values, kind='stable')[::-1]]
+    count = min(count, -(-len(order) // 3))
+    middle = max((len(order) - count) // 2, count)
+    return {'best': order[:count], 'median': order[middle : middle + count], 'worst': order[2 * count :][-count:]}
+
+
+# ------------------------------------------------------------------------------------------------------- words
+
+
 def write_report(summary, metrics, with_appearance=False):
     """The report as Markdown, from summary.json's content alone: title, table, notes.
 
     Args:
         metrics: columns of the table.
-        with_appearance: columns of appearance and faults too, with a row of the targets.
+        with_appearance: columns of the numbers of scoring.appearance too, with a row of the targets.
     """
     lines = [f'{summary["pairs"]}: {summary["photos"]} photos, {summary["protocol"]}, split {summary["split_sha256"]}']
-    if skipped := summary['skipped']:
-        count = summary['photos'] + len(skipped)
-        lines.append(f'SKIPPED {len(skipped)} of {count} pairs (--skip_bad): {"; ".join(skipped)}')
+    lines += summary['notes']
     lines += ['', write_table(summary['methods'], metrics, with_appearance), '']
-    lines.append(f'± is half the 95 % bootstrap interval ({RESAMPLES:,} resamples)')
+    lines.append(f'± is half the 95 % bootstrap interval ({RESAMPLES:,} resamples; of {FEWEST} photos or more)')
     for method, values in summary['methods'].items():
         rounding = f'rounding {values["rounding"]}; ' if 'rounding' in values else ''
-        lines.append(f'{method}: {rounding}{describe_appearance(values["appearance"], values["faults"])}')
+        lines.append(f'{method}: {rounding}{describe_appearance(values["appearance"])}')
     lines += [f'{metric} is blank: {reason}' for metric, reason in summary['blank_metrics'].items()]
     lines += [describe_paired(entry) for entry in summary['paired'] if 'psnr' in entry]
     return '\n'.join(lines) + '\n'
@@ -77,21 +136,17 @@ def write_report(summary, metrics, with_appearance=False):
 
 def write_table(methods, metrics, with_appearance=False):
     """The methods' means with half the interval's width, as Markdown; a metric that is not at hand stays blank."""
-    columns = [LABELS[name] for name in metrics] + list(APPEARANCE_LABELS.values()) * with_appearance
-    lines = ['| | ' + ' | '.join(columns) + ' |', '|---|' + '---|' * len(columns)]
+    first = next(iter(methods.values()))['appearance']
+    numbers = list(first) if with_appearance else []
+    columns = [LABELS[name] for name in metrics] + [NUMBERS[name] for name in numbers]
+    rows = [['', *columns], ['---'] * (len(columns) + 1)]
     for method, values in methods.items():
         cells = [write_cell(name, values.get(name)) for name in metrics]
-        if with_appearance:
-            cells += [f'{values["appearance"][name]["result"]:.1f}' for name in RESULT]
-            cells += [
-                f'{values["faults"][name]["mean"]:.2f}' if name in values['faults'] else '' for name in Faults._fields
-            ]
-        lines.append(f'| {method} | ' + ' | '.join(cells) + ' |')
-    first = next(iter(methods.values()))['appearance']
+        rows.append([method, *cells, *(f'{values["appearance"][name]["result"]:.1f}' for name in numbers)])
     if with_appearance and 'target' in first['veil']:
-        targets = [f'{first[name]["target"]:.1f}' for name in RESULT]
-        lines.append('| target | ' + ' | '.join([''] * len(metrics) + targets + [''] * len(Faults._fields)) + ' |')
-    return '\n'.join(lines)
+        targets = [f'{first[name]["target"]:.1f}' if 'target' in first[name] else '' for name in numbers]
+        rows.append(['target', *[''] * len(metrics), *targets])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
 def write_cell(metric, values):
@@ -104,10 +159,30 @@ def write_cell(metric, values):
     return f'{values["mean"]:.{digits}f}{spread}'
 
 
+def describe_appearance(found):
+    """What compare_appearance found, in words: L, black point and veil as differences, contrast and chroma as shares.
+
+    Without targets only what needs none.
+    """
+    words = [f'hue error to {name[7:]} {found[name]["result"]:.1f} degrees' for name in found if name[:7] == 'hue_to_']
+    faults = ', '.join([*words, f'blown {found["blown"]["result"]:.2f} %'])
+    if 'target' not in found['veil']:
+        return f'veil {found["veil"]["result"]:.1f}, {faults}'
+
+    def share(name):
+        result, target = found[name]['result'], found[name]['target']
+        return f'{name} {100 * (result / target - 1):+.0f} %' if target else f'{name} {result:+.1f}'
+
+    lightness, black, veil = (found[name]['difference']['mean'] for name in ('lightness', 'black_point', 'veil'))
+    return (
+        f'lightness {lightness:+.1f}, black point {black:+.1f}, veil {veil:+.1f}, {share("contrast")}, '
+        f'{share("chroma")} of its targets; {faults}'
+    )
+
+
 def describe_paired(entry):
     """A paired difference in words."""
-    low, high = entry['psnr']['ci95'] or (math.nan, math.nan)
-    return (
-        f'{entry["method"]} - {entry["to"]}: {entry["psnr"]["mean"]:+.3f} dB [{low:+.3f}, {high:+.3f}], '
-        f'better on {entry["psnr"]["won"]:.0%} of photos'
-    )
+    interval = entry['psnr']['ci95']
+    between = f' [{interval[0]:+.3f}, {interval[1]:+.3f}]' if interval else ''
+    won = f'better on {entry["psnr"]["won"]:.0%} of photos'
+    return f'{entry["method"]} - {entry["to"]}: {entry["psnr"]["mean"]:+.3f} dB{between}, {won}'

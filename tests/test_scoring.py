@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +26,7 @@ from pairs import lists, predecessor
 from photos.colour import decode_srgb, encode_srgb
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import save_checkpoint
-from scoring import appearance, baselines, metrics, protocol, report, sheets, statistics
+from scoring import appearance, metrics, protocol, report, sheets
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -139,20 +139,19 @@ def test_threads_change_no_value_of_a_metric(name, request):
 
 
 def test_each_thread_has_a_metric_object_of_its_own():
-    """On a class of torchmetrics, whose objects keep sums: shared, its values mix."""
-    torchmetrics = pytest.importorskip('torchmetrics')
-    own = metrics.one_per_thread(lambda: torchmetrics.MeanSquaredError())
-    together = threading.Barrier(4)
-    rows = torch.arange(4.0)[:, None] + torch.zeros(4, 1000)
+    """On an object that keeps its sum, as torchmetrics' do: shared among threads, sums of two photos mix."""
 
-    def score_row(row):
-        together.wait()
-        return id(own()), [float(own()(row, torch.zeros(1000))) for _ in range(50)]
+    class Sum:
+        def __call__(self, values):
+            self.total = 0
+            for value in values:
+                time.sleep(1e-4)  # lets another thread in
+                self.total += value
+            return self.total
 
+    own = metrics.one_per_thread(Sum)
     with ThreadPoolExecutor(4) as pool:
-        objects, values = zip(*pool.map(score_row, rows), strict=True)
-    assert len(set(objects)) == 4
-    assert values == tuple([float(i) ** 2] * 50 for i in range(4))
+        assert list(pool.map(lambda i: own()([i] * 30), range(12))) == [30 * i for i in range(12)]
 
 
 def test_unknown_metric_is_refused():
@@ -196,26 +195,26 @@ def test_gt_mean_undoes_a_wrong_brightness_and_says_so():
 
 def test_best_gamma_is_found_among_all():
     _, target = random_pair()
-    dark = baselines.gamma_levels(2.5)[target]
-    decibels = baselines.gamma_decibels(dark, target)
-    scores = [metrics.psnr(baselines.gamma_levels(gamma)[dark], target) for gamma in baselines.GAMMAS]
+    dark = protocol.gamma_levels(2.5)[target]
+    decibels = protocol.gamma_decibels(dark, target)
+    scores = [metrics.psnr(protocol.gamma_levels(gamma)[dark], target) for gamma in protocol.GAMMAS]
     np.testing.assert_allclose(decibels, scores, rtol=1e-9)
-    label, function = baselines.best_gamma([decibels])
+    label, function = protocol.best_gamma([decibels])
     assert label == 'gamma 0.40 (best here)'
-    np.testing.assert_array_equal(function(dark), baselines.gamma_levels(0.4)[dark])
+    np.testing.assert_array_equal(function(dark), protocol.gamma_levels(0.4)[dark])
 
 
 def test_baselines_are_scikit_images():
     photo, _ = random_pair()
-    functions = baselines.choose_baselines(['gamma', 'clahe', 'rescale', 'best_gamma'])
+    functions = protocol.choose_baselines(['gamma', 'clahe', 'rescale', 'best_gamma'])
     assert list(functions) == ['gamma 0.4', 'CLAHE', 'rescale']
     np.testing.assert_allclose(functions['gamma 0.4'](photo), 255 * (photo / 255) ** 0.4, atol=1)
-    stretched = functions['rescale'](photo)
-    assert (stretched.min(), stretched.max()) == (0, 255)
+    low, high = int(photo.min()), int(photo.max())
+    np.testing.assert_array_equal(functions['rescale'](photo), ((photo - low) * (255 / (high - low))).round())
     assert all(function(photo).dtype == np.uint8 for function in functions.values())
     for bad in ('magic', 'gamma'):
         with pytest.raises(ValueError, match=rf"baselines: expected .* each once, got '{bad}'"):
-            baselines.choose_baselines(['gamma', bad])
+            protocol.choose_baselines(['gamma', bad])
 
 
 # --------------------------------------------------------------------------------------------------- statistics
@@ -223,19 +222,26 @@ def test_baselines_are_scikit_images():
 
 def test_bootstrap_interval_is_the_normal_one_for_many_values():
     values = np.random.default_rng(1).normal(20, 2, 400)
-    summary = statistics.summarize(values)
+    summary = report.summarize(values)
     assert summary['mean'] == values.mean()
     assert summary['median'] == np.median(values)
     assert summary['std'] == pytest.approx(values.std(ddof=1))
     half = 1.96 * values.std(ddof=1) / 20
     np.testing.assert_allclose(summary['ci95'], [values.mean() - half, values.mean() + half], atol=0.03)
-    assert statistics.summarize([1.0, float('inf')])['ci95'] is None
+    assert report.summarize(np.array([1.0, 2.0, 3.0, float('inf')]))['ci95'] is None
+
+
+def test_one_or_two_photos_have_no_interval():
+    found = [report.summarize(np.arange(count) + 20.0) for count in (1, 2, 3)]
+    assert [summary['ci95'] is None for summary in found] == [True, True, False]
+    assert report.write_cell('psnr', found[1]) == '20.500'
+    assert '±' in report.write_cell('psnr', found[2])
 
 
 def test_paired_difference_is_narrower_than_its_parts():
     rng = np.random.default_rng(0)
     base = rng.normal(20, 5, 50)
-    paired = statistics.compare(base + 0.5 + rng.normal(0, 0.1, 50), base)
+    paired = report.compare(base + 0.5 + rng.normal(0, 0.1, 50), base)
     assert paired['mean'] == pytest.approx(0.5, abs=0.05)
     assert paired['ci95'][0] > 0.4
     assert paired['won'] == 1
@@ -244,7 +250,7 @@ def test_paired_difference_is_narrower_than_its_parts():
 @pytest.mark.parametrize('count', [1, 2, 7, 15, 40])
 def test_extremes_never_show_a_photo_twice(count):
     values = np.random.default_rng(0).permutation(count)
-    chosen = statistics.extremes(values)
+    chosen = report.extremes(values)
     positions = [i for part in chosen.values() for i in part]
     assert len(positions) == len(set(positions)) == min(count, 15)
     assert values[chosen['best'][0]] == count - 1
@@ -255,7 +261,7 @@ def test_extremes_never_show_a_photo_twice(count):
 
 
 def measure(photo):
-    return appearance.measure_appearance(appearance.to_lab(photo))
+    return list(appearance.measure_appearance(appearance.to_lab(photo)).values())
 
 
 def test_appearance_is_that_of_opencvs_lab():
@@ -270,15 +276,16 @@ def test_appearance_is_that_of_opencvs_lab():
 def test_a_pale_result_has_lifted_blacks_and_less_chroma():
     _, target = random_pair()
     pale = (target * 0.5 + 64).astype(np.uint8)
-    numbers = [[measure(photo)] for photo in (pale, target)]
-    found = appearance.compare_appearance(*numbers)
+    labs = [appearance.to_lab(photo) for photo in (pale, target)]
+    numbers = [appearance.measure_appearance(lab) for lab in labs]
+    row = numbers[0] | {f'target_{name}': value for name, value in numbers[1].items()}
+    found = report.compare_appearance([row | appearance.measure_faults(*labs, labs[1])])
     for name in ('black_point', 'veil'):
         assert found[name]['difference']['mean'] > 5
     assert found['contrast']['result'] < 0.6 * found['contrast']['target']
     assert found['chroma']['result'] < 0.6 * found['chroma']['target']
-    assert found['lightness']['difference']['mean'] == pytest.approx(numbers[0][0].lightness - numbers[1][0].lightness)
-    faults = appearance.summarize_faults([appearance.measure_faults(*map(appearance.to_lab, (pale, target, target)))])
-    words = appearance.describe_appearance(found, faults)
+    assert found['lightness']['difference']['mean'] == numbers[0]['lightness'] - numbers[1]['lightness']
+    words = report.describe_appearance(found)
     assert re.fullmatch(
         r'lightness \S+, black point \+\S+, veil \+\S+, contrast -\d+ %, chroma -\d+ % of its targets; '
         r'hue error to target \S+ degrees, hue error to input \S+ degrees, blown 0.00 %',
@@ -434,7 +441,7 @@ def test_overlap_is_found_by_content_under_another_name(checkpoint, make_pairs, 
     assert summary['methods']['run_best']['overlap'] == {'same_input': 1, 'same_target': 1, 'same_name': 0}
 
 
-@pytest.mark.parametrize('kind', ['size', 'missing', 'unreadable', 'deep', 'no result'])
+@pytest.mark.parametrize('kind', ['size', 'missing', 'unreadable', 'no result'])
 def test_no_mean_with_a_bad_pair_unless_skipped(checkpoint, make_pairs, tmp_path, capsys, kind):
     folder = make_pairs(4)
     pairs = lists.find_pairs(folder)
@@ -448,9 +455,6 @@ def test_no_mean_with_a_bad_pair_unless_skipped(checkpoint, make_pairs, tmp_path
     elif kind == 'unreadable':
         with open(target, 'wb') as file:
             file.write(b'none')
-    elif kind == 'deep':
-        for path in pairs[2]:
-            write_photo(path, read_photo(path).astype(np.uint16) * 257)
     else:
         os.remove(results / 'p2.png')
     values = {'checkpoints_file': checkpoint, 'pairs_file': str(tmp_path / 'list.csv'), 'results_dir': str(results)}
@@ -470,6 +474,23 @@ def test_16_bit_photos_score_as_8_bit(name):
     photo, target = random_pair()
     deep = photo.astype(np.uint16) * 257
     assert metrics.METRICS[name](deep, target) == metrics.METRICS[name](photo, target)
+
+
+def test_16_bit_pairs_are_scored_in_8(checkpoint, make_pairs, tmp_path):
+    """A checkpoint gets the photo's 16 bits; values between two levels of 8 bit change no other method."""
+    folder = make_pairs(2)
+    values = {'checkpoints_file': checkpoint, 'strength': 0.05, 'dataset_dir': folder}
+    values['baselines'] = 'gamma,clahe,rescale,best_gamma'
+    assert run_test(**values, result_dir=str(tmp_path / 'plain')) == 0
+    seen = []
+    for name in (f'{side}/p{i}.png' for side in ('input', 'target') for i in range(4)):
+        deep = read_photo(f'{folder}/{name}').astype(np.uint16) * 257
+        write_photo(f'{folder}/{name}', deep + np.where(deep < 65535, 100, 0).astype(np.uint16))
+        seen.append(read_photo(f'{folder}/{name}').dtype)
+    assert run_test(**values, result_dir=str(tmp_path / 'deep')) == 0
+    assert set(seen) == {np.dtype(np.uint16)}
+    plain, deep = (read_summary(tmp_path / kind)['methods'] for kind in ('plain', 'deep'))
+    assert {label for label in plain if plain[label]['psnr'] != deep[label]['psnr']} == {'run_best'}
 
 
 def test_16_bit_results_are_rounded_to_8(make_pairs, tmp_path):
@@ -524,12 +545,21 @@ def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_pat
         ({'split': 'paper', 'pairs_file': 'a.csv'}, "split: expected only with --dataset_dir .*, got 'paper'"),
         ({'split': 'ratio'}, 'split: expected only with --dataset_dir'),
         ({'seed': 3, 'dataset_dir': 'a'}, 'seed: expected only with --split ratio, got 3'),
-        ({'denoise': 1.0, 'checkpoints_file': ''}, 'denoise: expected only with a checkpoint'),
-        ({'gt_mean': True, 'protocol': 'lol', 'dataset_dir': 'a'}, 'gt_mean: expected only without --protocol lol'),
+        ({'denoise': 1.0, 'checkpoints_file': ''}, 'denoise: expected only with --checkpoints_file, got 1.0'),
+        ({'fused': False, 'checkpoints_file': ''}, 'fused: expected only with --checkpoints_file, got False'),
+        (
+            {'gt_mean': True, 'protocol': 'lol', 'dataset_dir': 'a'},
+            'gt_mean: expected only without --protocol',
+        ),
+        ({'pairs_file': 'a.csv', 'dataset_dir': 'b'}, "pairs_file: expected only without --dataset_dir.*, got 'a.csv'"),
         ({'photos': 'a', 'metrics': 'psnr'}, "metrics: expected only without --photos, got 'psnr'"),
+        ({'photos': 'a', 'pairs_file': 'b.csv'}, "pairs_file: expected only without --photos, got 'b.csv'"),
+        ({'photos': 'a', 'baselines': 'best_gamma'}, 'baselines: expected only without best_gamma.* with --photos'),
+        ({'pairs_file': 5}, 'pairs_file: expected text, got 5'),
+        ({'dataset_ratio': '0.9'}, "dataset_ratio: expected 0 to 0.99, got '0.9'"),
         ({'strength': 1.5}, 'strength: expected 0 to 1, got 1.5'),
         ({'protocol': 'psnr'}, "protocol: expected one of '', lol, lol_gt_mean, got 'psnr'"),
-        ({'crop_border': -1}, 'crop_border: expected 0 or more, got -1'),
+        ({'crop_border': -1}, 'crop_border: expected a whole number, 0 or more, got -1'),
     ],
 )
 def test_options_without_effect_or_out_of_range_are_refused(values, message):
@@ -541,7 +571,7 @@ def test_best_gamma_is_that_of_the_pairs_which_are_scored(make_pairs, tmp_path):
     folder = make_pairs(4)
     for name in ('p0', 'p1', 'p2', 'p3'):  # p3 would want no gamma at all, and cannot be scored
         target = read_photo(f'{folder}/target/{name}.png')
-        write_photo(f'{folder}/input/{name}.png', target if name == 'p3' else baselines.gamma_levels(2)[target])
+        write_photo(f'{folder}/input/{name}.png', target if name == 'p3' else protocol.gamma_levels(2)[target])
     pairs = lists.find_pairs(folder)
     results = shutil.copytree(f'{folder}/target', tmp_path / 'results')
     os.remove(results / 'p3.png')
@@ -589,22 +619,20 @@ def test_report_says_how_results_differ_from_their_targets(make_pairs, tmp_path,
     found = read_summary(tmp_path / 'out')['methods']['unprocessed input']['appearance']
     photos = [read_photo(f'{folder}/{side}/p{i}.png') for side in ('input', 'target') for i in (0, 1)]
     expected = np.array([measure(photo) for photo in photos]).reshape(2, 2, 5).mean(axis=1)
-    np.testing.assert_allclose(
-        [[found[name][side] for name in report.RESULT] for side in ('result', 'target')], expected
-    )
-    faults = read_summary(tmp_path / 'out')['methods']['unprocessed input']['faults']
+    numbers = list(found)[:5]
+    np.testing.assert_allclose([[found[name][side] for name in numbers] for side in ('result', 'target')], expected)
     labs = [appearance.to_lab(photo) for photo in photos]
     hue = np.mean([appearance.hue_error(*pair) for pair in zip(labs[:2], labs[2:], strict=True)])
-    assert faults['hue_to_target']['mean'] == pytest.approx(hue)
-    assert faults['hue_to_input']['mean'] == faults['blown']['mean'] == 0
-    assert f'unprocessed input: {appearance.describe_appearance(found, faults)}' in printed
+    assert found['hue_to_target']['result'] == pytest.approx(hue)
+    assert found['hue_to_input']['result'] == found['blown']['result'] == 0
+    assert f'unprocessed input: {report.describe_appearance(found)}' in printed
     assert 'sd L' not in printed
     run_test(**values, appearance=True)
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.startswith('| target |'))
     assert row.split(' | ')[-8:-3] == [f'{value:.1f}' for value in expected[1]]
     row = next(line for line in lines if line.startswith('| unprocessed input |'))
-    assert row.split(' | ')[-3:] == [f'{hue:.2f}', '0.00', '0.00 |']
+    assert row.split(' | ')[-3:] == [f'{hue:.1f}', '0.0', '0.0 |']
 
 
 @pytest.mark.parametrize('kind', ['folder', 'list'])
@@ -619,15 +647,27 @@ def test_photos_without_targets_are_scored_for_faults(checkpoint, make_pairs, tm
     assert '| unprocessed input |' in capsys.readouterr().out
     summary = read_summary(tmp_path / 'out')
     assert summary['photos'] == {'folder': 4, 'list': 2}[kind]
-    found = summary['methods']['run_best']
-    assert set(found['faults']) == {'hue_to_input', 'blown'}
-    assert set(found['appearance']['veil']) == {'result'}
+    found = summary['methods']['run_best']['appearance']
+    assert list(found)[-3:] == ['veil', 'hue_to_input', 'blown']
+    assert set(found['veil']) == {'result'}
     assert read_photo(str(tmp_path / 'out' / 'extremes.jpg')).shape[1] == 600
+
+
+EVAL15 = (1, 22, 23, 55, 79, 111, 146, 179, 493, 547, 665, 669, 748, 778, 780)
+
+
+def make_eval15(make_pairs):
+    """A folder of LOL's layout with made-up photos under eval15's names."""
+    folder = make_pairs(15, names=('eval15/low', 'eval15/high'))
+    for i, number in enumerate(EVAL15):
+        for side in ('low', 'high'):
+            os.rename(f'{folder}/eval15/{side}/p{i}.png', f'{folder}/eval15/{side}/{number}.png')
+    return folder
 
 
 @pytest.mark.parametrize(('name', 'marked'), [('lol', False), ('lol_gt_mean', True)])
 def test_lol_is_eval15_at_its_own_size(make_pairs, tmp_path, name, marked):
-    folder = make_pairs(15, names=('eval15/low', 'eval15/high'))
+    folder = make_eval15(make_pairs)
     make_pairs(3, names=('our485/low', 'our485/high'))
     values = {'checkpoints_file': '', 'protocol': name}
     assert run_test(**values, dataset_dir=folder, result_dir=str(tmp_path / 'out')) == 0
@@ -641,13 +681,63 @@ def test_lol_is_eval15_at_its_own_size(make_pairs, tmp_path, name, marked):
     assert read_summary(tmp_path / 'same')['methods'] == summary['methods']
 
 
-def test_lol_is_refused_with_other_pairs(make_pairs, tmp_path):
-    pairs = lists.find_pairs(make_pairs(14))
-    lists.write_pairs(str(tmp_path / 'list.csv'), pairs)
-    with pytest.raises(ValueError, match='protocol lol: expected 15 pairs, got 14'):
-        run_test(checkpoints_file='', protocol='lol', pairs_file=str(tmp_path / 'list.csv'))
+def test_gt_mean_metric_is_the_protocols_psnr(make_pairs, tmp_path):
+    values = {'checkpoints_file': '', 'dataset_dir': make_pairs(3), 'metrics': 'psnr,psnr_gt_mean'}
+    run_test(**values, result_dir=str(tmp_path / 'column'))
+    run_test(**values, gt_mean=True, result_dir=str(tmp_path / 'protocol'))
+    column, whole = (read_summary(tmp_path / kind)['methods']['unprocessed input'] for kind in ('column', 'protocol'))
+    assert column['psnr_gt_mean'] == whole['psnr'] != column['psnr']
+    assert '| PSNR dB | PSNR dB with GT-MEAN |' in (tmp_path / 'column' / 'table.md').read_text()
+
+
+def test_lol_on_other_photos_gets_another_label(make_pairs, tmp_path):
+    lists.write_pairs(str(tmp_path / 'list.csv'), lists.find_pairs(make_pairs(15)))
+    values = {'checkpoints_file': '', 'protocol': 'lol', 'metrics': 'psnr'}
+    assert run_test(**values, pairs_file=str(tmp_path / 'list.csv'), result_dir=str(tmp_path / 'out')) == 0
+    text = (tmp_path / 'out' / 'table.md').read_text()
+    assert 'like lol, but on 15 pairs that are not by name its 15, NOT COMPARABLE' in text
+    assert 'our485' not in text
     with pytest.raises(FileNotFoundError, match=r'dataset_dir: expected the folder of LOL v1.*with eval15/ in it'):
         run_test(checkpoints_file='', protocol='lol', dataset_dir=str(tmp_path / 'data'))
+
+
+def test_papers_split_says_how_many_of_500(make_pairs, tmp_path):
+    folder = make_pairs(4)
+    for i, number in enumerate((4500, 4501, 4777, 5000)):
+        for side in ('input', 'target'):
+            os.rename(f'{folder}/{side}/p{i}.png', f'{folder}/{side}/a{number}.png')
+    values = {'checkpoints_file': '', 'dataset_dir': folder, 'metrics': 'psnr'}
+    assert run_test(**values, split='paper', result_dir=str(tmp_path / 'out')) == 0
+    assert read_summary(tmp_path / 'out')['pairs'] == 'data_paper_3_of_500'
+    assert "NOT THE PAPER'S TEST SET" in (tmp_path / 'out' / 'table.md').read_text()
+
+
+def test_photos_paired_with_themselves_are_said_to_be(make_pairs, tmp_path):
+    pairs = lists.find_pairs(make_pairs(4))
+    lists.write_pairs(str(tmp_path / 'list.csv'), [*pairs[:3], (pairs[3][1], pairs[3][1])])
+    values = {'checkpoints_file': '', 'pairs_file': str(tmp_path / 'list.csv'), 'metrics': 'psnr'}
+    assert run_test(**values, result_dir=str(tmp_path / 'out')) == 0
+    assert '1 of 4 pairs are a photo with itself' in (tmp_path / 'out' / 'table.md').read_text()
+
+
+def test_default_run_scores_the_sample_photos(tmp_path):
+    assert run_test(metrics='psnr', result_dir=str(tmp_path)) == 0
+    summary = read_summary(tmp_path)
+    assert (summary['pairs'], summary['photos']) == ('sample_imgs_pairs', 6)
+    assert (
+        summary['methods']['general_best']['psnr']['mean'] > summary['methods']['unprocessed input']['psnr']['mean'] + 5
+    )
+    assert {'commit', 'processor', 'cores', 'torch', 'numpy'} <= set(summary['versions'])
+
+
+def test_pairs_that_are_nowhere_are_one_line(checkpoint, make_pairs, tmp_path):
+    pairs = [(f'gone/input/{i}.png', f'gone/target/{i}.png') for i in range(30)]
+    lists.write_pairs(str(tmp_path / 'run' / 'valid_pairs.csv'), pairs)
+    with pytest.raises(
+        FileNotFoundError, match=r'found none of 30: docs/training.md says where .*--pairs_file'
+    ) as caught:
+        run_test(checkpoints_file=checkpoint)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_two_ranks_give_the_result_of_one(checkpoint, make_pairs, tmp_path):

@@ -22,8 +22,9 @@ import utils
 from kernels import enhance_photo
 from photos.picture import write_photo
 from system.files import save_json
+from system.process import describe_machine
 from tools import workloads
-from tools.measure import ROOT, describe_machine, measure_peak, noisy_photo, start_process, time_in_turn
+from tools.measure import ROOT, measure_peak, noisy_photo, start_process, time_in_turn
 
 opt = SimpleNamespace(
     checkpoints_file='checkpoints/general/best.pth',

@@ -21,8 +21,8 @@ import numpy as np
 
 import utils
 from runs.checkpoint import load_network
-from system.process import tune_malloc
-from tools.measure import describe_machine, measure_peak, noisy_photo
+from system.process import describe_machine, tune_malloc
+from tools.measure import measure_peak, noisy_photo
 from video.enhance import enhance_video
 from video.reader import open_source, read_frames
 from video.writer import Result

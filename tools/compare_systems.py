@@ -32,8 +32,8 @@ from model import build_network
 from photos.picture import write_photo
 from runs.checkpoint import load_network
 from system.files import save_json
-from system.process import cores
-from tools.measure import describe_machine, noisy_photo, peak_memory, start_process
+from system.process import cores, describe_machine
+from tools.measure import noisy_photo, peak_memory, start_process
 
 opt = SimpleNamespace(
     systems='',  # NAME=MODULE:FUNCTION or NAME=COMMAND, semicolons between

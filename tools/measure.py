@@ -1,19 +1,15 @@
-"""How the tools measure: photos, medians of functions that run in turn, peak memory of a process, the machine."""
+"""How the tools measure: photos, medians of functions that run in turn, peak memory of a process."""
 
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 
 import cv2
-import numba
 import numpy as np
-import torch
 
 from photos.picture import read_photo
-from system.process import cores
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -58,22 +54,3 @@ def peak_memory():
         return float('nan')
     with open('/proc/self/status', encoding='ascii') as file:
         return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1e6
-
-
-def describe_machine():
-    """Hardware and versions, and the load of the last minute, for the JSON of a measurement."""
-    processor = platform.processor() or platform.machine()
-    if os.path.exists('/proc/cpuinfo'):
-        with open('/proc/cpuinfo', encoding='utf-8') as file:
-            processor = next((line.split(':')[1].strip() for line in file if line.startswith('model name')), processor)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ''
-    load = round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else ''
-    versions = {module.__name__: module.__version__ for module in (torch, numba, cv2, np)}
-    return {
-        'processor': processor,
-        'cores': cores(),
-        'load': load,
-        'gpu': gpu,
-        'python': platform.python_version(),
-        **versions,
-    }
