@@ -372,7 +372,7 @@ def test_codec_without_an_encoder_is_named(network, tmp_path):
     [('avi', 'mpeg4', 'yuv420p'), ('avi', 'mjpeg', 'yuvj420p'), ('webm', 'libvpx-vp9', 'yuv420p'),
      ('mov', 'prores_ks', 'yuv422p10le'), ('avi', 'huffyuv', 'rgb24'), ('mkv', 'ffv1', 'bgr0'), ('mkv', 'ffv1', 'gray'),
      ('mp4', 'mpeg4', 'yuv420p'), ('mp4', 'libx264rgb', 'rgb24'), ('mov', 'png', 'rgb24'),
-     ('mov', 'rawvideo', 'yuv420p'), ('avi', 'mjpeg', 'yuv420p')],
+     ('mov', 'rawvideo', 'yuv420p'), ('avi', 'mjpeg', 'yuv420p'), ('mov', 'libx265', 'yuv420p')],
 )  # fmt: skip
 def test_codec_and_pixel_format_stay(network, tmp_path, extension, codec, pixels):
     tags = {'color_range': 2 if pixels in ('yuvj420p', 'gray', 'rgb24', 'bgr0') else 1, 'colorspace': 1}

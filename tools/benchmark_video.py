@@ -2,6 +2,7 @@
 
     python -m tools.benchmark_video
     python -m tools.benchmark_video --codec libx264,libx265 --frames 60
+    python -m tools.benchmark_video --width 3840 --height 2160 --frames 60 --repeats 0
 
 The clip pans over an enlarged sample photo with noise. Encoding alone is measured twice: of the clip's own frames, and
 of its enhanced ones, which are brighter and take the encoder longer whoever made them. Beside the seconds stand those
@@ -33,10 +34,10 @@ opt = SimpleNamespace(
     width=1920,
     height=1080,
     frames=90,
-    repeats=3,  # timed runs of each side
+    repeats=3,  # timed runs of each side; 0 measures memory alone
 )
 
-RULES = {'width': (64, None), 'height': (64, None), 'frames': (2, None), 'repeats': (1, None)}
+RULES = {'width': (64, None), 'height': (64, None), 'frames': (2, None), 'repeats': (0, None)}
 
 
 def main(opt):
@@ -49,6 +50,11 @@ def main(opt):
         for codec in opt.codec.split(','):
             clip, result, other = (os.path.join(folder, f'{codec}_{name}.mkv') for name in ('clip', 'result', 'other'))
             make_clip(clip, codec, opt.width, opt.height, opt.frames)
+            what = f'{codec}, {opt.width} x {opt.height}, {opt.frames} frames'
+            peak = measure_peak(enhance, opt.checkpoints_file, clip, result)
+            print(f'{what:34} {peak:6.2f} GB of memory at most, to enhance it', flush=True)
+            if not opt.repeats:
+                continue
             sides = (
                 lambda clip=clip, result=result: enhance_video(network, clip, result),
                 lambda clip=clip, other=other: copy_video(clip, clip, other),
@@ -56,10 +62,8 @@ def main(opt):
             )
             (wall, work), *others = measure(sides, opt.repeats)
             for (other_wall, other_work), of in zip(others, ('the clip', 'the enhanced clip'), strict=True):
-                what = f'{codec}, {opt.width} x {opt.height}, {opt.frames} frames'
                 print(f'{what:34} {wall:6.2f} s {other_wall:6.2f} s {wall / other_wall:6.2f} {work:7.2f} s '
                       f'{other_work:6.2f} s {work / other_work:6.2f}  decoding and encoding {of}')  # fmt: skip
-            print(f'peak memory of enhancing it: {measure_peak(enhance, opt.checkpoints_file, clip, result):.2f} GB')
     return 0
 
 

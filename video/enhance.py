@@ -31,7 +31,7 @@ from video.smoothing import Look, smooth_grids
 from video.writer import Result
 
 DECODED = 4  # frames that decoding runs ahead
-WAITING_BYTES = 512 << 20  # of frames that wait for the grids of later ones
+WAITING_BYTES = 256 << 20  # of frames that wait for the grids of later ones
 WAIT = 0.1  # seconds between looks at whether the consumer has stopped
 
 

@@ -39,6 +39,8 @@ INSTEAD = {'webm': 'vp9', 'avi': 'mpeg4'}  # what a container gets of a codec th
 UNWRITTEN = ('pal8', 'monob', 'monow')  # pixel formats that FFmpeg's scaler does not make
 SOUND = {'webm': ('libopus', 48_000)}  # encoder and rate for what cannot be copied; else AAC at its own rate
 QUANTISER = {'mpeg4': 2, 'mjpeg': 2}  # constant quality of encoders that have no crf
+LOOKAHEAD = {'libx264': 40, 'libx265': 20}  # frames that an encoder's preset looks ahead
+LOOKAHEAD_BYTES = 128 << 20  # ... in frames' bytes, of which it takes twice as many: less far from 1440p on
 RATE_LIMIT = 2.0  # times the source's bit rate that constant quality may take: brightening brings noise up
 MPEG4_TICKS = 60_000  # per second: MPEG-4's clock has 16 bits
 
@@ -111,6 +113,8 @@ class Result:
             limit_rate(context, encoder, round(RATE_LIMIT * source.bit_rate))
         if codec == kept and self.is_mov and codec in ('hevc', 'rawvideo') and self.pixels == frame.format.name:
             context.codec_tag = original.codec_tag  # Apple's players take hvc1 only; of raw frames it says the format
+        if encoder in LOOKAHEAD:
+            limit_lookahead(context, encoder, frame, source.frames)
         if matrix := display_matrix(frame):
             stream.set_display_matrix(matrix)
         stream.metadata.update({name: text for name, text in source.stream.metadata.items() if name != 'alpha_mode'})
@@ -253,3 +257,11 @@ def limit_rate(context, encoder, most):
         context.bit_rate = most
     else:
         context.options |= {'maxrate': str(most), 'bufsize': str(2 * most)}
+
+
+def limit_lookahead(context, encoder, frame, count):
+    """Bound an encoder's memory; libx265's first decoding times are undefined in videos shorter than its reordering."""
+    ahead = min(LOOKAHEAD_BYTES // sum(plane.buffer_size for plane in frame.planes), LOOKAHEAD[encoder])
+    name = f'{encoder[3:]}-params'
+    words = [context.options.get(name, ''), f'rc-lookahead={max(ahead, 5)}', 'bframes=0' if 0 < count < 8 else '']
+    context.options |= {name: ':'.join(filter(None, words))}
