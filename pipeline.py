@@ -9,6 +9,7 @@ uninterrupted one would.
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -36,36 +37,61 @@ def read_pair(pair):
     return photo, target
 
 
-def load_pairs(pairs, cache='ram', folder=None):
-    """Decode every pair once, before training starts, and report all bad ones together.
+@dataclass
+class Photos:
+    """The (photo, target) arrays of pairs; what no cache holds is decoded when it is asked for."""
+
+    pairs: list  # paths
+    positions: range  # of those that are in this list
+    cached: list  # arrays, or None, of each of them
+    simulated: tuple = ()  # (ranges, seed): the photo is simulated from the target, by its position always alike
+
+    def __len__(self):
+        return len(self.cached)
+
+    def __getitem__(self, i):
+        photo, target = self.cached[i] or read_pair(self.pairs[self.positions[i]])
+        if not self.simulated:
+            return photo, target
+        ranges, seed = self.simulated
+        levels = degrade.find_levels(target, ranges.levels)
+        numbers = degrade.draw_degradation(ranges, levels, np.random.default_rng([seed, self.positions[i]]))
+        return degrade.degrade(target, numbers)
+
+
+def load_pairs(pairs, positions=None, cache='ram', folder=None, least=1):
+    """Decode every pair once, before training starts, and report all bad ones together; returns their Photos.
 
     Args:
+        positions: range of those to load; None is all.
         cache: where the decoded photos stay: 'ram'; 'file', an unnamed temporary file mapped into memory; 'auto', ram
             when they take up to half of what is available, else file; 'none', they are only checked.
         folder: where the temporary file lies; None is the system's.
-    Returns:
-        list of (photo, target) arrays, or of None with cache 'none'.
+        least: pixels of the shortest side that is taken.
     Raises:
-        ValueError: unknown cache; one line per missing or unreadable photo and per pair of different sizes.
+        ValueError: one line per missing, unreadable or too small photo and per pair of different sizes.
     """
-    if cache not in ('auto', 'ram', 'file', 'none'):
-        raise ValueError(f'cache: expected auto, ram, file or none, got {cache!r}')
-    problems, loaded = [], []
+    positions = range(len(pairs)) if positions is None else positions
+    problems, loaded, wanted = [], [], [pairs[position] for position in positions]
 
     def load(pair):
         try:
-            return read_pair(pair)
+            photos = read_pair(pair)
         except (OSError, ValueError) as error:
             problems.append(error_line(error))
             return None
+        if min(photos[0].shape[:2]) < least:
+            height, width = photos[0].shape[:2]
+            problems.append(f'{pair[0]}: expected {least} x {least} pixels or more, got {width} x {height}')
+        return photos
 
     if cache == 'auto':
-        first = [load(pair) for pair in pairs[:8]]
+        first = [load(pair) for pair in wanted[:8]]
         size = sum(photo.nbytes for photos in first if photos for photo in photos)
-        cache = 'file' if size / max(len(first), 1) * len(pairs) > available_memory() / 2 else 'ram'
+        cache = 'file' if size / max(len(first), 1) * len(wanted) > available_memory() / 2 else 'ram'
     with ThreadPoolExecutor(cores()) as pool, tempfile.TemporaryFile(dir=folder) as file:
         places = []
-        for photos in tqdm(pool.map(load, pairs), 'read pairs', len(pairs), disable=None, leave=False):
+        for photos in tqdm(pool.map(load, wanted), 'read pairs', len(wanted), disable=None, leave=False):
             if cache == 'file' and photos:
                 places.append(
                     [(file.tell(), file.write(photo.tobytes()), photo.dtype, photo.shape) for photo in photos]
@@ -75,19 +101,9 @@ def load_pairs(pairs, cache='ram', folder=None):
         raise_all(sorted(set(problems)), 'pairs')
         if places:
             content = np.memmap(file, np.uint8, 'r')
-            return [tuple(content[at : at + size].view(dtype).reshape(shape) for at, size, dtype, shape in place)
-                    for place in places]  # fmt: skip
-    return loaded
-
-
-def degrade_pairs(photos, ranges, seed=0):
-    """(photo, target) arrays simulated from good photos, each at its own size, always the same ones."""
-    pairs = []
-    for i, photo in enumerate(photos):
-        levels = degrade.find_levels(photo, ranges.levels)
-        numbers = degrade.draw_degradation(ranges, levels, np.random.default_rng([seed, i]))
-        pairs.append(degrade.degrade(photo, numbers))
-    return pairs
+            loaded = [tuple(content[at : at + size].view(dtype).reshape(shape) for at, size, dtype, shape in place)
+                      for place in places]  # fmt: skip
+    return Photos(pairs, positions, loaded)
 
 
 # ---------------------------------------------------------------------------------------------------- dataset
@@ -98,11 +114,11 @@ class Items(NamedTuple):
 
     arch: str = 'hdrnet'  # hdrnet squeezes whole photos to full_size x full_size; deepupe crops 256 x 256 at random
     full_size: int = 512  # side of fullres and target in pixels (hdrnet)
-    augment: bool = True  # flip, crop and rotate (hdrnet)
-    keep_good: float = 0.0  # probability that an item is (target, target), so that good photos stay as they are
+    augment: bool = True  # crop, flip and rotate (hdrnet); crop at random, else in the middle (deepupe)
+    identity_share: float = 0.0  # probability that an item is (target, target), so that good photos stay as they are
     darken: float = 0.0  # probability that a pair's photo is darkened by 0.5 to max_stops more; its target stays
     max_stops: float = 4.5
-    good_keep: float = 0.25  # probability that an item of a good photo without partner stays as it is
+    good_identity_share: float = 0.25  # probability that an item of a good photo without partner stays as it is
     finish: str = ''  # whose targets get levels, as the simulated photos' do: kept (all that stays), all, or '': none
     ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
     lowres_mode: str = 'bilinear'  # see augment.render
@@ -128,7 +144,7 @@ class PairDataset:
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
         self.side = 0 if items.arch == 'deepupe' else items.full_size
-        self.cached = load_pairs(self.pairs, cache, folder)
+        self.photos = load_pairs(self.pairs, None, cache, folder)
         self.set_epoch(1)
 
     def set_epoch(self, epoch):
@@ -147,79 +163,70 @@ class PairDataset:
 
     def __getitem__(self, position):
         """(lowres, fullres, target) of a position in the epoch: (H, W, 3) uint8 or uint16 RGB."""
-        pair = self.pair(position)
-        return augment.render(*pair, self.draw(position, pair[0].shape), self.side, self.items.lowres_mode)
+        pair = self.photos[int(self.order[position])]
+        return augment.render(*pair, self.draw(position, pair[1]), self.side, self.items.lowres_mode)
 
-    def pair(self, position):
-        """The decoded (photo, target) that a position in the epoch shows."""
-        index = int(self.order[position])
-        pair = self.cached[index] or read_pair(self.pairs[index])
-        if index not in self.levels and (index >= self.first_good or self.items.finish):
-            self.levels[index] = degrade.find_levels(pair[1], self.items.ranges.levels)
-        return pair
-
-    def draw(self, position, shape):
-        """The augment.Recipe of a position in the epoch, for photos of that shape, once `pair` has read them."""
+    def draw(self, position, target):
+        """The augment.Recipe of a position in the epoch, whose target (H, W, 3) is given."""
         rng = np.random.default_rng([self.seed, self.epoch, position])
         items, index, share = self.items, int(self.order[position]), rng.random()
-        if index >= self.first_good:
-            return self.draw_good(index, share < items.good_keep, shape, rng)
-        kept = share < items.keep_good
-        if items.finish and kept:
-            return self.draw_good(index, True, shape, rng)
-        steps = self.draw_steps(shape, rng)
-        levels = self.levels[index] if items.finish == 'all' else ()
+        good = index >= self.first_good
+        kept = share < (items.good_identity_share if good else items.identity_share)
+        steps = self.draw_steps(target.shape, rng)
+        if good or (items.finish and kept):
+            levels = self.find_levels(index, target) if items.finish or not kept else (0.0, 1.0)
+            return augment.Recipe(True, steps, degrade.draw_degradation(items.ranges, levels, rng, kept))
+        levels = self.find_levels(index, target) if items.finish == 'all' else ()
         dark = not kept and items.darken and rng.random() < items.darken
         darkening = degrade.draw_darkening(items.max_stops, rng) if dark else None
         return augment.Recipe(kept, steps, darkening=darkening, levels=levels)
 
-    def draw_good(self, index, kept, shape, rng):
-        """The Recipe of a good photo, or of a pair's target: kept, or with what is simulated from it."""
-        steps = self.draw_steps(shape, rng)
-        levels = self.levels[index] if self.items.finish or not kept else (0.0, 1.0)
-        return augment.Recipe(True, steps, degrade.draw_degradation(self.items.ranges, levels, rng, kept))
+    def find_levels(self, index, target):
+        """The levels of a pair's target that become black and white, found once."""
+        if index not in self.levels:
+            self.levels[index] = degrade.find_levels(target, self.items.ranges.levels)
+        return self.levels[index]
 
     def draw_steps(self, shape, rng):
         """The geometry of an item."""
         if self.items.arch == 'deepupe':
-            return tuple(augment.draw_patch(*shape[:2], LOW_SIZE, rng))
+            return tuple(augment.draw_patch(*shape[:2], LOW_SIZE, rng if self.items.augment else None))
         return tuple(augment.draw_steps(*shape[:2], rng)) if self.items.augment else ()
 
 
 class Loader:
     """Batches of an epoch in the dataset's order, prepared by threads while the one before is trained on.
 
-    With several ranks each takes its share of every batch. Iterating gives
-    (positions, (lowres, fullres, target)) with float RGB (N, 3, H, W) in [0, 1] on the device, and adds to `waited` the
-    seconds that the caller waited for photos.
+    With several ranks each takes its share of every batch. Iterating gives (positions, (lowres, fullres, target)) with
+    float RGB (N, 3, H, W) in [0, 1] on the device; `waited` are the seconds waited for photos since it began.
 
     Args:
         num_workers: threads; OpenCV and numpy release the GIL. 0 prepares each batch when it is asked for, -1 takes a
             thread per core, up to 8.
         drop_last: leave out a last batch that is not full; else it is cut to a multiple of the ranks, and left out
-            where that is less than two pairs each.
+            where that is a single pair, with which BatchNorm cannot train.
     Raises:
-        ValueError: fewer than two pairs to a rank's batch, with which BatchNorm cannot train, or ranks that do not
-            divide the batch.
+        ValueError: fewer than two pairs to a batch, or ranks that do not divide it.
     """
 
     def __init__(self, dataset, batch_size, num_workers=-1, device='cpu', rank=0, world=1, drop_last=False):
-        self.batch_size = min(batch_size, len(dataset))
+        if batch_size % world:
+            raise ValueError(f'train_batch_size: expected a multiple of the {world} ranks, got {batch_size}')
+        self.batch_size = min(batch_size, len(dataset) // world * world)
         if self.batch_size < 2:
             raise ValueError(f'training: expected two or more pairs and batch size 2 or more, got {len(dataset)} pairs')
-        if self.batch_size % world:
-            raise ValueError(f'train_batch_size: expected a multiple of the {world} ranks, got {self.batch_size}')
         self.num_workers = num_workers if num_workers >= 0 else min(cores(), 8)
         self.dataset, self.device = dataset, torch.device(device)
         self.rank, self.world, self.waited = rank, world, 0.0
         full = len(dataset) // self.batch_size * self.batch_size
         rest = 0 if drop_last else (len(dataset) - full) // world * world
-        self.count = full + (rest if rest >= 2 * world else 0)  # of an epoch's pairs that are trained on
+        self.count = full + (rest if rest >= 2 else 0)  # of an epoch's pairs that are trained on
 
     def __len__(self):
         return -(-self.count // self.batch_size)
 
     def __iter__(self):
+        self.waited = 0.0
         if self.num_workers == 0:
             yield from (self.receive(lambda k=k: self.prepare(k)) for k in range(len(self)))
             return

@@ -41,23 +41,15 @@ opt = SimpleNamespace(
     train_weights='',  # how often each of the lists is drawn in an epoch, such as 1,0.5; '' is once each
     valid_pairs='',  # such lists or folders to validate on instead of a split; needed with train_pairs
     full_size=512,  # side in pixels that photos are resized to in training (hdrnet; deepupe crops 256)
-    augment=True,  # crop, flip and rotate
-    keep_good=0.0,  # share of items that are (target, target), so that good photos stay as they are
+    augment=True,  # crop, flip and rotate (hdrnet); crop at random, else in the middle (deepupe)
+    identity_share=0.0,  # share of the pairs that are (target, target), so that good photos stay as they are
     darken=0.0,  # share of the pairs whose photo gets 0.5 to max_stops stops less light, and noise; its target stays
     max_stops=4.5,
     good_photos='',  # folders of good photos without partners, commas between, from which dark ones are simulated
     good_weight=1.0,  # how often each of them is drawn in an epoch
-    good_keep=0.25,  # share of these items that stay as they are, photo and target
-    finish='',  # whose targets get good_levels too, a black point for every photo: kept (those that stay), all, or ''
-    good_stops='-0.2,3.5',  # the simulated photo has so much less light,
-    good_contrast='0.55,1',  # so much of the contrast (a power of luma around its geometric mean)
-    good_chroma='0.45,1',  # and of the colour,
-    good_flare=0.012,  # flare of up to so much of white's light,
-    good_balance=0.04,  # each channel off by up to so much,
-    good_noise=2.0,  # noise of up to so many levels of 255;
-    good_cast=0.1,  # photo and target together have each channel off by up to so much,
-    good_key='1,1',  # are darker or lighter in mood (a power of their levels),
-    good_levels='0.5,0',  # and so many percent of the target's pixels become black, and white
+    good_identity_share=0.25,  # share of these items that stay as they are, photo and target
+    good_ranges='mild',  # what is simulated from the others: mild, moods, general or vivid, see pairs/degrade.py RANGES
+    finish='',  # whose targets get the ranges' black point too: kept (what stays), all, or '' (what is simulated)
     cache='auto',  # decoded photos: ram, file (memory-mapped), auto (ram while they fit), none (decode every epoch)
     num_workers=-1,  # threads that prepare batches; -1 is one per core up to 8, 0 does it between the steps
     limit=0,  # for a first smoke run: only so many training and validation pairs; 0 is all
@@ -78,7 +70,6 @@ opt = SimpleNamespace(
     w_color=-1.0,
     w_smoothness=-1.0,
     w_structure=-1.0,  # 1 - SSIM; in neither system's preset
-    clamp_reflectance=True,  # clamp R to [0, 1] in the loss; False diverged wherever it was tried (docs/training.md)
     # run
     seed=212,
     deterministic=False,  # on CUDA, the same weights every time; slower. On the CPU it is always so
@@ -95,77 +86,56 @@ opt = SimpleNamespace(
 RECIPES = {  # predecessor is the block above; the others say what differs from it. Sources: docs/training.md
     'predecessor': {
         'arch': 'hdrnet', 'spatial_bin': 0, 'pedestal': 0.0, 'lowres': 'bilinear', 'split': 'ratio',
-        'dataset_ratio': 0.9, 'full_size': 512, 'keep_good': 0.0, 'darken': 0.0, 'max_stops': 4.5, 'good_weight': 1.0,
-        'good_keep': 0.25, 'finish': '', 'good_flare': 0.012, 'good_key': '1,1', 'good_contrast': '0.55,1',
-        'good_chroma': '0.45,1', 'total_epochs': 100, 'train_batch_size': 16, 'drop_last': False, 'lr': 1e-2,
-        'weight_decay': 1e-5, 'schedule': 'steps', 'ema': 0.0, 'w_color': -1.0, 'w_smoothness': -1.0,
-        'w_structure': -1.0, 'seed': 212, 'valid_interval': 1,
+        'dataset_ratio': 0.9, 'full_size': 512, 'identity_share': 0.0, 'darken': 0.0, 'max_stops': 4.5,
+        'good_weight': 1.0, 'good_identity_share': 0.25, 'good_ranges': 'mild', 'finish': '', 'total_epochs': 100,
+        'train_batch_size': 16, 'drop_last': False, 'lr': 1e-2, 'weight_decay': 1e-5, 'schedule': 'steps', 'ema': 0.0,
+        'w_color': -1.0, 'w_smoothness': -1.0, 'w_structure': -1.0, 'seed': 212, 'valid_interval': 1,
     },
     'paper': {
         'arch': 'deepupe', 'lowres': 'nearest', 'split': 'paper', 'total_epochs': 40, 'train_batch_size': 16,
         'lr': 1e-4, 'weight_decay': 0.0, 'schedule': 'constant',
     },
     'lol': {
-        'spatial_bin': 16, 'pedestal': 1.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.1, 'darken': 0.25,
+        'spatial_bin': 16, 'pedestal': 1.0, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.1, 'darken': 0.25,
         'max_stops': 4.0, 'total_epochs': 60, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_structure': 0.3,
         'valid_interval': 5,
     },
     'general': {
-        'spatial_bin': 16, 'pedestal': 2.0, 'lowres': 'area', 'full_size': 256, 'keep_good': 0.2, 'darken': 0.1,
-        'max_stops': 4.0, 'good_weight': 4.0, 'good_keep': 0.2, 'finish': 'kept', 'good_flare': 0.025,
-        'good_key': '0.65,1.55', 'good_contrast': '0.5,0.85', 'good_chroma': '0.4,0.8', 'total_epochs': 24,
-        'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_color': 0.4, 'w_smoothness': 0.002,
-        'w_structure': 0.3, 'valid_interval': 24,
+        'spatial_bin': 16, 'pedestal': 2.0, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.2, 'darken': 0.1,
+        'max_stops': 4.0, 'good_weight': 4.0, 'good_identity_share': 0.2, 'good_ranges': 'general', 'finish': 'kept',
+        'total_epochs': 24, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_color': 0.4,
+        'w_smoothness': 0.002, 'w_structure': 0.3, 'valid_interval': 24,
     },
 }  # fmt: skip
 
 RULES = {  # of every option, see utils.check_options
-    'recipe': ['', *RECIPES],
-    'arch': ['hdrnet', 'deepupe'],
-    'luma_bins': (1, 64),
-    'spatial_bin': [0, 4, 8, 16, 32, 64],
-    'slicing': ['', 'corners', 'centers'],
-    'illumination': ['', 'free', 'clipped'],
-    'guide': ['', 'pointwise', 'curves'],
-    'lowres': ['', 'area', 'bilinear', 'nearest'],
-    'pedestal': (0.0, 8.0),
-    'dataset_ratio': (0.01, 0.99),
-    'full_size': (1, 8192),
-    'keep_good': (0.0, 1.0),
-    'darken': (0.0, 1.0),
-    'max_stops': (0.5, 16.0),
-    'good_weight': (0.001, 1000.0),
-    'good_keep': (0.0, 1.0),
-    'finish': ['', 'kept', 'all'],
-    'good_flare': (0.0, 0.5),
-    'good_balance': (0.0, 0.9),
-    'good_noise': (0.0, 64.0),
-    'good_cast': (0.0, 0.9),
-    'cache': ['auto', 'ram', 'file', 'none'],
-    'num_workers': (-1, None),
-    'limit': (0, None),
-    'overfit': (0, None),
-    'total_epochs': (1, None),
-    'train_batch_size': (2, None),
-    'lr': (1e-12, None),
-    'weight_decay': (0.0, None),
-    'schedule': ['steps', 'constant', 'cosine'],
-    'grad_clip': (0.0, None),
-    'ema': (0.0, 0.999999),
-    'amp': ['', 'bf16', 'fp16'],
-    'loss': ['', 'hdrnet', 'deepupe'],
-    **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure')},
-    'seed': (0, 2**32 - 1),
-    'valid_interval': (1, None),
+    'recipe': ['', *RECIPES], 'arch': ['hdrnet', 'deepupe'], 'luma_bins': (1, 64), 'spatial_bin': [0, 4, 8, 16, 32, 64],
+    'slicing': ['', 'corners', 'centers'], 'illumination': ['', 'free', 'clipped'],
+    'guide': ['', 'pointwise', 'curves'], 'lowres': ['', 'area', 'bilinear', 'nearest'], 'pedestal': (0.0, 8.0),
+    'dataset_ratio': (0.01, 0.99), 'full_size': (1, 8192), 'identity_share': (0.0, 1.0), 'darken': (0.0, 1.0),
+    'max_stops': (0.5, 16.0), 'good_weight': (0.001, 1000.0), 'good_identity_share': (0.0, 1.0),
+    'good_ranges': ['mild', 'moods', 'general', 'vivid'], 'finish': ['', 'kept', 'all'],
+    'cache': ['auto', 'ram', 'file', 'none'], 'num_workers': (-1, None), 'limit': (0, None), 'overfit': (0, None),
+    'total_epochs': (1, None), 'train_batch_size': (2, None), 'lr': (1e-12, None), 'weight_decay': (0.0, None),
+    'schedule': ['steps', 'constant', 'cosine'], 'grad_clip': (0.0, None), 'ema': (0.0, 0.999999),
+    'amp': ['', 'bf16', 'fp16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
     'visualize_batch': (1, None),
-    **dict.fromkeys(('augment', 'drop_last', 'clamp_reflectance', 'deterministic', 'fused', 'tensorboard'), bool),
-    **dict.fromkeys(
-        ('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
-         'good_stops', 'good_contrast', 'good_chroma', 'good_key', 'good_levels', 'device', 'exp_name',
-         'checkpoints_dir', 'resume'), str),
+    **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure')},
+    **dict.fromkeys(('augment', 'drop_last', 'deterministic', 'fused', 'tensorboard'), bool),
+    **dict.fromkeys(('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
+                     'device', 'exp_name', 'checkpoints_dir', 'resume'), str),
 }  # fmt: skip
+DEFAULTS = vars(opt).copy()
+
+
+def take_ratios(opt):
+    """Take the predecessor's form of the split too, dataset_ratios=[0.9, 0.1], where it stands in the block."""
+    ratios = vars(opt).pop('dataset_ratios', getattr(opt, 'dataset_ratio', None))
+    opt.dataset_ratio = ratios[0] if isinstance(ratios, (list, tuple)) and ratios else ratios
+
 
 if __name__ == '__main__':  # before torch is imported: --help and a wrong option are answered at once
+    take_ratios(opt)
     GIVEN = utils.parse_overrides(opt, RULES, __file__)
 
 import os
@@ -181,13 +151,14 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import pipeline
-from kernels import enhance_photo, training_loss
+from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
 from model import build_network
-from pairs import degrade
+from pairs.degrade import RANGES
 from pairs.lists import (
     find_good,
     find_overlap,
@@ -201,28 +172,30 @@ from pairs.lists import (
 from pairs.predecessor import read_options_pickle
 from runs.checkpoint import load_network, network_options
 from runs.folder import open_folder
-from runs.resume import Data, adopt_options
-from runs.state import FusedNetwork, State, lr_factor, share_gradients
+from runs.state import RunData, State, adopt_options
 from scoring.metrics import psnr, ssim
 from scoring.sheets import save_sheet
 from system.process import cores, tune_malloc
 from system.ranks import all_gather_list, init_distributed
 
+NETWORK = 'arch', 'luma_bins', 'spatial_bin', 'slicing', 'illumination', 'guide', 'pedestal', 'lowres'  # its options
 AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def main(opt):
+    take_ratios(opt)
     utils.check_options(opt, RULES)
-    ranges = check_together(opt)
+    check_combination(opt)
     rank, world = init_distributed()
     device = set_up_torch(opt)
     with open_folder(os.path.join(opt.checkpoints_dir, opt.exp_name), rank) as folder:
         # network
-        opt.resume, checkpoint = folder.read_last(opt.resume)
-        network = make_network(opt, checkpoint).to(device)
-        network.fused = opt.fused
-        state = State(network, opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
-        model = share_gradients(FusedNetwork(network, AMP[opt.amp]), device, world)
+        path, checkpoint = folder.read_last(opt.resume)
+        network, opt = make_network(opt, path, checkpoint)
+        state = State(network.to(device), opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
+        model = FusedNetwork(network, AMP[opt.amp])
+        if world > 1:
+            model = DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
         if rank == 0:
             parameters = sum(p.numel() for p in network.parameters())
             print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
@@ -232,27 +205,29 @@ def main(opt):
         # data
         train_lists, good, valid_pairs = choose_pairs(opt)
         items = pipeline.Items(
-            opt.arch, opt.full_size, opt.augment, opt.keep_good, opt.darken, opt.max_stops, opt.good_keep,
-            opt.finish, ranges, network.lowres_mode,
+            opt.arch, opt.full_size, opt.augment, opt.identity_share, opt.darken, opt.max_stops,
+            opt.good_identity_share, opt.finish, RANGES[opt.good_ranges], network.lowres_mode,
         )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
         dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
         loader = pipeline.Loader(
             dataset, opt.train_batch_size, opt.num_workers, device, rank, world, drop_last=opt.drop_last
         )
-        valid_photos = pipeline.load_pairs(valid_pairs[rank::world])
+        valid_photos = pipeline.load_pairs(
+            valid_pairs, range(rank, len(valid_pairs), world), opt.cache, beside, least=7
+        )
         if not train_lists and not opt.valid_pairs:  # good photos alone
-            valid_photos = pipeline.degrade_pairs([target for _, target in valid_photos], ranges, opt.seed)
-        data = Data.of(dataset, valid_pairs)
+            valid_photos.simulated = RANGES[opt.good_ranges], opt.seed
+        data = RunData.of(dataset, valid_pairs)
 
         # resume
         if checkpoint:
-            data.check(checkpoint, opt.resume)
+            data.check(checkpoint, path)
             state.load_state_dict(checkpoint)
         folder.describe(opt, data, state.epoch)
         if rank == 0:
             print(f'{len(dataset)} training pairs an epoch, {len(valid_pairs)} validation pairs')
-            resumed = f'resumed {opt.resume} after epoch {state.epoch}, best PSNR {state.best:.3f}'
+            resumed = f'resumed {path} after epoch {state.epoch}, best PSNR {state.best:.3f}'
             print(resumed if checkpoint else 'a new run')
             warn_of_overlap(data, opt.overfit)
 
@@ -261,7 +236,7 @@ def main(opt):
             scores = {}
             if epoch % opt.valid_interval == 0 or epoch == opt.total_epochs:
                 scores = validate(state.average, valid_photos, folder.path if rank == 0 else '', epoch)
-            row |= {**scores, 'seconds': time.perf_counter() - state.start}
+            row |= {**scores, 'seconds': state.seconds()}
             better = state.finish_epoch(scores)
             folder.save(state, row, better)
             folder.report(row)
@@ -274,26 +249,39 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     Args:
         model: (lowres, fullres) -> illumination.
     """
-    network, weights = state.network, loss_weights(opt)
+    network, optimizer, scaler, weights = state.network, state.optimizer, state.scaler, loss_weights(opt)
     loader.dataset.set_epoch(epoch)
-    loader.waited, sums, last, start = 0.0, None, None, time.perf_counter()
+    sums, last, start = None, None, time.perf_counter()
     model.train()
     label = f'epoch {epoch}/{opt.total_epochs}'
     bar = tqdm(loader, label, len(loader), disable=None if loader.rank == 0 else True, leave=False, dynamic_ncols=True)
     for step, (positions, (lowres, fullres, target)) in enumerate(bar, 1):
-        progress = epoch - 1 + step / len(loader)
-        for group in state.optimizer.param_groups:
-            group['lr'] = opt.lr * lr_factor(opt.schedule, progress, opt.total_epochs)
+        done = (epoch - 1) * len(loader) + step  # steps of the run, this one included
+        for group in optimizer.param_groups:
+            group['lr'] = opt.lr * lr_factor(opt.schedule, done / len(loader), opt.total_epochs)
+
+        optimizer.zero_grad()
         illumination = model(lowres, fullres)
-        losses = training_loss(network, fullres, illumination, target, opt.clamp_reflectance, opt.loss, weights)
+        losses = training_loss(network, fullres, illumination, target, True, opt.loss, weights)
+        scaler.scale(losses['total']).backward()
+        if opt.grad_clip:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), opt.grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        if opt.ema:
+            update_average(state.average, network, opt.ema, done)
+
         check_loss(last, loader.dataset, folder.path)  # the step before: nothing waits for the device
         last = epoch, step, positions, utils.fetch(losses['total'])
-        state.step(losses['total'], opt.grad_clip, round(progress * len(loader)))
         values = torch.stack([value.detach() for value in losses.values()])
         sums = values if sums is None else sums + values
         if step % 20 == 0:
-            left = tqdm.format_interval(state.seconds_left(progress, opt.total_epochs))
-            bar.set_postfix(loss=f'{(sums[0] / step).item():.4f}', run=f'{left} left')
+            seconds = (time.perf_counter() - start) / step * (opt.total_epochs * len(loader) - done)
+            progress = f'loss={(sums[0] / step).item():.4f}, {tqdm.format_interval(seconds)} left without validation'
+            bar.set_postfix_str(progress)
+            if loader.rank == 0 and done % 100 == 0 and (bar.disable or done == 100):
+                tqdm.write(f'{label}, step {step}/{len(loader)}: {progress}')
         if loader.rank == 0 and (step % opt.visualize_batch == 0 or step == len(loader)):
             sheet = os.path.join(folder.path, 'train_phase', f'ep_{epoch}_batch_{step}')
             enhanced = network.reflectance(fullres, illumination.detach())
@@ -308,24 +296,67 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     return {
         'epoch': epoch,
         **dict(zip(losses, map(float, means), strict=True)),
-        'lr': state.optimizer.param_groups[0]['lr'],
+        'lr': optimizer.param_groups[0]['lr'],
         'photos_per_s': loader.count / taken,
         'waiting': loader.waited / taken,
     }
 
 
-def validate(network, pairs, exp_dir='', epoch=0):
+class FusedNetwork(torch.nn.Module):
+    """The network by its fastest path, (lowres, fullres) -> illumination, as a module for DistributedDataParallel.
+
+    Args:
+        amp: torch.bfloat16 or torch.float16 for the coefficient network, None is float32.
+    """
+
+    def __init__(self, network, amp):
+        super().__init__()
+        self.network, self.amp = network, amp
+
+    def forward(self, lowres, fullres):
+        return estimate_illumination(self.network, lowres, fullres, self.amp)
+
+
+def lr_factor(schedule, progress, total):
+    """What the learning rate is multiplied by after `progress` epochs (a fraction within an epoch) of `total`.
+
+    Args:
+        schedule: 'steps', 'constant' or 'cosine', which warms up over the first epoch.
+    Source of 'steps': hermosayhl/DeepUPE_pytorch.
+    """
+    if schedule == 'constant':
+        return 1.0
+    if schedule == 'cosine':
+        warmup = min(1.0, progress)
+        return float(warmup * 0.5 * (1 + torch.tensor(torch.pi * min(progress / total, 1)).cos()))
+    epoch = -(-progress // 1) - 1  # progress in (0, 1] is epoch 0
+    steps = ((0, 1.0), (1, 0.5), (8, 0.1), (18, 0.05), (30, 0.01))
+    return next((factor for last, factor in steps if epoch <= last), 0.003)
+
+
+@torch.no_grad()
+def update_average(average, network, decay, step):
+    """Move averaged weights and BatchNorm statistics towards the network's; the first steps weigh more."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for ours, theirs in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if ours.is_floating_point():
+            ours.lerp_(theirs, 1 - decay)
+        else:
+            ours.copy_(theirs)
+
+
+def validate(network, photos, exp_dir='', epoch=0):
     """Mean scores {'psnr', 'ssim'} of whole photos at their own size over all ranks, each photo once, not augmented.
 
     Args:
-        pairs: this rank's (photo, target) arrays.
+        photos: this rank's (photo, target) arrays, a pipeline.Photos or list.
         exp_dir: where R and S of the first 16 go, in valid_phase/; '' nowhere. Leaves the network in eval mode.
     """
     network.eval()
     shown = 16 if exp_dir else 0
 
-    def score(item):
-        position, (photo, target) = item
+    def score(position):
+        photo, target = photos[position]
         enhanced, illumination = enhance_photo(network, photo, keep_illumination=position < shown)
         small = []
         if position < shown:
@@ -334,7 +365,8 @@ def validate(network, pairs, exp_dir='', epoch=0):
         return (psnr(enhanced, target), ssim(enhanced, target)), small
 
     with ThreadPoolExecutor(cores()) as pool:
-        results = list(tqdm(pool.map(score, enumerate(pairs)), 'validate', len(pairs), disable=None, leave=False))
+        scored = pool.map(score, range(len(photos)))
+        results = list(tqdm(scored, 'validate', len(photos), disable=None, leave=False))
     for i, name in enumerate(('input', 'reflect', 'illumination') if exp_dir else ()):
         images = np.stack([small[i] for _, small in results[:16]]).astype(np.float32)
         path = os.path.join(exp_dir, 'valid_phase', f'ep_{epoch}_{name}.png' if i else 'input.png')
@@ -394,11 +426,11 @@ def describe_recipe(opt):
     return f'recipe {opt.recipe}: {"  ".join(values)}'
 
 
-def check_together(opt):
-    """Refuse options that RULES cannot, before anything is read; returns good_stops to good_levels as degrade.Ranges.
+def check_combination(opt):
+    """Refuse what RULES cannot: unknown names, and an option that another leaves without effect.
 
     Raises:
-        ValueError: such as 'valid_pairs: expected a CSV list beside train_pairs, got none'.
+        ValueError: such as 'dataset_dir: expected only without --train_pairs, got 'data/fivek''.
     """
     if unknown := set(vars(opt)) - set(RULES):
         raise ValueError(f'{min(unknown)}: expected an option of train.py (--help names them all)')
@@ -409,16 +441,21 @@ def check_together(opt):
     if opt.split not in ('ratio', 'paper') and not opt.split.endswith('.pkl'):
         raise ValueError(f"split: expected ratio, paper or the predecessor's options.pkl, got {opt.split!r}")
     list_weights(list_names(opt.train_pairs), opt.train_weights if opt.train_pairs else '')
-    values = {name: getattr(opt, f'good_{name}') for name in degrade.Ranges._fields}
-    for name in ('stops', 'contrast', 'chroma', 'key', 'levels'):
-        try:
-            first, second = (float(part) for part in values[name].split(','))
-        except ValueError as error:
-            raise ValueError(f'good_{name}: expected two numbers with a comma between, got {values[name]!r}') from error
-        values[name] = first, second
-    ranges = degrade.Ranges(**values)
-    ranges.check()
-    return ranges
+    needs = {
+        'dataset_dir': (not opt.train_pairs, 'without --train_pairs'),
+        **dict.fromkeys(('split', 'dataset_ratio'), (not opt.valid_pairs, 'without --valid_pairs')),
+        'train_weights': (opt.train_pairs, 'with --train_pairs'),
+        'full_size': (opt.arch == 'hdrnet', 'with --arch hdrnet'),
+        'max_stops': (opt.darken, 'with --darken'),
+        **dict.fromkeys(('good_weight', 'good_identity_share'), (opt.good_photos, 'with --good_photos')),
+        'good_ranges': (opt.good_photos or opt.finish, 'with --good_photos or --finish'),
+        'limit': (not opt.overfit, 'without --overfit'),
+        **dict.fromkeys(NETWORK, (not opt.start_from, 'without --start_from, which brings its network')),
+    }
+    usual = DEFAULTS | RECIPES[opt.recipe or 'predecessor']
+    for name, (usable, needed) in needs.items():
+        if not usable and getattr(opt, name) not in (usual[name], DEFAULTS[name]):
+            raise ValueError(f'{name}: expected only {needed}, got {getattr(opt, name)!r}')
 
 
 def set_up_torch(opt):
@@ -435,24 +472,25 @@ def set_up_torch(opt):
     return device
 
 
-def make_network(opt, checkpoint=None):
-    """The network with random weights, or with those of opt.start_from, whose network options then replace opt's.
+def make_network(opt, path='', checkpoint=None):
+    """(network, the run's options): what '' stands for, and the network of opt.start_from, are in a copy of `opt`.
 
-    Fills in the architecture's own loss. A run that is resumed takes its weights from `checkpoint` later.
-
+    Args:
+        path, checkpoint: of the last.pth that is resumed, from which the network takes its weights later.
     Raises:
         ValueError: options that contradict the checkpoint's, by name.
     """
-    network = None
+    opt, network = SimpleNamespace(**{**vars(opt), 'resume': path}), None
     if opt.start_from and not checkpoint:
         network, start = load_network(opt.start_from)
         vars(opt).update(network_options(start))
     opt.loss = opt.loss or (checkpoint['arch'] if checkpoint else opt.arch)
     opt.augment = opt.augment and not opt.overfit
     if checkpoint:
-        adopt_options(opt, checkpoint, opt.resume)
-    shape = opt.arch, opt.luma_bins, opt.spatial_bin
-    return network or build_network(*shape, opt.slicing, opt.illumination, opt.guide, opt.pedestal, opt.lowres)
+        adopt_options(opt, checkpoint, path)
+    network = network or build_network(**{name: getattr(opt, name) for name in NETWORK})
+    network.fused = opt.fused
+    return network, opt
 
 
 def loss_weights(opt):

@@ -52,13 +52,15 @@ def draw_steps(height, width, rng):
     return steps
 
 
-def draw_patch(height, width, size, rng):
-    """A random size x size window; a photo smaller than that is enlarged first."""
+def draw_patch(height, width, size, rng=None):
+    """A random size x size window, or that in the middle; a photo smaller than that is enlarged first."""
     steps = []
     if min(height, width) < size:
         scale = size / min(height, width)
         height, width = max(round(height * scale), size), max(round(width * scale), size)
         steps.append(('resize', height, width))
+    if rng is None:
+        return [*steps, ('window', (height - size) // 2, (width - size) // 2, size, size)]
     return [*steps, draw_window(height, width, size, size, rng)]
 
 

@@ -1,7 +1,7 @@
 """An underexposed, flat and pale photo simulated from a good one, and the target that it is simulated for.
 
-The source is the good photo, darker or lighter by a power of its levels (`key`), in other light (`cast`). The target is
-the source with a black point and a white point: the light of black is taken off everywhere, as flare would be, which
+The source is the good photo, darker or lighter by a power of its levels (`gamma`), in other light (`cast`). The target
+is the source with a black point and a white point: the light of black is taken off everywhere, as flare would be, which
 leaves the tones above nearly as they are. The photo is what a camera might have given of it: less light, less contrast,
 less colour, flare, a white balance that is a little off, noise; or, where it is kept, the source. What is done is drawn
 as a few numbers (`Degradation`); `degrade` makes the pixels. A pair's photo is darkened further by `darken`.
@@ -38,21 +38,16 @@ class Ranges(NamedTuple):
     balance: float = 0.04  # each channel of the photo off by up to so much
     cast: float = 0.1  # each channel of photo and target off by up to so much: coloured light stays coloured
     noise: float = 2.0  # standard deviation up to so many levels of 255
-    key: tuple = (1.0, 1.0)  # power of the levels of photo and target alike: above 1 is a darker mood, white stays
+    gamma: tuple = (1.0, 1.0)  # power of the levels of photo and target alike: above 1 is a darker mood, white stays
     levels: tuple = (0.5, 0.0)  # percent of the target's pixels that become black, and white
 
-    def check(self):
-        """Raise ValueError for a range that makes no sense."""
-        for name, least in (('stops', -8), ('contrast', 0.05), ('chroma', 0), ('key', 0.1)):
-            low, high = getattr(self, name)
-            if not least <= low <= high <= 16:
-                raise ValueError(f'good_{name}: expected two numbers low,high from {least} to 16, got {low:g},{high:g}')
-        for name, most in (('flare', 0.5), ('balance', 0.9), ('cast', 0.9), ('noise', 64)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f'good_{name}: expected from 0 to {most}, got {getattr(self, name):g}')
-        if not all(0 <= percent <= 20 for percent in self.levels):
-            black, white = self.levels
-            raise ValueError(f'good_levels: expected two numbers black,white from 0 to 20, got {black:g},{white:g}')
+
+RANGES = {  # of train.py's --good_ranges; add yours here
+    'mild': Ranges(),
+    'moods': Ranges(gamma=(0.65, 1.4)),
+    'general': Ranges(contrast=(0.5, 0.85), chroma=(0.4, 0.8), flare=0.025, gamma=(0.65, 1.55)),
+    'vivid': Ranges(contrast=(0.45, 0.8), chroma=(0.35, 0.7), flare=0.025, gamma=(0.65, 1.4)),
+}
 
 
 class Degradation(NamedTuple):
@@ -66,7 +61,7 @@ class Degradation(NamedTuple):
     cast: tuple = (1.0, 1.0, 1.0)
     noise: float = 0.0
     tile: tuple = (0, 0)  # row and column of the tile of noise that the photo's corner takes
-    key: float = 1.0
+    gamma: float = 1.0
     black: float = 0.0  # levels in [0, 1] of the good photo that are black and white in the target
     white: float = 1.0
     kept: bool = False  # the photo is the source
@@ -83,7 +78,7 @@ def draw_degradation(ranges, levels, rng, kept=False):
         tuple(rng.uniform(1 - ranges.cast, 1 + ranges.cast, 3).tolist()),
         float(rng.uniform(0, ranges.noise)),
         tuple(rng.integers(TILE, size=2).tolist()),
-        float(np.exp(rng.uniform(*np.log(ranges.key)))),
+        float(np.exp(rng.uniform(*np.log(ranges.gamma)))),
         *levels,
         kept,
     )
@@ -131,11 +126,13 @@ def find_levels(photo, percents):
 
 
 def light_table(numbers, top, black=0.0, white=1.0):
-    """Linear light (top + 1, 3) of each level of a good photo, after key and cast; `black` and `white` become 0 and 1.
+    """Linear light (top + 1, 3) of each level of a good photo by gamma and cast; `black` and `white` become 0 and 1.
 
     The cast leaves the strongest channel as it is, so that white does not clip.
     """
-    light, black, white = (decode_srgb(np.float64(v) ** numbers.key) for v in (np.arange(top + 1) / top, black, white))
+    light, black, white = (
+        decode_srgb(np.float64(v) ** numbers.gamma) for v in (np.arange(top + 1) / top, black, white)
+    )
     light = np.clip((light - black) / (white - black), 0, 1)
     return (light[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
 

@@ -163,8 +163,9 @@ def mix_pairs(pairs_files, weights=''):
 
 
 def list_names(pairs_files):
-    """The paths in 'a.csv,b.csv'."""
-    return [name.strip() for name in pairs_files.split(',') if name.strip()]
+    """The paths in 'a.csv,b.csv', or a single one that is there, commas and all."""
+    names = [pairs_files] if os.path.exists(pairs_files) else pairs_files.split(',')
+    return [name.strip() for name in names if name.strip()]
 
 
 def list_weights(names, weights):
@@ -186,7 +187,7 @@ def find_good(folders):
     Raises:
         FileNotFoundError: a folder is not there or holds no photo.
     """
-    return [(path, path) for name in folders.split(',') if name.strip() for path in list_photos(name.strip())]
+    return [(path, path) for name in list_names(folders) for path in list_photos(name)]
 
 
 def find_inputs(path):

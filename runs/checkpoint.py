@@ -13,6 +13,7 @@ from system.files import plain, save_whole
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PREDECESSOR = 'coeffs.conv_out.conv.weight'  # a name in the predecessor's state dict
+RENAMED = {'keep_good': 'identity_share', 'good_keep': 'good_identity_share'}  # options of older checkpoints
 HEADER = 'deepupe'  # name of our values in the header of a safetensors file
 
 
@@ -85,7 +86,8 @@ def read_checkpoint(path):
     for name in ('model', 'opt'):
         if not isinstance(checkpoint.get(name, {}), dict):
             raise ValueError(f'{path}: expected a dict as {name}, got {type(checkpoint[name]).__name__}')
-    return checkpoint
+    options = {RENAMED.get(name, name): value for name, value in checkpoint.get('opt', {}).items()}
+    return {**checkpoint, 'opt': options}
 
 
 def find_checkpoint(path):

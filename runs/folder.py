@@ -111,7 +111,7 @@ class RunFolder:
 
         Args:
             opt: options of the run, saved with every checkpoint.
-            data: runs.resume.Data, saved with last.pth.
+            data: runs.state.RunData, saved with last.pth.
             epoch: that the run goes on from.
         """
         self.about = {'opt': dict(vars(opt)), **data.state_dict()}

@@ -1,12 +1,23 @@
-"""What training changes, from step to step and from epoch to epoch, and how it is saved and taken up again."""
+"""What a run saves and goes on from: what training changes, the photos, and whether it may go on with these options."""
 
 import copy
+import hashlib
+import os
 import time
+from typing import NamedTuple
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
-from kernels import estimate_illumination
+from pairs.lists import HASH_COLUMNS, hash_files, hash_pairs
+from runs.checkpoint import network_options
+from system.files import read_csv
+from system.ranks import on_rank0
+
+FREE = (  # options that may change when a run is resumed
+    'recipe', 'split', 'exp_name', 'checkpoints_dir', 'resume', 'total_epochs', 'valid_interval', 'visualize_batch',
+    'tensorboard', 'cache', 'num_workers', 'device', 'fused', 'deterministic', 'dataset_dir', 'train_pairs',
+    'valid_pairs', 'good_photos',
+)  # fmt: skip
 
 
 class State:
@@ -25,13 +36,14 @@ class State:
         self.optimizer = torch.optim.Adam(network.parameters(), lr, weight_decay=weight_decay)
         self.scaler = torch.amp.GradScaler(next(network.parameters()).device.type, enabled=fp16)
         self.epoch, self.scores, self.best = 0, {'psnr': 0.0, 'ssim': 0.0}, float('-inf')
-        self.start, self.first = time.perf_counter(), 0  # of this process
+        self.start, self.before = time.perf_counter(), 0.0  # of this process; seconds of those before it
 
     def state_dict(self):
         """All of it as tensors and plain values, the part of last.pth that `load_state_dict` reads."""
         return {
             'epoch': self.epoch,
             'best': self.best,
+            'seconds': self.seconds(),
             'model': self.average.state_dict(),
             'network': self.network.state_dict(),
             'optimizer': self.optimizer.state_dict(),
@@ -41,31 +53,13 @@ class State:
 
     def load_state_dict(self, state):
         """Go on where `state_dict` was taken."""
-        self.epoch = self.first = state['epoch']
-        self.best = state['best']
+        self.epoch, self.best = state['epoch'], state['best']
+        self.before = state.get('seconds', 0.0)
         self.average.load_state_dict(state['model'])
         self.network.load_state_dict(state['network'])
         self.optimizer.load_state_dict(state['optimizer'])
         self.scaler.load_state_dict(state['scaler'])
         torch.set_rng_state(state['random'])
-
-    def step(self, loss, grad_clip, progress):
-        """Backward and one step of the optimiser and of the average.
-
-        Args:
-            loss: scalar.
-            grad_clip: largest norm of the gradient; 0 does not clip.
-            progress: steps since the run began, this one included.
-        """
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        if grad_clip:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), grad_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema:
-            update_average(self.average, self.network, self.ema, progress)
 
     def finish_epoch(self, scores):
         """Count an epoch with its validation scores, none where it was not validated; whether it is the best so far."""
@@ -89,62 +83,94 @@ class State:
                     return name
         return ''
 
-    def seconds_left(self, progress, total):
-        """Estimate from the epochs that this process has trained, fractions included."""
-        return (time.perf_counter() - self.start) * (total - progress) / (progress - self.first)
+    def seconds(self):
+        """Seconds that the run has taken, in all its processes, without those between them."""
+        return self.before + time.perf_counter() - self.start
 
 
-def lr_factor(schedule, progress, total):
-    """What the learning rate is multiplied by after `progress` epochs (a fraction within an epoch) of `total`.
+def adopt_options(opt, checkpoint, path):
+    """Take the network's options from the checkpoint where they came from --start_from, and refuse others that differ.
 
     Args:
-        schedule: 'steps', 'constant' or 'cosine', which warms up over the first epoch.
+        opt: changed in place.
+        checkpoint: of the last.pth at `path`.
     Raises:
-        ValueError: unknown schedule.
-    Source of 'steps': hermosayhl/DeepUPE_pytorch.
+        ValueError: options that contradict the checkpoint's, by name.
     """
-    if schedule == 'constant':
-        return 1.0
-    if schedule == 'cosine':
-        warmup = min(1.0, progress)
-        return float(warmup * 0.5 * (1 + torch.tensor(torch.pi * min(progress / total, 1)).cos()))
-    if schedule == 'steps':
-        epoch = -(-progress // 1) - 1  # progress in (0, 1] is epoch 0
-        for last, factor in ((0, 1.0), (1, 0.5), (8, 0.1), (18, 0.05), (30, 0.01)):
-            if epoch <= last:
-                return factor
-        return 0.003
-    raise ValueError(f'schedule: expected steps, constant or cosine, got {schedule!r}')
+    before, network = {'drop_last': True, **checkpoint['opt']}, network_options(checkpoint)  # older runs left it out
+    if before.get('simulate') or before.get('jitter') or (before.get('good_photos') and 'good_ranges' not in before):
+        raise ValueError(f'{path}: expected a run of this version, got one that simulates photos in another way')
+    if before.get('start_from'):
+        opt.start_from = opt.start_from or before['start_from']
+        vars(opt).update(network)
+    for name in set(network) - set(before):  # options that are younger than the checkpoint
+        setattr(opt, name, network[name])
+    differ = [f'{name} is {value!r}, was {before[name]!r}' for name, value in vars(opt).items()
+              if name in before and name not in FREE and before[name] != value]  # fmt: skip
+    if opt.schedule == 'cosine' and opt.total_epochs != before['total_epochs']:
+        differ.append(f'total_epochs is {opt.total_epochs}, was {before["total_epochs"]}, on which cosine depends')
+    if differ:
+        raise ValueError(f'{path}: expected the options of the run that it resumes: {"; ".join(differ)}')
 
 
-@torch.no_grad()
-def update_average(average, network, decay, step):
-    """Move averaged weights and BatchNorm statistics towards the network's; the first steps weigh more."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for ours, theirs in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if ours.is_floating_point():
-            ours.lerp_(theirs, 1 - decay)
-        else:
-            ours.copy_(theirs)
+class RunData(NamedTuple):
+    """The photos of a run."""
+
+    train: list  # pairs, in the order of the lists
+    counts: list  # how many of them each list has
+    valid: list  # pairs
+    hashes: dict  # {path: hash of its file}
+
+    @classmethod
+    def of(cls, dataset, valid_pairs):
+        """The RunData of a pipeline.PairDataset and of the validation pairs; rank 0 alone reads all files."""
+        paths = {path for pair in [*dataset.pairs, *valid_pairs] for path in pair}
+        hashes = on_rank0(lambda: hash_files(paths))
+        return cls(dataset.pairs, [count for count, _ in dataset.weights], valid_pairs, hashes)
+
+    def state_dict(self):
+        """Hashes for last.pth, of content alone, whatever names and folders: photos may move."""
+        return {
+            'data_hash': hash_pairs(self.train, self.hashes),
+            'order_hash': hash_order(self.train, self.counts, self.hashes),
+            'valid_hash': hash_pairs(self.valid, self.hashes),
+        }
+
+    def check(self, checkpoint, path):
+        """Refuse other photos than those of the checkpoint, and another order, which would train otherwise.
+
+        Args:
+            checkpoint: of the last.pth at `path`; what an older one does not hold is not compared.
+        Raises:
+            ValueError: names the first pair that differs, where the lists lie beside last.pth.
+        """
+        now = self.state_dict()
+        for name, expected in (
+            ('data_hash', 'the training photos that the run began with'),
+            ('order_hash', 'the training photos in the order, and in the lists, that the run began with'),
+            ('valid_hash', 'the validation photos that the run began with, on which its best PSNR depends'),
+        ):
+            if checkpoint.get(name, now[name]) != now[name]:
+                part, pairs = ('valid', self.valid) if name == 'valid_hash' else ('train', self.train)
+                detail = describe_difference(
+                    pairs, self.hashes, os.path.join(os.path.dirname(path), f'{part}_pairs.csv')
+                )
+                raise ValueError(f'{path}: expected {expected}; {detail}')
 
 
-class FusedNetwork(torch.nn.Module):
-    """The network by its fastest path, (lowres, fullres) -> illumination, as a module that wraps.
-
-    Args:
-        amp: torch.bfloat16 or torch.float16 for the coefficient network, None is float32.
-    """
-
-    def __init__(self, network, amp):
-        super().__init__()
-        self.network, self.amp = network, amp
-
-    def forward(self, lowres, fullres):
-        return estimate_illumination(self.network, lowres, fullres, self.amp)
+def hash_order(pairs, counts, hashes):
+    """One hash of the content of all pairs in their order, and of how many each list has."""
+    lines = [' '.join(hashes[name] for name in pair) for pair in pairs]
+    return hashlib.sha256('\n'.join([*lines, *map(str, counts)]).encode()).hexdigest()[:16]
 
 
-def share_gradients(model, device, world):
-    """The model, on several ranks with the mean of their gradients."""
-    if world == 1:
-        return model
-    return DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
+def describe_difference(pairs, hashes, path):
+    """Where pairs first differ from the list that a run has written to `path`."""
+    before = [tuple(row.get(name, '') for name in HASH_COLUMNS) for row in read_csv(path)]
+    now = [tuple(hashes[name] for name in pair) for pair in pairs]
+    if not before:
+        return f'{path} is not there to compare'
+    for i, (pair, content) in enumerate(zip(pairs, now, strict=True)):
+        if i >= len(before) or content != before[i]:
+            return f'pair {i + 1} is {pair[0]}, not that of {path}'
+    return f'{len(now)} pairs, {len(before)} in {path}'

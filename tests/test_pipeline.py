@@ -201,10 +201,10 @@ def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
     assert all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
 
 
-def test_keep_good_pairs_targets_with_themselves(make_pairs):
+def test_identity_share_pairs_targets_with_themselves(make_pairs):
     pairs = lists.find_pairs(make_pairs(8))
     for share, expected in ((0.0, [0]), (0.5, range(1, 8)), (1.0, [8])):
-        dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32, keep_good=share))
+        dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32, identity_share=share))
         assert sum(np.array_equal(photo, target) for _, photo, target in map(dataset.__getitem__, range(8))) in expected
 
 

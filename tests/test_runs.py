@@ -8,21 +8,27 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from model import build_network
 from pairs import lists
 from runs import folder as folders
 from runs.curves import draw_curves
 from runs.folder import open_folder, take_lock
-from runs.resume import Data, adopt_options
-from runs.state import FusedNetwork, State, share_gradients
+from runs.state import RunData, State, adopt_options
 from system.ranks import BatchNorm, on_rank0
 from tests import on_two_ranks
+from train import FusedNetwork
+
+
+def take_step(state, loss):
+    loss.backward()
+    state.optimizer.step()
 
 
 def test_state_comes_back_as_it_was_saved():
     first, second = (State(build_network('hdrnet'), ema=0.9) for _ in range(2))
-    first.step(first.network.predict_grid(torch.rand(2, 3, 256, 256)).square().sum(), 0, 1)
+    take_step(first, first.network.predict_grid(torch.rand(2, 3, 256, 256)).square().sum())
     first.finish_epoch({'psnr': 20.0, 'ssim': 0.8})
     saved = first.state_dict()
     second.load_state_dict(saved)
@@ -46,7 +52,7 @@ def test_best_is_the_highest_psnr_so_far():
 @pytest.mark.parametrize('part', ['weight', 'statistic', 'average', 'moment'])
 def test_values_that_are_not_finite_are_found_wherever_they_are(part):
     state = State(build_network('hdrnet'), ema=0.9)
-    state.step(state.network.guide(torch.rand(2, 3, 4, 4)).sum(), 0, 1)
+    take_step(state, state.network.guide(torch.rand(2, 3, 4, 4)).sum())
     assert state.find_not_finite() == ''
     network = state.average if part == 'average' else state.network
     bias = state.network.guide.output.conv.bias
@@ -98,7 +104,7 @@ def test_log_of_a_resumed_run_has_one_kind_of_line_end_and_no_epoch_twice(tmp_pa
     log.write_bytes(b'epoch,total,psnr\r\n1,0.5,20\r\n2,0.4,\r\n3,0.3')  # as older runs wrote, killed while writing
     options = SimpleNamespace(arch='hdrnet', tensorboard=False)
     with open_folder(str(log.parent)) as folder:
-        folder.describe(options, Data([], [], [], {}), epoch=2)
+        folder.describe(options, RunData([], [], [], {}), epoch=2)
         folder.save(State(build_network('hdrnet')), {'epoch': 3, 'total': 0.25}, False)
     lines = log.read_bytes().split(b'\n')
     assert [line.split(b',')[:2] for line in lines[1:4]] == [[b'1', b'0.5'], [b'2', b'0.4'], [b'3', b'0.25']]
@@ -152,7 +158,7 @@ def test_drawing_never_ends_a_run(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def data(make_pairs):
     pairs = lists.find_pairs(make_pairs(6))
-    return Data(pairs[:4], [3, 1], pairs[4:], lists.hash_files({path for pair in pairs for path in pair}))
+    return RunData(pairs[:4], [3, 1], pairs[4:], lists.hash_files({path for pair in pairs for path in pair}))
 
 
 def test_the_same_photos_go_on(data):
@@ -225,9 +231,10 @@ def test_mixed_precision_trains_on_two_ranks(tmp_path):
         torch.manual_seed(0)
         state = State(build_network('hdrnet', luma_bins=1, spatial_bin=32))
         state.network.fused = False
-        model = share_gradients(FusedNetwork(state.network, torch.bfloat16), torch.device('cpu'), world)
+        model = FusedNetwork(state.network, torch.bfloat16)
+        model = DistributedDataParallel(model) if world > 1 else model
         loss = model(lowres[rank::world], fullres[rank::world]).square().mean()
-        state.step(loss, 0, 1)
+        take_step(state, loss)
         norm = state.network.splat[1].norm
         return loss.item(), norm.running_mean.numpy(), norm.running_var.numpy(), state.find_not_finite()
 

@@ -16,9 +16,9 @@ import torch
 
 import train
 from pairs import lists
+from pairs.degrade import RANGES
 from runs.checkpoint import read_checkpoint
-from runs.resume import Data
-from runs.state import lr_factor, update_average
+from runs.state import RunData
 from system import files
 from tests import two_ranks
 
@@ -34,7 +34,8 @@ TINY = {
 
 
 def options(runs, name, **values):
-    return {**TINY, 'exp_name': name, 'checkpoints_dir': str(runs), **values}
+    tiny = TINY if values.get('arch') != 'deepupe' else {key: TINY[key] for key in TINY if key != 'full_size'}
+    return {**tiny, 'exp_name': name, 'checkpoints_dir': str(runs), **values}
 
 
 def make_options(values):
@@ -63,10 +64,10 @@ def equal(first, second):
 
 
 def test_learning_rate_steps_are_the_predecessors():
-    factors = [lr_factor('steps', epoch + 0.5, 100) for epoch in (0, 1, 2, 8, 9, 18, 19, 30, 31, 99)]
+    factors = [train.lr_factor('steps', epoch + 0.5, 100) for epoch in (0, 1, 2, 8, 9, 18, 19, 30, 31, 99)]
     assert factors == [1.0, 0.5, 0.1, 0.1, 0.05, 0.05, 0.01, 0.01, 0.003, 0.003]
-    assert lr_factor('steps', 1.0, 100) == 1.0
-    assert lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
+    assert train.lr_factor('steps', 1.0, 100) == 1.0
+    assert train.lr_factor('cosine', 30, 30) == pytest.approx(0, abs=1e-6)
 
 
 def test_good_photos_alone_train_a_network_and_are_listed(make_pairs, tmp_path):
@@ -90,9 +91,6 @@ def test_good_photos_join_pairs(make_pairs, tmp_path):
     run_training(tmp_path, 'both', dataset_dir=pairs, good_photos=folder, good_weight=2.0, total_epochs=1)
     train_pairs = lists.read_pairs(str(tmp_path / 'both' / 'train_pairs.csv'))
     assert len(train_pairs) == 3 + 4
-    for name, value in (('stops', '3'), ('stops', '3,1'), ('weight', 0.0), ('levels', '-1,0'), ('key', '1')):
-        with pytest.raises(ValueError, match=f'good_{name}: expected'):
-            run_training(tmp_path, 'refused', good_photos=folder, **{f'good_{name}': value})
 
 
 def test_a_run_goes_on_from_another_ones_weights_and_network(make_pairs, tmp_path):
@@ -223,9 +221,9 @@ def test_validation_photos_among_the_training_photos_are_warned_of(make_pairs, c
     pairs = lists.find_pairs(make_pairs(4))
     hashes = lists.hash_files({path for pair in pairs for path in pair})
     for valid, overfit in ((pairs[3:], 0), (pairs[:2], 2)):
-        train.warn_of_overlap(Data(pairs[:3], [3], valid, hashes), overfit)
+        train.warn_of_overlap(RunData(pairs[:3], [3], valid, hashes), overfit)
     assert capsys.readouterr().err == ''
-    train.warn_of_overlap(Data(pairs[:3], [3], [pairs[0], (pairs[3][0], pairs[1][1]), pairs[3]], hashes), 0)
+    train.warn_of_overlap(RunData(pairs[:3], [3], [pairs[0], (pairs[3][0], pairs[1][1]), pairs[3]], hashes), 0)
     assert 'WARNING: of 3 validation pairs, 1 inputs and 2 targets are among' in capsys.readouterr().err
 
 
@@ -254,7 +252,7 @@ def test_averaged_weights_follow_the_networks():
     network, average = (train.build_network('hdrnet') for _ in range(2))
     target = [value.clone() for value in network.state_dict().values()]
     for step in range(1, 400):
-        update_average(average, network, 0.9, step)
+        train.update_average(average, network, 0.9, step)
     for ours, theirs in zip(average.state_dict().values(), target, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -307,7 +305,7 @@ def test_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(make_pairs, t
         ({'recipe': 'papers'}, "recipe: expected one of '', predecessor, paper, lol, general, got 'papers'"),
         ({'train_pairs': 'a.csv', 'valid_pairs': 'b.csv', 'train_weights': 'nan'}, 'train_weights: expected 1 numbers'),
         ({'train_pairs': 'a.csv'}, 'valid_pairs: expected a CSV list or a folder beside train_pairs'),
-        ({'good_stops': '3,1'}, 'good_stops: expected two numbers'),
+        ({'good_ranges': 'wild'}, 'good_ranges: expected one of mild'),
         ({'exp_name': '.'}, 'exp_name: expected the name of a folder'),
         ({'device': 'meta'}, 'device: expected cpu or a CUDA device'),
     ],
@@ -375,7 +373,7 @@ def test_the_option_block_is_the_predecessors_recipe():
 def test_a_recipe_fills_in_and_is_within_the_limits(name):
     opt = parse('--recipe', name)
     train.utils.check_options(opt, train.RULES)
-    train.check_together(opt)
+    train.check_combination(opt)
     assert {key: getattr(opt, key) for key in train.RECIPES[name]} == train.RECIPES[name]
 
 
@@ -386,6 +384,40 @@ def test_what_is_given_or_changed_inline_stays():
     inline = type(train.opt)(**{**vars(train.opt), 'recipe': 'general', 'pedestal': 3.0})
     train.choose_recipe(inline)
     assert (inline.pedestal, inline.finish) == (3.0, 'kept')
+
+
+def test_ranges_have_a_rule():
+    assert train.RULES['good_ranges'] == list(RANGES)
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'dataset_dir': 'a', 'train_pairs': 'b.csv', 'valid_pairs': 'c.csv'}, 'dataset_dir: .* without --train_pairs'),
+        ({'split': 'paper', 'valid_pairs': 'c.csv'}, 'split: expected only without --valid_pairs'),
+        ({'train_weights': '1'}, 'train_weights: .* with --train_pairs'),
+        ({'good_weight': 2.0}, 'good_weight: expected only with --good_photos, got 2.0'),
+        ({'max_stops': 2.0}, 'max_stops: expected only with --darken'),
+        ({'limit': 3, 'overfit': 3}, 'limit: expected only without --overfit'),
+        ({'arch': 'deepupe', 'full_size': 99}, 'full_size: expected only with --arch hdrnet'),
+        ({'start_from': 'a.pth', 'pedestal': 2.0}, 'pedestal: expected only without --start_from'),
+    ],
+)
+def test_an_option_without_effect_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        train.check_combination(make_options(values))
+
+
+@pytest.mark.parametrize('name', train.RECIPES)
+def test_no_recipe_contradicts_itself(name):
+    train.check_combination(make_options({'recipe': name}))
+
+
+def test_the_predecessors_form_of_the_split_is_taken():
+    opt = type(train.opt)(**{**vars(train.opt), 'dataset_ratios': [0.8, 0.2]})
+    train.take_ratios(opt)
+    assert opt.dataset_ratio == 0.8
+    assert not hasattr(opt, 'dataset_ratios')
 
 
 def test_the_papers_architecture_has_the_papers_recipe():
@@ -420,13 +452,13 @@ def test_the_papers_recipe_runs_on_a_made_up_fivek(make_pairs, tmp_path):
 
 def test_photos_that_are_not_fiveks_need_another_split(make_pairs, tmp_path):
     with pytest.raises(ValueError, match=r'split: expected file names that begin with a4501 .* need --split ratio'):
-        run_training(tmp_path, 'paper', recipe='paper', split='paper', dataset_dir=make_pairs(4), total_epochs=1)
+        run_training(tmp_path, 'paper', arch='deepupe', split='paper', dataset_dir=make_pairs(4), total_epochs=1)
 
 
 def test_folders_and_lists_validate_whatever_the_recipe(make_pairs, tmp_path):
     pairs = lists.find_pairs(make_pairs(5))
     lists.write_pairs(str(tmp_path / 'valid.csv'), pairs[:2])
-    common = {'dataset_dir': str(tmp_path / 'data'), 'total_epochs': 1, 'split': 'paper'}
+    common = {'dataset_dir': str(tmp_path / 'data'), 'total_epochs': 1, 'dataset_ratio': 0.9}
     for name, valid, count in (('list', 'valid.csv', 2), ('folder', 'data', 5)):
         run_training(tmp_path, name, valid_pairs=str(tmp_path / valid), **common)
         found = [lists.read_pairs(str(tmp_path / name / f'{part}_pairs.csv')) for part in ('train', 'valid')]

@@ -39,7 +39,6 @@ VARIANTS = {  # options of train.py beside the base's
     'no smoothness loss': '--w_smoothness 0',
     'reconstruction loss alone': '--w_color 0 --w_smoothness 0',
     'no reconstruction loss': '--w_reconstruction 0',
-    'R not clamped in the loss': '--no-clamp_reflectance',
     'S clipped to [I, 1]': '--illumination clipped',
     'half-pixel slicing': '--slicing centers',
     'guide of curves': '--guide curves',
@@ -58,12 +57,12 @@ VARIANTS = {  # options of train.py beside the base's
     'bf16 network': '--amp bf16',
     'fp16 network': '--amp fp16',
     'a quarter darkened': '--darken 0.25',
-    'target-to-target pairs': '--keep_good 0.12',
+    'target-to-target pairs': '--identity_share 0.12',
     'bilinear lowres': '--lowres bilinear',
     'simulated from good photos': '--good_photos GOOD',
     'simulated and what stays finished': '--good_photos GOOD --finish kept',
-    'simulated and finished in moods': '--good_photos GOOD --finish kept --good_key 0.65,1.4',
-    'simulated in moods and all finished': '--good_photos GOOD --finish all --good_key 0.65,1.4',
+    'simulated and finished in moods': '--good_photos GOOD --finish kept --good_ranges moods',
+    'simulated in moods and all finished': '--good_photos GOOD --finish all --good_ranges moods',
 }
 
 
@@ -94,7 +93,8 @@ def train(opt, name, seed):
     log = os.path.join(opt.result_dir, exp_name, 'log.csv')
     if not finished(log, opt.total_epochs):
         command = [sys.executable, os.path.join(ROOT, 'train.py')]
-        for option in ('train_pairs', 'valid_pairs', 'dataset_dir', 'total_epochs', 'full_size'):
+        names = ('train_pairs', 'valid_pairs') if opt.train_pairs else ('dataset_dir',)
+        for option in (*names, 'total_epochs', *([] if '--arch deepupe' in VARIANTS[name] else ['full_size'])):
             command += [f'--{option}', str(getattr(opt, option))]
         command += ['--checkpoints_dir', opt.result_dir, '--exp_name', exp_name, '--seed', str(seed)]
         command += ['--resume', 'auto', '--no-tensorboard', '--valid_interval', str(opt.total_epochs)]
