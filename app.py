@@ -143,7 +143,7 @@ class Desk:
                 name = f'{base} ({len(photos) + 1})'
             folder = os.path.join(self.tab(request), secrets.token_hex(8))
             os.makedirs(folder)
-            job = Job(shutil.move(path, folder), os.path.join(folder, 'enhanced', result_name(base)), '')
+            job = Job(shutil.move(path, folder), base, os.path.join(folder, 'enhanced', result_name(base)))
             try:
                 picture = self.read(job)
                 grids = {look: predict_grid(self.network(look), picture.photo)}

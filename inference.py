@@ -1,18 +1,19 @@
-"""Enhance a folder of photos and videos, or one of them, and keep everything else about them.
+"""Brighten photos and videos: a folder of them, or one.
 
-    python inference.py --images_dir my_photos --result_dir brighter
-    python inference.py my_photos --result_dir brighter --recursive --contact_sheet
-    python inference.py my_photos/IMG_*.jpg --result_dir brighter --strength 0.7
-    torchrun --nproc_per_node=4 inference.py --images_dir ... --result_dir ...
+    python inference.py my_photos                        into my_photos/enhanced
+    python inference.py photo.jpg brighter.jpg           one photo to one file
+    python inference.py my_photos -o brighter --look vivid --strength 0.7
+    python inference.py my_photos/IMG_*.jpg -o brighter --recursive --contact_sheet
 
-Every photo comes out under its own name, upright, at its own size, bit depth and format, with alpha, EXIF, XMP and
-colour profile (docs/formats.md). A video, which needs PyAV (pip install 'av>=18'), keeps codec, bit depth, colour
-tags, rotation, the times of its frames, sound and subtitles. What is in result_dir already is left as it is unless
---overwrite, so a stopped run goes on where it stopped. A file that cannot be enhanced is named on one line and the rest
-goes on; the exit status is then 1.
+Every photo comes out under its own name, upright, at its own size, bit depth and format, with transparency, EXIF, XMP
+and colour profile (docs/formats.md). Videos keep sound, subtitles and the times of their frames; they need PyAV (pip
+install 'av>=18'). Originals are never written to. A result that is there already stays, unless it was made with other
+options; so a stopped run goes on where it stopped. A file that cannot be enhanced is named with the reason, the rest
+goes on, and the exit status is 1.
 """
 
 import errno
+import hashlib
 import os
 import sys
 import traceback
@@ -21,87 +22,104 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 
-import cv2
-import numpy as np
-import torch
 from tqdm import tqdm
 
 import utils
-from kernels import Edit, enhance_photo
-from photos.contact_sheet import save_contact_sheet
-from photos.folder import SHEET, find_photos, is_video, plan_jobs
-from photos.levels import to_photo
-from photos.picture import as_plain_srgb, read_picture, write_photo, write_picture
-from runs.checkpoint import load_network
+from photos.folder import SHEET, find_photos, is_due, is_video, plan_jobs, read_record, remember
 from system.files import error_line, printable, remove_stale_parts
 from system.process import cores, tune_malloc
-from system.ranks import all_gather_list, init_distributed, on_rank0
+
+# torch and OpenCV are imported where they are used, so that --help and a mistyped name are answered at once
 
 opt = SimpleNamespace(
     # photos and videos
-    images_dir='sample_imgs',  # a folder, a photo or video, or a pattern in quotes, such as 'a/**/*.jpg'
-    recursive=False,  # the folders below images_dir too; result_dir mirrors them
-    max_megapixels=300.0,  # larger photos and frames are refused (decompression bombs)
-    # enhancing
-    checkpoints_file='checkpoints/general/best.pth',  # ours (also .safetensors) or the predecessor's
-    strength=1.0,  # 0 leaves the photo as it is, 1 is the model's result
-    denoise=-1.0,  # 1 takes out the noise that brightening brings up; -1 only in photos where it shows; 0 none
+    images_dir='sample_imgs',  # folder, photos, videos, or a pattern in quotes, such as 'a/**/*.jpg'
+    recursive=False,  # the folders below too; the result folder mirrors them
+    max_megapixels=300.0,  # larger photos and frames are refused
+    # light and colour
+    checkpoints_file='general',  # general, or vivid: deeper blacks, more colour; or a trained network's file
+    strength=1.0,  # 0 leaves the photo as it is, 0.5 brightens it half as much, 1.5 more
+    denoise=-1.0,  # noise that brightening brings up is taken out: 1 always, 0 never, -1 in photos where it shows
     video_smoothing=1.0,  # seconds before and after, over which a video's brightness is evened; 0: each frame alone
     # results
-    result_dir='sample_results',  # made when it is not there; not the photos' own folder
-    overwrite=False,  # enhance again what is in result_dir already
-    format='',  # '' keeps each photo's; jpg, png, tif, webp, avif ... writes all so, a.png as a_png.jpg
-    keep_times=False,  # the result gets the photo's time of modification; its permissions it gets always
-    jpeg_444=False,  # full chroma resolution in every JPEG; else the input's, or 4:2:0
-    save_extra=False,  # photos: write input, R (enhanced) and S (illumination) side by side
-    save_illumination=False,  # photos: write S as PNG into <result_dir>/illumination, that of a.jpg as a_jpg.png
-    contact_sheet=False,  # <result_dir>/contact_sheet.jpg: before and after of up to 200 photos, no videos
+    result_dir='',  # a folder, for one photo also a file; '' makes the folder 'enhanced' beside the photos
+    overwrite=False,  # enhance again what is there already
+    format='',  # '' keeps each photo's; jpg, png, tif, webp, avif ... writes all so
+    keep_times=False,  # results get their photos' time of modification; permissions they get always
+    jpeg_444=False,  # full colour resolution in every JPEG; else the photo's, or 4:2:0
+    save_extra=False,  # also extra/a_jpg.png: photo, result and illumination side by side
+    save_illumination=False,  # also illumination/a_jpg.png: the light that the photo is divided by
+    contact_sheet=False,  # also contact_sheet.jpg: before and after of up to 200 photos
     # machine
     fused=True,  # --no-fused takes the plain torch path
-    device='',  # '' takes CUDA when there is one
+    device='',  # cpu or cuda; '' takes CUDA when there is one
 )
 
 RULES = {
-    'strength': (0.0, 1.0),
+    'strength': (0.0, 1.5),
     'denoise': [-1.0, (0.0, None)],
-    'max_megapixels': (1e-6, None),
+    'max_megapixels': (0.01, None),
     'video_smoothing': (0.0, 10.0),
 }
+FLAGS = {'checkpoints_file': '--look', 'result_dir': '-o'}  # other names of options
 STOPPING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # disk full, quota used up, disk became read-only: not one file's
 
 
 def main(opt):
     utils.check_options(opt, RULES)
-    tune_malloc()
     found = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
-    jobs = plan_jobs(found, opt.result_dir, opt.format, opt.save_illumination, opt.contact_sheet)
+    record = read_record(found.results)
+    jobs = plan_jobs(found, record, opt.format, opt.save_illumination, opt.save_extra, opt.contact_sheet)
+
+    from runs.checkpoint import find_checkpoint, load_network
+    from system.ranks import all_gather_list, init_distributed, on_rank0
+
+    tune_malloc()
     device = utils.pick_device(opt.device)
     network, _ = load_network(opt.checkpoints_file, device)
     network.fused = opt.fused
+    with open(find_checkpoint(opt.checkpoints_file), 'rb') as file:
+        weights = hashlib.sha256(file.read()).hexdigest()[:12]
+
+    def made_with(job):
+        """The options that change a result, as the record has them."""
+        more = f'smoothing {opt.video_smoothing:g}' if is_video(job.path) else '4:4:4' if opt.jpeg_444 else ''
+        return f'{weights} strength {opt.strength:g} denoise {opt.denoise:g} {more}'.rstrip()
 
     rank, world = init_distributed(timedelta(days=30))  # a share may take long
-    os.makedirs(opt.result_dir, exist_ok=True)
-    remove_stale_parts({os.path.dirname(path) for job in jobs for path in (job.result, job.illumination) if path})
-    todo = [job for job in jobs if opt.overwrite or not os.path.lexists(job.result)]
+    os.makedirs(found.results, exist_ok=True)
+    remove_stale_parts({os.path.dirname(path) for job in jobs for path in job.written()})
+    todo = [job for job in jobs if opt.overwrite or is_due(found.results, record, job, made_with(job))]
     jobs, todo = on_rank0(lambda: (jobs, todo))  # so that each is one rank's
-    mine = todo[rank::world]
-    done = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt)
-    done += enhance_videos(network, [job for job in mine if is_video(job.path)], opt)
+    again = sum(os.path.lexists(job.result) for job in todo)
+    if again and rank == 0 and not opt.overwrite:
+        print(f'note: results made with other options before are made again: {again}', file=sys.stderr)
 
-    outcomes = all_gather_list(done)  # waits for all ranks
-    failed = report(outcomes, found, len(jobs) - len(todo), opt.result_dir) if rank == 0 else 0
+    def done(job):
+        remember(found.results, job, made_with(job))
+
+    mine = todo[rank::world]
+    outcomes = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt, done)
+    outcomes += enhance_videos(network, [job for job in mine if is_video(job.path)], opt, done)
+
+    outcomes = all_gather_list(outcomes)  # waits for all ranks
+    failed = report(outcomes, found, len(jobs) - len(todo)) if rank == 0 else 0
     if opt.contact_sheet and rank == 0:
+        from photos.contact_sheet import save_contact_sheet
+
         photos = [(job.path, job.result) for job in jobs if not is_video(job.path)]
-        save_contact_sheet(os.path.join(opt.result_dir, SHEET), photos)
+        save_contact_sheet(os.path.join(found.results, SHEET), photos)
     all_gather_list([])  # all end together: torchrun kills the others when one ends with status 1
     return 1 if failed else 0
 
 
-def enhance_jobs(network, jobs, opt):
+def enhance_jobs(network, jobs, opt, done):
     """enhance_file for every job, as many at a time as there are cores; failures are printed as they come.
 
     One thread per core, each with one photo: reading, enhancing and writing overlap, and memory does not grow.
 
+    Args:
+        done: function to call with every job that is done.
     Returns:
         list of what enhance_file gave.
     Raises:
@@ -113,7 +131,10 @@ def enhance_jobs(network, jobs, opt):
         if full:
             raise full[0]
         try:
-            return enhance_file(network, job, opt)
+            outcome = enhance_file(network, job, opt)
+            if not outcome[1]:
+                done(job)
+            return outcome
         except OSError as error:
             full.append(error)
             raise
@@ -141,33 +162,38 @@ def enhance_file(network, job, opt):
         OSError: the disk is full.
     """
 
+    import numpy as np
+    import torch
+
+    from kernels import Edit, enhance_photo
+    from photos.levels import to_photo
+    from photos.picture import read_picture, write_photo, write_picture
+
     def work():
         picture = read_picture(job.path, opt.max_megapixels)
-        keep = opt.save_extra or opt.save_illumination
-        photo = picture.photo.copy() if opt.save_extra else picture.photo
-        edit = Edit(opt.strength, opt.denoise)
+        photo = picture.photo.copy() if job.extra else picture.photo
+        keep, edit = bool(job.illumination or job.extra), Edit(opt.strength, opt.denoise)
         enhanced, illumination = enhance_photo(network, photo, edit, keep_illumination=keep, in_place=True)
-        if keep:
-            illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
-        if job.illumination:
-            os.makedirs(os.path.dirname(job.illumination), exist_ok=True)
-            write_photo(job.illumination, illumination)
-        if opt.save_extra:
-            enhanced = np.concatenate([picture.photo, enhanced, illumination], axis=1)
-            picture.alpha, picture.grey = None, False
-            as_plain_srgb(picture)
+        for path in filter(None, (job.illumination, job.extra)):
+            image = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
+            if path == job.extra:
+                image = np.concatenate([picture.photo, enhanced, image], axis=1)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write_photo(path, image)
         return write_picture(job.result, picture, enhanced, True, opt.jpeg_444, opt.keep_times)
 
     return attempt(job, work)
 
 
-def enhance_videos(network, jobs, opt):
+def enhance_videos(network, jobs, opt, done):
     """Enhance videos one after the other, each on all cores; arguments and results as of enhance_jobs."""
     outcomes = []
     for job in jobs:
         name = os.path.basename(job.path)
 
         def work(job=job, name=name):
+            from kernels import Edit
+
             try:
                 from video.enhance import VideoEdit, enhance_video
             except ImportError as error:  # absent, or too old
@@ -182,11 +208,15 @@ def enhance_videos(network, jobs, opt):
         outcomes.append(attempt(job, work))
         if outcomes[-1][1]:
             tqdm.write(f'failed: {outcomes[-1][1]}', file=sys.stderr)
+        else:
+            done(job)
     return outcomes
 
 
 def attempt(job, work):
     """(path, '', work()) or (path, reason why not, []); a full disk is raised."""
+    import cv2
+
     path = job.path
     try:
         if job.problem:
@@ -212,7 +242,7 @@ def one_line(reason, path):
     return printable(reason if named else f'{path}: {reason}')
 
 
-def report(outcomes, found, there, result_dir):
+def report(outcomes, found, there):
     """Print what could not be kept, each once, and the counts; returns how many photos and folders failed."""
     lost = {}
     for path, _, notes in outcomes:
@@ -226,14 +256,20 @@ def report(outcomes, found, there, result_dir):
     failed = sum(1 for _, reason, _ in outcomes if reason) + len(found.problems)
     enhanced = sum(1 for _, reason, _ in outcomes if not reason)
     kinds = ', '.join(f'{count} {kind}' for kind, count in (+Counter(found.others)).most_common())
+    where = printable(os.path.normpath(os.path.join(found.results, found.name)))
     print(
-        f'{enhanced} enhanced into {printable(result_dir)}, {there} there already (--overwrite redoes them), '
+        f'{enhanced} enhanced into {where}, {there} there already (--overwrite redoes them), '
         f'{failed} failed, {found.others.total()} other files left out' + (f' ({kinds})' if kinds else ''),
         flush=True,
     )
     return failed
 
 
-if __name__ == '__main__':
-    utils.parse_overrides(opt, RULES, __file__, positional='images_dir')
+def command():
+    """What `python inference.py` does, and the installed command deepupe."""
+    utils.parse_overrides(opt, RULES, __file__, 'images_dir', FLAGS)
     utils.run_script(main, opt)
+
+
+if __name__ == '__main__':
+    command()

@@ -24,6 +24,7 @@ from torch import nn
 from photos.levels import LOW_SIZE
 from system.ranks import BatchNorm, mean_of_ranks, update_statistics, world_size
 
+STRONGEST = 1.5  # strength that a photo may be enhanced with
 TINY = 1e-6  # smallest |illumination + eps| that a photo is divided by: below one level of 16 bit
 
 
@@ -237,17 +238,17 @@ def reflectance(fullres, illumination, eps=1e-4, strength=1.0, clamp=True):
         fullres: (N, 3, H, W) in [0, 1], I.
         illumination: (N, 3, H, W), S, any range.
         eps: added to the illumination; `network.eps` holds the rule of the architecture.
-        strength: in [0, 1]; 0 returns the photo, 1 the model's result.
+        strength: in [0, 1.5]; 0 returns the photo, 1 the model's result.
         clamp: clip the result to [0, 1]. False leaves the gradient of pixels that are too bright alive in training.
     Returns:
         (N, 3, H, W). Where S + eps is not positive, strength 1 gives R <= 0 (black, as the predecessor does), and less
         strength fades to that linearly.
     Raises:
-        ValueError: strength outside [0, 1].
+        ValueError: strength outside [0, 1.5].
     Source: DeepUPE's image formation I = S * R; eps and clamp from the two systems' code.
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f'reflectance: expected strength in [0, 1], got {strength}')
+    if not 0 <= strength <= STRONGEST:
+        raise ValueError(f'reflectance: expected strength in [0, {STRONGEST}], got {strength}')
     divisor = illumination + eps
     divisor = torch.where(divisor.abs() < TINY, TINY, divisor)
     if strength == 1:
@@ -405,7 +406,7 @@ class IlluminationNet(nn.Module):
         Args:
             fullres: (N, 3, H, W) in [0, 1].
             illumination: (N, 3, H, W) of the same photos, from `forward`.
-            strength: in [0, 1]; 0 returns the photo, 1 the network's result.
+            strength: in [0, 1.5]; 0 returns the photo, 1 the network's result.
         """
         raised = add_pedestal(fullres, self.pedestal)
         enhanced = reflectance(raised, illumination, self.eps, strength)

@@ -16,7 +16,7 @@ import torch
 from kernels.common import Rule
 from kernels.denoise import SAMPLE, denoise_plain, remove_noise
 from loss import PRESETS, total_loss
-from model import LOW_SIZE, add_pedestal, apply_affine, build_network, reflectance, slice_grid
+from model import LOW_SIZE, STRONGEST, add_pedestal, apply_affine, build_network, reflectance, slice_grid
 from photos.levels import resize_lowres, to_photo, to_tensor
 from photos.lowres import make_lowres_batch, shrink
 
@@ -146,11 +146,11 @@ def enhance_batch(network, fullres, strength=1.0):
     Args:
         network: from `model.build_network` or `load_network`, in eval mode.
         fullres: (N, 3, H, W) RGB in [0, 1], on the network's device.
-        strength: in [0, 1]; 0 gives the photos, 1 the network's result.
+        strength: in [0, 1.5]; 0 gives the photos, 1 the network's result.
     Returns:
         enhanced (N, 3, H, W) in [0, 1].
     Raises:
-        ValueError: strength outside [0, 1], or not (N, 3, H, W).
+        ValueError: strength outside [0, 1.5], or not (N, 3, H, W).
     """
     lowres = make_lowres_batch(fullres, network.lowres_mode)
     return network.reflectance(fullres, estimate_illumination(network, lowres, fullres), strength)
@@ -159,7 +159,7 @@ def enhance_batch(network, fullres, strength=1.0):
 class Edit(NamedTuple):
     """What is asked of an enhanced photo."""
 
-    strength: float = 1.0  # in [0, 1], exponent of S: 0 gives the photo, 1 the network's result
+    strength: float = 1.0  # in [0, 1.5], exponent of S: 0 gives the photo, 1 the network's result
     denoise: float = 0.0  # 1 takes out the noise that the gain brings up, 0 none, -1 where it shows; see remove_noise
     round_down: bool = False  # cut fractions of a level off, as the predecessor does, instead of rounding
 
@@ -180,7 +180,7 @@ def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, in_plac
     Returns:
         enhanced (H, W, 3) of the photo's dtype, and illumination (H, W, 3) float32, or None unless kept.
     Raises:
-        ValueError: strength outside [0, 1], denoise below 0 and not -1.
+        ValueError: strength outside [0, 1.5], denoise below 0 and not -1.
     """
     grid = predict_grid(network, photo)
     return apply_grid(network, photo, grid, edit, keep_illumination=keep_illumination, in_place=in_place)
@@ -210,8 +210,8 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_p
     Args:
         grid: (1, 12, D, Gh, Gw), see predict_grid.
     """
-    if not 0 <= edit.strength <= 1:
-        raise ValueError(f'strength: expected 0 to 1, got {edit.strength}')
+    if not 0 <= edit.strength <= STRONGEST:
+        raise ValueError(f'strength: expected 0 to {STRONGEST}, got {edit.strength}')
     if edit.denoise < 0 and edit.denoise != -1:
         raise ValueError(f'denoise: expected -1, or 0 or more, got {edit.denoise}')
     every = 1 if keep_illumination else SAMPLE if edit.denoise else 0

@@ -11,7 +11,7 @@ class Rule(NamedTuple):
     clip: bool  # clip the illumination to [photo, 1], see model.clip_illumination
     eps: float = 0.0  # added to the illumination before the division
     pedestal: float = 0.0  # levels of 255 that black counts for, see model.IlluminationNet
-    strength: float = 1.0  # exponent of the illumination, in [0, 1]
+    strength: float = 1.0  # exponent of the illumination, in [0, 1.5]
     round_down: bool = False  # cut fractions of a level off instead of rounding
 
 

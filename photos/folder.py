@@ -1,26 +1,28 @@
 """Which photos and videos a folder, a file or a pattern stands for, and where their results go; names only, no pixels.
 
-A result's name follows from its photo's own name and the wanted format alone, never from what else lies in the folder,
-so that photos added later do not take over the names of results that are there already:
+    a.jpg -> a.jpg        DSC_1.NEF -> DSC_1.tif        a.png as jpg -> a.jpg, beside another photo's a.jpg a_png.jpg
 
-    a.jpg -> a.jpg        a.png as jpg -> a_png.jpg        a_png.jpg beside it -> a_png_jpg.jpg
-    illumination of a.jpg -> illumination/a_jpg.png        a folder illumination/ of photos -> illumination_/
+Each result folder holds a RECORD: a line for each result with its photo and the options that it was made with. By it a
+result keeps its name when photos are added, is made again when the options change, and is never enhanced again itself.
 """
 
+import contextlib
 import fnmatch
 import functools
 import glob
+import json
 import os
-import tempfile
+import pathlib
 from collections import Counter
 from typing import NamedTuple
 
 from photos import formats
-from photos.picture import is_photo, written_extension
 
 SHEET = 'contact_sheet.jpg'  # in the result folder
 VIDEO = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')  # what video/ reads
-ILLUMINATIONS = 'illumination'  # folder in the result folder
+ILLUMINATIONS, EXTRAS = 'illumination', 'extra'  # folders in the result folder
+RESULTS = 'enhanced'  # the result folder that is made beside the photos where none is given
+RECORD = '.deepupe_results'  # in the result folder, lines of JSON
 
 
 class Found(NamedTuple):
@@ -30,51 +32,99 @@ class Found(NamedTuple):
     paths: list  # of both, sorted
     others: Counter  # how many files of which kind were left out
     problems: list  # folders that could not be read, a line each
+    results: str  # folder of the results
+    name: str = ''  # of the one result, where a file was asked for
 
 
 class Job(NamedTuple):
     """One photo or video, and what is made of it."""
 
     path: str
+    source: str  # its name in the record: its path below the folder that results are mirrored from
     result: str
-    illumination: str  # '' where it is not asked for; a video has none
+    illumination: str = ''  # '' where it is not asked for; a video has none
+    extra: str = ''  # likewise
     problem: str = ''  # why it cannot be done
+
+    def written(self):
+        """Paths of all that is made."""
+        return [path for path in (self.result, self.illumination, self.extra) if path]
 
 
 # --------------------------------------------------------------------------------------------------- what is there
 
 
-def find_photos(images, recursive, result_dir):
-    """Photos and videos of a folder, a file or a glob pattern, or of several of these; what lies in result_dir is none.
+def is_photo(name):
+    """Whether a file of that name is a photo: a known extension, and not hidden."""
+    return name.lower().endswith(formats.READABLE) and not name.startswith('.')
+
+
+def is_video(path):
+    """Whether a file of that name is a video: a known extension, and not hidden."""
+    return path.lower().endswith(VIDEO) and not os.path.basename(path).startswith('.')
+
+
+def find_photos(images, recursive=False, result=''):
+    """Photos and videos of a folder, a file or a glob pattern, or of several of these.
+
+    What lies in the result folder is none, nor are results of earlier runs, unless these alone are asked for.
 
     Args:
-        images: path or pattern, or a list of them.
+        images: path or pattern, or a list of them; a photo and a file that is not there are the photo and its result.
         recursive: the folders below too.
+        result: folder of the results, or for one photo a file; '' is RESULTS beside the photos.
     Returns:
         Found.
     Raises:
-        FileNotFoundError: nothing there, or no photo in it. ValueError: result_dir is the photos' own folder.
+        FileNotFoundError: nothing there, or no photo in it. ValueError: the result folder is the photos' own, or there
+            is one result file for more than one photo.
     """
     asked = [images] if isinstance(images, str) else list(images)
+    if len(asked) == 2 and not result and os.path.isfile(asked[0]) and is_result_file(asked[1]):
+        result = asked.pop()
+    folder, name = result, ''
+    if splitext(result)[1] in (*formats.WRITABLE, *VIDEO) and not os.path.isdir(result):
+        folder, name = os.path.dirname(result) or '.', os.path.basename(result)
+        if len(asked) > 1 or not os.path.isfile(asked[0]):
+            raise ValueError(f'result_dir: expected a folder, or one photo, got {result} for {", ".join(asked)}')
     roots, found, others, problems = [], {}, Counter(), []
     real = functools.lru_cache(os.path.realpath)
     for path in asked:
         root, files = expand(path, recursive, others, problems)
-        if os.path.realpath(result_dir) == os.path.realpath(root):
-            raise ValueError(f'result_dir: expected another folder than that of the photos, got {result_dir}')
+        if result and not name and os.path.realpath(result) == os.path.realpath(root):
+            raise ValueError(f'result_dir: expected another folder than that of the photos, got {result}')
         roots.append(root)
         found |= {(real(os.path.dirname(file)), os.path.basename(file)): file for file in reversed(files)}
     root = roots[0] if len(set(roots)) == 1 else shared_folder(roots)
-    results = os.path.realpath(result_dir)
-    if not os.path.realpath(root).startswith(results + os.sep):
+    folder = folder or os.path.join(root, RESULTS)
+    results = os.path.realpath(folder)
+    if not name and not is_below(os.path.realpath(root), results):
         found = {key: file for key, file in found.items() if not is_below(key[0], results)}
+    earlier = earlier_results({folder for folder, _ in found}) & {os.path.join(*key) for key in found}
+    if len(earlier) < sum(is_photo(name) or is_video(name) for _, name in found):
+        found = {key: file for key, file in found.items() if os.path.join(*key) not in earlier}
+        others.update('earlier result' for _ in earlier)
     paths = sorted(file for (_, name), file in found.items() if is_photo(name) or is_video(name))
-    others.update(kind_of(name) for _, name in found if not is_photo(name) and not is_video(name))
+    others.update(kind_of(name) for _, name in found if not is_photo(name) and not is_video(name) and name != RECORD)
     if not paths:
         hint = '' if recursive else '; --recursive looks into the folders below'
         looked = f'looked for {" ".join(formats.READABLE + VIDEO)}{hint}'
         raise FileNotFoundError('\n'.join([f'{", ".join(asked)}: no photos or videos ({looked})', *problems]))
-    return Found(root, paths, others, problems)
+    return Found(root, paths, others, problems, folder, name)
+
+
+def is_result_file(path):
+    """Whether a path may be the one result's: a file that is not there, or an earlier result."""
+    if splitext(path)[1] not in (*formats.WRITABLE, *VIDEO) or glob.has_magic(path):
+        return False
+    return not os.path.lexists(path) or os.path.basename(path) in read_record(os.path.dirname(path) or '.')
+
+
+def earlier_results(folders):
+    """Paths of all results that are named by a record in these folders or in those that they lie in."""
+    around = {parent for folder in folders for parent in (folder, *map(str, pathlib.Path(folder).parents))}
+    records = {folder: read_record(folder) for folder in around}
+    return {os.path.join(folder, name) for folder, names in records.items() if names for name in (SHEET, *names)}
 
 
 def expand(path, recursive, others, problems):
@@ -170,94 +220,129 @@ def is_below(path, folder):
     return path == folder or path.startswith(folder + os.sep)
 
 
-def is_video(path):
-    """Whether a file of that name is a video: a known extension, and not hidden."""
-    return path.lower().endswith(VIDEO) and not os.path.basename(path).startswith('.')
-
-
 def kind_of(name):
     """What the count of files left out calls a file."""
-    return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without extension'
+    return 'hidden' if name.startswith('.') else splitext(name)[1] or 'without extension'
+
+
+def splitext(path):
+    """(path without its extension, the extension in lower case)."""
+    stem, extension = os.path.splitext(path)
+    return stem, extension.lower()
 
 
 # ---------------------------------------------------------------------------------------------- where results go
 
 
-def plan_jobs(found, result_dir, format='', illuminations=False, sheet=False):
+def plan_jobs(found, record, format='', illuminations=False, extras=False, sheet=False):
     """A Job for every photo, with all names that the run will write; none is an original's or another job's.
 
     Args:
-        found: from find_photos.
-        format: extension of all photos' results; '' keeps each one's where that can be written, see written_extension.
-            Videos keep theirs.
-        illuminations, sheet: these are written too.
+        found: from find_photos. record: of found.results, from read_record.
+        format: extension of all photos' results; '' keeps each one's where that can be written. Videos keep theirs.
+        illuminations, extras, sheet: these are written too.
     Raises:
         ValueError: not a format that can be written, or the contact sheet would replace an original.
     """
-    check_format(format)
+    if format and f'.{format.lower().lstrip(".")}' not in formats.WRITABLE:
+        raise ValueError(f'format: expected one of {" ".join(e[1:] for e in formats.WRITABLE)}, got {format!r}')
+    if format and found.name:
+        raise ValueError(f'format: expected none beside a result that is named, {found.name}, got {format!r}')
     originals = {os.path.realpath(path) for path in found.paths}
-    if sheet and os.path.realpath(os.path.join(result_dir, SHEET)) in originals:
-        raise ValueError(f'result_dir: the contact sheet would replace the original {os.path.join(result_dir, SHEET)}')
+    if sheet and os.path.realpath(os.path.join(found.results, SHEET)) in originals:
+        raise ValueError(f'result_dir: the contact sheet would replace the original {found.results}/{SHEET}')
+    sources = [os.path.relpath(path, found.root) for path in found.paths]
+    names = {sources[0]: found.name} if found.name else choose_names(sources, format, found.results, record)
     jobs = []
-    for path in found.paths:
-        name = result_name(os.path.relpath(path, found.root), format)
-        result, illumination = os.path.join(result_dir, name), ''
-        if illuminations and not is_video(name):
-            illumination = os.path.join(result_dir, ILLUMINATIONS, rename(name, '.png'))
-        replaced = [new for new in (result, illumination) if new and os.path.realpath(new) in originals]
-        problem = f'{path}: its result would replace the original {replaced[0]}' if replaced else ''
-        jobs.append(Job(path, result, illumination, problem))
-    counts = Counter(job.result.lower() for job in jobs)
-    if max(counts.values()) > 1 and ignores_case(result_dir):
-        problem = '{}: another photo has this name but for upper and lower case, which {} does not tell apart'
-        jobs = [job._replace(problem=problem.format(job.path, result_dir)) if counts[job.result.lower()] > 1 else job
-                for job in jobs]  # fmt: skip
+    for path, source in zip(found.paths, sources, strict=True):
+        stem, extension = os.path.splitext(names[source])
+        made = [names[source]]
+        for top, wanted in ((ILLUMINATIONS, illuminations), (EXTRAS, extras)):
+            made.append(os.path.join(top, f'{stem}_{extension[1:]}.png') if wanted and not is_video(path) else '')
+        jobs.append(Job(path, source, *(os.path.join(found.results, name) if name else '' for name in made)))
+    counts = Counter(new for job in jobs for new in job.written())
+    for i, job in enumerate(jobs):
+        replaced = [new for new in job.written() if counts[new] > 1 or os.path.realpath(new) in originals]
+        if replaced:
+            jobs[i] = job._replace(problem=f'{job.path}: its result would replace another file, {replaced[0]}')
     return jobs
 
 
-def check_format(format):
-    if format and f'.{format.lower().lstrip(".")}' not in formats.WRITABLE:
-        raise ValueError(f'format: expected one of {" ".join(e[1:] for e in formats.WRITABLE)}, got {format!r}')
+def choose_names(sources, format, folder, record):
+    """{source: name of its result}: no two are the same, or differ in upper and lower case alone.
+
+    What is there already keeps its name. Then those choose whose name stays, then the others, to which the source's
+    extension is added where their name is taken: a_png.jpg.
+    """
+
+    def there(name):
+        return os.path.lexists(os.path.join(folder, name))
+
+    def candidates(source):
+        stem, extension = os.path.splitext(result_name(source, format))
+        longer = f'{stem}_{os.path.splitext(source)[1][1:]}'
+        return [stem + extension, longer + extension, *(f'{longer}_{i}{extension}' for i in range(2, 9))]
+
+    def is_free(name, source):
+        return name.lower() not in taken and (name not in record or record[name][0] == source or not there(name))
+
+    names, taken, all_sources = {}, {SHEET}, set(sources)
+    before = {source: name for name, (source, *_) in record.items() if name in candidates(source)}
+    for source in sources:
+        short, longer, *_ = candidates(source)
+        old = source not in before and longer not in all_sources and short != source
+        if old and there(longer) and not there(short):
+            before[source] = longer  # of a version that made all such names long
+    for source in sorted(sources, key=lambda source: (source not in before, result_name(source, format) != source)):
+        choice = [before[source], *candidates(source)] if source in before else candidates(source)
+        names[source] = next(name for name in choice if is_free(name, source))
+        taken.add(names[source].lower())
+    return names
 
 
 def result_name(name, format=''):
-    """Path of a result, relative to the result folder, for a photo's or video's path relative to its root."""
-    top, slash, rest = name.partition(os.sep)
-    if slash and top.rstrip('_').lower() == ILLUMINATIONS:
-        name = f'{top}_{os.sep}{rest}'
-    extension = os.path.splitext(name)[1]
-    return rename(name, result_extension(extension.lower(), format), lambda e: result_extension(e, format))
+    """A photo's or video's name with its result's extension; what cannot be written becomes TIFF or PNG."""
+    stem, extension = os.path.splitext(name)
+    old, new = extension.lower(), f'.{format.lower().lstrip(".")}' if format else ''
+    if not new and old in formats.RAW:
+        new = '.tif'
+    elif not new and old in formats.HEIC:
+        from photos.optional import can_encode_heif
+
+        new = '' if can_encode_heif() else '.png'
+    stays = not new or new == old or old in VIDEO or (old in formats.JPEG and new in formats.JPEG)
+    return name if stays else stem + new
 
 
-def result_extension(extension, format=''):
-    """Extension of the result of a photo with that extension, both in lower case."""
-    wanted = f'.{format.lower().lstrip(".")}' if format else ''
-    if wanted and extension not in VIDEO:
-        return extension if extension in formats.JPEG and wanted in formats.JPEG else wanted
-    return written_extension(extension)
+# -------------------------------------------------------------------------------------------------------- the record
 
 
-def rename(name, extension, extension_of=None):
-    """A name with another extension, different for every name: a.jpg stays, a.png becomes a_png.jpg.
-
-    A name that this makes of another file, or that is the contact sheet's, gets its own extension too: a_png_jpg.jpg.
-
-    Args:
-        extension_of: function that gives the new extension for the old one, in lower case; one extension for all.
-    """
-    extension_of = extension_of or (lambda old: extension)
-    stem, old = os.path.splitext(name)
-    if old.lower() == extension and name.lower() != SHEET:
-        before, _, last = stem.rpartition('_')
-        other = f'{before}.{last.lower()}'
-        taken = before and is_photo(os.path.basename(other)) and extension_of(f'.{last.lower()}') == extension
-        if not taken or rename(other, extension, extension_of) == other:
-            return name
-    return f'{stem}_{old[1:]}{extension}'
+def read_record(folder):
+    """{name of a result: (its photo's name, options that it was made with, its size, its time)} of a result folder."""
+    record = {}
+    with contextlib.suppress(OSError), open(os.path.join(folder, RECORD), encoding='ascii', errors='replace') as file:
+        for line in file:
+            with contextlib.suppress(ValueError, TypeError):  # a line that a killed run left unfinished
+                name, source, options, size, time = json.loads(line)
+                record[name] = source, options, size, time
+    return record
 
 
-def ignores_case(folder):
-    """Whether a folder, made where it is not there, takes a.jpg and A.jpg for one file."""
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix='.case', suffix='.part', dir=folder) as file:
-        return os.path.exists(os.path.join(folder, os.path.basename(file.name).swapcase()))
+def remember(folder, job, options):
+    """Add what was made of a photo to its result folder's record."""
+    lines = ''
+    for path in job.written():
+        name, status = os.path.relpath(path, folder), os.stat(path)
+        lines += json.dumps([name, job.source, options, status.st_size, status.st_mtime]) + '\n'
+    with open(os.path.join(folder, RECORD), 'a', encoding='ascii') as file:
+        file.write(lines)  # in one piece: other threads and processes write it too
+
+
+def is_due(folder, record, job, options):
+    """Whether a job is to be done: its result is not there, or is as a run with other options or extras left it."""
+    if not os.path.lexists(job.result):
+        return True
+    _, made, size, time = record.get(os.path.relpath(job.result, folder), ('', '', -1, 0))
+    status = os.lstat(job.result)
+    is_ours = status.st_size == size and abs(status.st_mtime - time) <= 2  # seconds, to which some cards round
+    return is_ours and (made != options or not all(map(os.path.lexists, job.written())))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from photos import codecs, colour, formats, metadata, optional
+from photos import codecs, colour, formats, metadata
+from photos.folder import is_photo
 from photos.levels import to_8bit
 from system.files import copy_status, save_whole
 
@@ -32,11 +33,6 @@ class Picture:
     status: os.stat_result | None = field(default=None, repr=False)  # of the file
 
 
-def is_photo(name):
-    """Whether a file of that name is a photo: a known extension, and not hidden."""
-    return name.lower().endswith(formats.READABLE) and not name.startswith('.')
-
-
 def list_photos(folder):
     """Paths of the photos in a folder, sorted by name; hidden files and other types are left out.
 
@@ -49,13 +45,6 @@ def list_photos(folder):
     if not names:
         raise FileNotFoundError(f'{folder}: no photos (looked for {" ".join(formats.READABLE)})')
     return [os.path.join(folder, name) for name in names]
-
-
-def written_extension(extension):
-    """The extension under which a photo of an extension is written: its own, where that can be written."""
-    if extension.lower() in formats.RAW:
-        return '.tif'
-    return '.png' if extension.lower() in formats.HEIC and not optional.can_encode_heif() else extension
 
 
 # --------------------------------------------------------------------------------------------------------- reading

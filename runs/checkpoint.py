@@ -91,15 +91,17 @@ def read_checkpoint(path):
 
 
 def find_checkpoint(path):
-    """A checkpoint's path: as it is, or beside the scripts, so that those shipped are found from any folder.
+    """A checkpoint's path: as it is, or beside the scripts, or of a shipped one by its name, such as 'general'.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: none of these is there.
     """
-    for candidate in (path, os.path.join(ROOT, path)):
+    shipped = os.path.join(ROOT, 'checkpoints')
+    for candidate in (path, os.path.join(ROOT, path), os.path.join(shipped, path, 'best.pth')):
         if os.path.isfile(candidate):
             return candidate
-    raise FileNotFoundError(f'{path}: expected a checkpoint, found no such file')
+    names = sorted(name for name in os.listdir(shipped) if os.path.isdir(os.path.join(shipped, name)))
+    raise FileNotFoundError(f"{path}: expected a checkpoint's file, or one of {', '.join(names)}; found none")
 
 
 def read_safetensors(library, data):

@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image, ImageCms
 
 from photos import jpeg
-from photos.picture import read_picture, write_picture, written_extension
+from photos.folder import result_name
+from photos.picture import read_picture, write_picture
 
 PACKET = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -73,7 +74,7 @@ def returned(tmp_path, name, data):
     path = tmp_path / name
     path.write_bytes(data)
     picture = read_picture(str(path))
-    result = tmp_path / 'out' / (path.stem + written_extension(path.suffix))
+    result = tmp_path / 'out' / result_name(name)
     result.parent.mkdir(exist_ok=True)
     notes = write_picture(str(result), picture, picture.photo.copy())
     return picture, read_picture(str(result)), notes

@@ -7,7 +7,17 @@ from collections import Counter
 import pytest
 
 from photos import folder
-from photos.folder import Found, find_photos, plan_jobs, result_name, split_pattern
+from photos.folder import (
+    RECORD,
+    Found,
+    find_photos,
+    is_due,
+    plan_jobs,
+    read_record,
+    remember,
+    result_name,
+    split_pattern,
+)
 from system import files
 
 
@@ -66,11 +76,9 @@ def test_patterns_of_windows_are_split_at_its_separators():
 def test_several_paths_are_mirrored_below_the_folder_that_they_share(tmp_path):
     make(tmp_path, 'a/1.jpg', 'a/2.jpg', 'b/c/1.jpg', 'b/note.txt')
     found = find_photos([f'{tmp_path}/a/1.jpg', f'{tmp_path}/a/2.jpg'], False, 'out')
-    assert [result_name(os.path.relpath(path, found.root)) for path in found.paths] == ['1.jpg', '2.jpg']
+    assert [job.source for job in plan_jobs(found, {})] == ['1.jpg', '2.jpg']
     found = find_photos([f'{tmp_path}/a', f'{tmp_path}/b/c/*.jpg'], False, 'out')
-    assert sorted(result_name(os.path.relpath(path, found.root)) for path in found.paths) == [
-        'a/1.jpg', 'a/2.jpg', 'b/c/1.jpg',
-    ]  # fmt: skip
+    assert sorted(job.source for job in plan_jobs(found, {})) == ['a/1.jpg', 'a/2.jpg', 'b/c/1.jpg']
 
 
 def test_videos_are_found_wherever_their_path_starts():
@@ -102,60 +110,154 @@ def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 NAMES = ['a.jpg', 'a.JPG', 'a.jpeg', 'a.png', 'a.PNG', 'a.bmp', 'a.nef', 'a.tif', 'a_png.jpg', 'a_png.png', 'a_jpg.jpg']
 NAMES += ['a_png_jpg.jpg', 'a_nef.tif', 'a_nef_tif.tif', 'a_bmp.tif', 'contact_sheet.jpg', 'contact_sheet_jpg.jpg']
-NAMES += ['illumination/a.png', 'illumination_/a.png', 'illumination.png', 'b/illumination/a.png', 'b/a.png', '_.jpg']
+NAMES += [
+    'illumination_/a.png',
+    'illumination.png',
+    'b/illumination/a.png',
+    'b/a.png',
+    '_.jpg',
+    'sub/a.jpeg',
+    'DSC_1.NEF',
+]
 
 
-def plan(names, **options):
-    return plan_jobs(Found('in', [f'in/{name}' for name in names], Counter(), []), 'out', **options)
+def plan(names, record=None, results='out', **options):
+    return plan_jobs(Found('in', [f'in/{name}' for name in names], Counter(), [], results), record or {}, **options)
+
+
+def results_of(names, *args, **options):
+    return {job.source: os.path.relpath(job.result, 'out') for job in plan(names, *args, **options)}
 
 
 @pytest.mark.parametrize('format', ['', 'jpg', 'png', 'tif', 'jpeg'])
-def test_no_two_photos_share_a_name(format):
-    jobs = plan(NAMES, format=format, illuminations=True)
-    written = [job.result for job in jobs] + [job.illumination for job in jobs] + [f'out/{folder.SHEET}']
-    assert len(set(written)) == len(written)
+def test_no_two_photos_share_a_name_in_any_case(format):
+    jobs = plan(NAMES, format=format, illuminations=True, extras=True)
+    written = [path.lower() for job in jobs for path in job.written()] + [f'out/{folder.SHEET}']
+    assert len(set(written)) == len(written) == 3 * len(NAMES) + 1
     assert not [job.problem for job in jobs if job.problem]
 
 
-@pytest.mark.parametrize('format', ['', 'jpg', 'tif'])
-def test_a_name_does_not_depend_on_the_other_photos(format):
-    together = plan(NAMES, format=format, illuminations=True)
-    assert together == [job for name in NAMES for job in plan([name], format=format, illuminations=True)]
-
-
 @pytest.mark.parametrize(
-    ('name', 'format', 'expected'),
+    ('names', 'format', 'expected'),
     [
-        ('a.jpg', '', 'a.jpg'),
-        ('sub/a.jpeg', 'jpg', 'sub/a.jpeg'),
-        ('a.png', 'jpg', 'a_png.jpg'),
-        ('a_png.jpg', 'jpg', 'a_png_jpg.jpg'),
-        ('a_png.jpg', '', 'a_png.jpg'),
-        ('IMG_1.jpg', 'jpg', 'IMG_1.jpg'),
-        ('DSC_1.NEF', '', 'DSC_1_NEF.tif'),
-        ('Contact_Sheet.JPG', '', 'Contact_Sheet_JPG.jpg'),
-        ('illumination/a.png', '', 'illumination_/a.png'),
+        (['a.jpg'], '', ['a.jpg']),
+        (['a.jpg', 'a.png'], '', ['a.jpg', 'a.png']),
+        (['sub/a.jpeg'], 'jpg', ['sub/a.jpeg']),
+        (['a.png', 'b.PNG'], 'jpg', ['a.jpg', 'b.jpg']),
+        (['a.png', 'a.jpg'], 'jpg', ['a_png.jpg', 'a.jpg']),
+        (['a.png', 'a.webp'], 'jpg', ['a.jpg', 'a_webp.jpg']),
+        (['a.png', 'a.jpg', 'a_png.jpg'], 'jpg', ['a_png_2.jpg', 'a.jpg', 'a_png.jpg']),
+        (['DSC_1.NEF', 'DSC_1.JPG'], '', ['DSC_1.tif', 'DSC_1.JPG']),
+        (['DSC_1.NEF', 'DSC_1.JPG'], 'jpg', ['DSC_1_NEF.jpg', 'DSC_1.JPG']),
+        (['a.PNG', 'a.png'], '', ['a.PNG', 'a_png.png']),
+        (['Contact_Sheet.JPG'], '', ['Contact_Sheet_JPG.JPG']),
+        (['a.mov'], 'jpg', ['a.mov']),
     ],
 )
-def test_names_of_results(name, format, expected):
-    assert result_name(name, format) == expected
+def test_names_of_results(names, format, expected):
+    assert list(results_of(names, format=format).values()) == expected
+
+
+def test_heic_is_png_where_it_cannot_be_written(monkeypatch):
+    monkeypatch.setattr('photos.optional.can_encode_heif', lambda: False)
+    assert result_name('a.HEIC') == 'a.png'
+    monkeypatch.setattr('photos.optional.can_encode_heif', lambda: True)
+    assert result_name('a.HEIC') == 'a.HEIC'
+
+
+def test_a_result_keeps_its_name_when_photos_are_added(tmp_path):
+    first = plan(['a.png'], results=str(tmp_path), format='jpg')[0]
+    make(tmp_path, 'a.jpg')
+    remember(str(tmp_path), first, 'options')
+    record = read_record(str(tmp_path))
+    jobs = plan(['a.jpg', 'a.png'], record, str(tmp_path), format='jpg')
+    assert [os.path.basename(job.result) for job in jobs] == ['a_jpg.jpg', 'a.jpg']
+    os.remove(tmp_path / 'a.jpg')  # free again
+    assert os.path.basename(plan(['a.jpg'], record, str(tmp_path))[0].result) == 'a.jpg'
+
+
+def test_long_names_of_versions_before_are_gone_on_with(tmp_path):
+    make(tmp_path, 'a_png.jpg')
+    jobs = plan(['a.png', 'b.png'], results=str(tmp_path), format='jpg')
+    assert [os.path.basename(job.result) for job in jobs] == ['a_png.jpg', 'b.jpg']
 
 
 def test_what_a_run_writes_replaces_no_original(tmp_path):
     make(tmp_path, 'illumination/a.jpg', 'illumination/a_jpg.png', 'sub/contact_sheet.jpg')
     found = find_photos(f'{tmp_path}/illumination', False, str(tmp_path))
-    problems = [job.problem for job in plan_jobs(found, str(tmp_path), illuminations=True)]
-    assert problems[0] == f'{found.paths[0]}: its result would replace the original {found.paths[1]}'
-    found = find_photos([f'{tmp_path}/illumination', f'{tmp_path}/sub'], False, 'out')
+    problems = [job.problem for job in plan_jobs(found, {}, illuminations=True)]
+    assert problems[0] == f'{found.paths[0]}: its result would replace another file, {found.paths[1]}'
+    found = find_photos([f'{tmp_path}/illumination', f'{tmp_path}/sub'], False, str(tmp_path / 'sub' / 'deep'))
     with pytest.raises(ValueError, match='contact sheet would replace the original'):
-        plan_jobs(found, str(tmp_path / 'sub'), sheet=True)
+        plan_jobs(found._replace(results=str(tmp_path / 'sub')), {}, sheet=True)
 
 
-def test_names_that_differ_in_case_alone_are_refused_where_the_folder_takes_them_for_one(monkeypatch):
-    assert not any(job.problem for job in plan(['a.png', 'A.png']))
-    monkeypatch.setattr(folder, 'ignores_case', lambda folder: True)
-    problems = [job.problem for job in plan(['a.png', 'A.png', 'b.png'])]
-    assert ['upper and lower case' in problem for problem in problems] == [True, True, False]
+def test_an_illumination_replaces_no_result():
+    problems = [bool(job.problem) for job in plan(['a.jpg', 'illumination/a_jpg.png'], illuminations=True)]
+    assert problems == [True, True]
+
+
+# ------------------------------------------------------------------------------------------- where results go, record
+
+
+def test_results_go_beside_the_photos_unless_told_otherwise(tmp_path):
+    make(tmp_path, 'a/1.jpg', 'a/enhanced/1.jpg', 'b/2.jpg')
+    assert find_photos(f'{tmp_path}/a').results == f'{tmp_path}/a/enhanced'
+    assert below(find_photos(f'{tmp_path}/a', True), tmp_path) == ['a/1.jpg']
+    assert find_photos(f'{tmp_path}/a/1.jpg').results == f'{tmp_path}/a/enhanced'
+    assert find_photos([f'{tmp_path}/a', f'{tmp_path}/b']).results == f'{tmp_path}/enhanced'
+
+
+def test_one_photo_goes_to_one_file(tmp_path):
+    make(tmp_path, '1.jpg', '2.jpg', 'dots.png/3.jpg')
+    one, new = f'{tmp_path}/1.jpg', f'{tmp_path}/new.png'
+    for found in (find_photos([one, new]), find_photos(one, result=new)):
+        assert (found.paths, found.results, found.name) == ([one], str(tmp_path), 'new.png')
+        assert plan_jobs(found, {})[0].result == new
+        with pytest.raises(ValueError, match='format: expected none beside a result that is named'):
+            plan_jobs(found, {}, format='jpg')
+    assert find_photos([one, f'{tmp_path}/2.jpg']).paths == [one, f'{tmp_path}/2.jpg']  # both there: two photos
+    assert find_photos(one, result=f'{tmp_path}/dots.png').results == f'{tmp_path}/dots.png'  # a folder
+    assert 'replace another file' in plan_jobs(find_photos(one, result=one), {})[0].problem
+    with pytest.raises(ValueError, match='expected a folder, or one photo'):
+        find_photos(str(tmp_path), result=new)
+
+
+def test_earlier_results_are_left_out_unless_only_they_are_asked_for(tmp_path):
+    make(tmp_path, '1.jpg', '2.jpg', 'out/sub/1.jpg', 'out/mine.jpg')
+    remember(str(tmp_path), folder.Job('', '1.jpg', f'{tmp_path}/2.jpg'), '')
+    remember(f'{tmp_path}/out', folder.Job('', 'sub/1.jpg', f'{tmp_path}/out/sub/1.jpg'), '')
+    found = find_photos(str(tmp_path), True, 'elsewhere')
+    assert below(found, tmp_path) == ['1.jpg', 'out/mine.jpg']
+    assert +found.others == {'earlier result': 2}
+    assert find_photos([f'{tmp_path}/1.jpg', f'{tmp_path}/2.jpg']).name == '2.jpg'  # made anew
+    assert below(find_photos(f'{tmp_path}/out/sub', False, 'elsewhere'), tmp_path) == ['out/sub/1.jpg']
+
+
+def test_a_result_is_due_again_for_other_options_only(tmp_path):
+    job, results = folder.Job('in/1.jpg', '1.jpg', f'{tmp_path}/1.jpg'), str(tmp_path)
+
+    def due(options, job=job):
+        return is_due(results, read_record(results), job, options)
+
+    assert due('a')
+    make(tmp_path, '1.jpg')
+    assert not due('a')  # made before there were records
+    remember(results, job, 'a')
+    assert (due('a'), due('b'), due('a', job._replace(illumination=f'{tmp_path}/light.png'))) == (False, True, True)
+    remember(results, job, 'b')
+    assert (due('a'), due('b')) == (True, False)
+    (tmp_path / '1.jpg').write_text('edited by hand')
+    assert not due('a')
+
+
+def test_a_damaged_record_does_no_harm(tmp_path):
+    make(tmp_path, '1.jpg', os.fsdecode(b'\xe9.jpg'))
+    for name in os.listdir(tmp_path):
+        remember(str(tmp_path), folder.Job('', name, f'{tmp_path}/{name}'), 'a')
+    whole = (tmp_path / RECORD).read_bytes()
+    (tmp_path / RECORD).write_bytes(b'5\n[1, 2]\n[[], 1, 2, 3, 4]\n\xff{\n' + whole + whole[:20])
+    assert {name for name in read_record(str(tmp_path)) if isinstance(name, str)} == {'1.jpg', os.fsdecode(b'\xe9.jpg')}
 
 
 # ---------------------------------------------------------------------------------------------- files written whole

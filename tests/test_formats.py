@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from photos import formats, metadata, tiff
-from photos.picture import read_photo, read_picture, write_picture, written_extension
+from photos.folder import result_name
+from photos.picture import read_photo, read_picture, write_picture
 from photos.tags import read_directories
 from tests.files import ALPHA, PACKET, SRGB, chunk, close, exif, make_jpeg, scene
 
@@ -134,7 +135,7 @@ def test_every_odd_file_keeps_its_pixels_or_is_refused(shared, tmp_path):
             refused[path.name] = str(error)
             continue
         read += 1
-        result = str(tmp_path / f'result{written_extension(path.suffix)}')
+        result = str(tmp_path / result_name(f'result{path.suffix}'))
         write_picture(result, picture, picture.photo.copy())
         again, lossy = read_picture(result), path.suffix.lower() in ('.jpg', '.heic', '.jxl', '.webp')
         assert again.photo.shape == picture.photo.shape

@@ -50,7 +50,9 @@ def photo_of(height, width, dtype=np.uint8, seed=0):
 
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-@pytest.mark.parametrize(('strength', 'pedestal'), [(0.0, 0.0), (0.4, 0.0), (1.0, 0.0), (0.4, 0.5), (1.0, 0.5)])
+@pytest.mark.parametrize(
+    ('strength', 'pedestal'), [(0.0, 0.0), (0.4, 0.0), (1.0, 0.0), (0.4, 0.5), (1.0, 0.5), (1.5, 0.5)]
+)
 def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedestal):
     network = lively(arch).eval()
     network.pedestal = pedestal

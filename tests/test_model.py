@@ -171,7 +171,7 @@ def test_reflectance_follows_each_systems_rule():
     )
 
 
-@pytest.mark.parametrize('strength', [0.0, 0.3, 1.0])
+@pytest.mark.parametrize('strength', [0.0, 0.3, 1.0, 1.5])
 @pytest.mark.parametrize('eps', [0.0, 1e-4])
 def test_black_pixels_stay_finite(eps, strength):
     illumination = torch.tensor([0.0, -eps, 1.0, -0.5, 1e-9]).repeat(3, 1).view(1, 3, 1, 5)
@@ -189,4 +189,4 @@ def test_strength_goes_from_photo_to_result():
     half = reflectance(torch.tensor(0.2), torch.tensor(0.25), eps=0.0, strength=0.5)
     torch.testing.assert_close(half, torch.tensor(0.4))
     with pytest.raises(ValueError, match='expected strength'):
-        reflectance(photo, illumination, strength=1.1)
+        reflectance(photo, illumination, strength=1.6)

@@ -17,7 +17,8 @@ from kernels import Edit, enhance_photo
 from model import build_network, reflectance
 from pairs import lists
 from photos import levels
-from photos.picture import read_photo, write_photo
+from photos.folder import RECORD
+from photos.picture import read_photo
 from runs.checkpoint import load_network, read_checkpoint, save_checkpoint
 from system import files
 from tools import ablate
@@ -79,25 +80,19 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
         'inference.py', '--images_dir', f'{folder}/input', '--result_dir', tmp_path / 'out', '--checkpoints_file', best
     )
     assert status == 0, err
-    assert sorted(os.listdir(tmp_path / 'out')) == sorted(os.listdir(f'{folder}/input'))
-
-
-def test_save_extra_puts_input_r_and_s_side_by_side(tmp_path, checkpoint):
-    write_photo(str(tmp_path / 'a.png'), np.full((4, 5, 3), 60, np.uint8))
-    out = tmp_path / 'out'
-    script('inference.py', '--images_dir', tmp_path / 'a.png', '--result_dir', out, '--checkpoints_file', checkpoint,
-           '--save_extra')  # fmt: skip
-    extra = read_photo(str(out / 'a.png'))
-    assert extra.shape == (4, 15, 3)
-    assert extra[0, ::5, 0].tolist() == [60, 120, 128]
+    assert set(os.listdir(tmp_path / 'out')) == {RECORD, *os.listdir(f'{folder}/input')}
 
 
 @pytest.mark.parametrize(
     ('name', 'options', 'message'),
     [
         ('inference.py', ('--images_dir', 'nowhere'), 'nowhere: expected a folder'),
-        ('inference.py', ('--strength', '2'), 'strength: expected 0 to 1'),
-        ('inference.py', ('--checkpoints_file', 'none.pth'), 'none.pth: expected a checkpoint'),
+        ('inference.py', ('--strength', '2'), 'strength: expected 0 to 1.5'),
+        (
+            'inference.py',
+            ('--checkpoints_file', 'none.pth'),
+            'none.pth: expected a checkpoint',
+        ),
         ('inference.py', ('--device', 'cuda:77'), 'device: expected cpu or a CUDA device'),
         ('test.py', ('--pairs_file', 'none.csv'), 'none.csv'),
         ('train.py', ('--dataset_dir', 'nowhere'), 'nowhere: expected a folder with input/ and expertC_gt/'),
@@ -144,11 +139,11 @@ def test_predecessors_weights_give_its_published_pictures(shared, name):
 def test_inference_gives_the_published_r(shared, tmp_path):
     status, _, err = script(
         'inference.py', '--images_dir', f'{shared}/reference/sample_imgs', '--result_dir', tmp_path / 'out',
-        '--checkpoints_file', f'{shared}/reference/predecessor_fivek.pth', '--save_extra', '--format', 'png',
+        '--checkpoints_file', f'{shared}/reference/predecessor_fivek.pth', '--format', 'png', '--save_extra',
     )  # fmt: skip
     assert status == 0, err
     for name in PUBLISHED:
-        ours = as_published(read_photo(str(tmp_path / 'out' / f'{name}_jpg.png')))
+        ours = as_published(read_photo(str(tmp_path / 'out' / 'extra' / f'{name}_png.png')))
         published = read_photo(f'{shared}/reference/sample_results/{name}.jpg')
         width = ours.shape[1] // 3
         assert db(ours[:, width : 2 * width], published[:, width : 2 * width]) >= 41

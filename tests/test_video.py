@@ -582,7 +582,7 @@ def test_inference_enhances_photos_and_videos_of_a_folder(tmp_path, capsys):
     cv2.imwrite(str(tmp_path / 'a.png'), scene())
     write_clip(tmp_path / 'b.mkv', noisy(3, scene()))
     assert run_inference(tmp_path, format='jpg') == 0
-    assert sorted(os.listdir(tmp_path / 'out')) == ['a_png.jpg', 'b.mkv']
+    assert sorted(os.listdir(tmp_path / 'out')) == ['.deepupe_results', 'a.jpg', 'b.mkv']
     assert '2 enhanced' in capsys.readouterr().out
     assert read_clip(str(tmp_path / 'out' / 'b.mkv'))[0][0].to_ndarray(format='rgb24').mean() > 2 * scene().mean()
 
@@ -591,9 +591,9 @@ def test_inference_leaves_videos_that_are_there_unless_told(tmp_path, capsys):
     write_clip(tmp_path / 'b.mkv', noisy(2, scene()))
     assert run_inference(tmp_path, strength=0.0) == 0
     first = (tmp_path / 'out' / 'b.mkv').read_bytes()
-    assert run_inference(tmp_path) == 0
+    assert run_inference(tmp_path, strength=0.0, jpeg_444=True) == 0
     assert (tmp_path / 'out' / 'b.mkv').read_bytes() == first
-    assert run_inference(tmp_path, overwrite=True) == 0
+    assert run_inference(tmp_path) == 0  # other options
     assert (tmp_path / 'out' / 'b.mkv').read_bytes() != first
 
 
@@ -608,7 +608,7 @@ def test_without_pyav_videos_are_named_and_photos_go_on(tmp_path, capsys, monkey
     assert "b.mp4: video needs PyAV: pip install 'av>=18'" in said.err
     assert '1 enhanced' in said.out
     assert '1 failed' in said.out
-    assert os.listdir(tmp_path / 'out') == ['a.png']
+    assert os.listdir(tmp_path / 'out') == ['.deepupe_results', 'a.png']
 
 
 # ---------------------------------------------------------------------------------------------------- stages
