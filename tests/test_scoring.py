@@ -734,7 +734,7 @@ def test_pairs_that_are_nowhere_are_one_line(checkpoint, make_pairs, tmp_path):
     pairs = [(f'gone/input/{i}.png', f'gone/target/{i}.png') for i in range(30)]
     lists.write_pairs(str(tmp_path / 'run' / 'valid_pairs.csv'), pairs)
     with pytest.raises(
-        FileNotFoundError, match=r'found none of 30: docs/training.md says where .*--pairs_file'
+        FileNotFoundError, match=r'found none of 30: docs/results.md says where .*--pairs_file'
     ) as caught:
         run_test(checkpoints_file=checkpoint)
     assert len(str(caught.value).splitlines()) == 1
