@@ -158,42 +158,37 @@ def clean_metadata(header, notes, size):
 
 def find_space(picture):
     """Show a picture that is not sRGB as sRGB, and keep its own pixels and space beside."""
-    header, notes = picture.header, []
-    blocks = header.metadata
-    says_adobe = 'icc' not in blocks and 'exif' in blocks and metadata.says_adobe_rgb(blocks['exif'])
-    if header.colour and header.kind == 'PNG':
-        blocks.pop('icc', None)  # cICP comes before a profile there
-    profile = blocks.get('icc', b'')
+    header, blocks = picture.header, picture.header.metadata
+    says_adobe = 'icc' not in blocks and metadata.says_adobe_rgb(blocks.get('exif', b''))
     implied = colour.profile_of(header.colour, header.gamma, says_adobe)
-    if not profile and implied and not picture.grey:
-        profile = blocks['icc'] = implied
+    profile = blocks.pop('icc', b'')  # and back where it stays true of the result
+    if header.colour and header.kind == 'PNG':
+        profile = b''  # cICP comes before a profile there
+    profile = profile or (b'' if picture.grey else implied)
     if not profile:
         return
     if profile[16:20] != (b'GRAY' if picture.grey else b'RGB '):
-        notes.append('its colour profile is for other channels than the result has')
-        del blocks['icc']
-    else:
-        try:
-            space = colour.read_space(profile)
-        except ValueError:
-            notes.append('its colour profile is damaged and left out')
-            del blocks['icc']
-            space = None
-        if space in colour.HDR.values():
-            colour.refuse_hdr(space)
-        if space == 'tables':
-            del blocks['icc']
-            converted = colour.by_tables(to_8bit(picture.photo), 'RGB', profile)
-            picture.photo = picture.photo if converted is None else converted
-            picture.bits = 8 * picture.photo.itemsize
-            notes.append('its colour profile of tables is ' + ('damaged and left out' if converted is None else
-                                                               'applied: the result is sRGB with 8 bit'))  # fmt: skip
-        elif space is None and header.kind == 'JXL':
-            blocks.pop('icc', None)  # its decoder makes one for sRGB, too
-        elif space:
-            picture.space, picture.own = space, picture.photo
-            picture.photo = space.as_srgb(picture.own)
-    picture.notes += tuple(notes)
+        picture.notes += ('its colour profile is for other channels than the result has',)
+        return
+    try:
+        space = colour.read_space(profile)
+    except ValueError:
+        picture.notes += ('its colour profile is damaged and left out',)
+        return
+    if space in colour.HDR.values():
+        colour.refuse_hdr(space)
+    if space == 'tables':
+        converted = colour.by_tables(to_8bit(picture.photo), 'RGB', profile)
+        picture.photo = picture.photo if converted is None else converted
+        picture.bits = 8 * picture.photo.itemsize
+        picture.notes += ('its colour profile of tables is ' + ('damaged and left out' if converted is None else
+                                                                'applied: the result is sRGB with 8 bit'),)  # fmt: skip
+        return
+    if space or header.kind != 'JXL':  # whose decoder makes a profile for sRGB, too
+        blocks['icc'] = profile
+    if space:
+        picture.space, picture.own = space, picture.photo
+        picture.photo = space.as_srgb(picture.own)
 
 
 def as_plain_srgb(picture):

@@ -78,7 +78,7 @@ def test_format_without_profiles_gets_srgb_and_says_so(tmp_path):
     close(read_photo(str(tmp_path / 'a.bmp')), (picture.photo / 257).round(), 1)
 
 
-def test_cicp_of_a_png_is_wide_gamut_and_hdr_is_refused(tmp_path):
+def test_cicp_is_wide_gamut_and_hdr_is_refused(tmp_path):
     data = cv2.imencode('.png', scene()[..., ::-1])[1].tobytes()
     picture, again, _ = returned(tmp_path, 'p3.png', data[:33] + chunk(b'cICP', bytes([12, 13, 0, 1])) + data[33:])
     assert picture.space is not None
