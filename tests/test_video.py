@@ -20,9 +20,10 @@ from runs.checkpoint import load_network
 av = pytest.importorskip('av')
 
 from video.boxes import TO_ENTRY, boxes, edit  # noqa: E402
-from video.colors import find_layout, parse_format, planar_format, planes_to_rgb, rgb_to_planes  # noqa: E402
+from video.colors import find_layout, planes_to_rgb, rgb_to_planes  # noqa: E402
 from video.enhance import VideoEdit, enhance_video, map_in_order, prefetch  # noqa: E402
 from video.lowres import shrink_plane  # noqa: E402
+from video.reader import frame_layout  # noqa: E402
 from video.smoothing import CutFinder, Look, smooth_grids  # noqa: E402
 from video.writer import Result  # noqa: E402
 
@@ -215,15 +216,16 @@ def test_unknown_matrix_is_refused_by_number():
 
 
 @pytest.mark.parametrize(
-    ('name', 'rgb', 'bits', 'chroma', 'planar'),
-    [('nv12', False, 8, (2, 2), 'yuv420p'), ('p010le', False, 10, (2, 2), 'yuv420p10le'),
-     ('uyvy422', False, 8, (2, 1), 'yuv422p'), ('bgra', True, 8, (1, 1), 'gbrap'),
-     ('rgb48le', True, 16, (1, 1), 'gbrp16le'), ('yuv420p', False, 8, (2, 2), 'yuv420p')],
+    ('name', 'planar'),
+    [('nv12', 'yuv420p'), ('p010le', 'yuv420p10le'), ('uyvy422', 'yuv422p'), ('bgra', 'gbrap'), ('rgb48le', 'gbrp16le'),
+     ('pal8', 'gbrap'), ('yuvj420p', 'yuvj420p')],
 )  # fmt: skip
-def test_other_pixel_formats_have_a_planar_one(name, rgb, bits, chroma, planar):
-    assert planar_format(name, rgb, bits, chroma) == planar
-    assert parse_format(planar)
-    av.VideoFormat(planar)  # FFmpeg has it
+def test_other_pixel_formats_have_a_planar_one(name, planar):
+    assert frame_layout(av.VideoFrame(64, 48, name))[0] == planar
+
+
+def test_grey_that_says_no_range_is_full():
+    np.testing.assert_array_equal(find_layout('gray', 2, 0, 8, 8).to_rgb, find_layout('gray', 2, 2, 8, 8).to_rgb)
 
 
 def test_area_lowres_of_a_plane_is_that_of_photos():

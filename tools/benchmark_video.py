@@ -96,10 +96,9 @@ def copy_video(path, settings_of, result):
     source = open_source(path)
     with settings.container, source.container:
         output = None
-        for frame in read_frames(source, lambda packet: None):
+        for frame in read_frames(source):
             output = output or Result(result, result, settings, frame)
             output.write(frame)
-        output.write(None)
         output.finish()
 
 

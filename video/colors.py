@@ -33,28 +33,6 @@ class Layout(NamedTuple):
     top: int  # highest level of a plane
 
 
-def planar_format(name, rgb, bits, chroma):
-    """The planar pixel format nearest to one of any kind; planar ones of 8 to 16 bits are their own.
-
-    Args:
-        name: of the pixel format, such as 'nv12'.
-        rgb: whether it holds RGB.
-        bits: of its deepest component.
-        chroma: pixels that a chroma sample covers, across and down.
-    """
-    if parse_format(name):
-        return name
-    alpha = 'a' if re.search(r'rgba|bgra|argb|abgr|gbrap|ya|yuva|pal8', name) else ''
-    depth = next(depth for depth in (8, 10, 12, 16) if depth >= min(bits, 16))
-    suffix = '' if depth == 8 else f'{depth}le'
-    if rgb:
-        return f'gbr{alpha}p{suffix}'
-    sampling = next((name for name, covered in CHROMA.items() if covered == tuple(chroma)), '444')
-    if alpha and depth == 12:
-        suffix = '16le' if sampling == '420' else suffix
-    return f'yuv{alpha}{sampling}p{suffix}'
-
-
 def parse_format(name):
     """(kind 'yuv', 'gbr' or 'gray', bits, pixels that a chroma sample covers, full range by name), or None."""
     found = re.fullmatch(r'(?:(yuv)a?(j?)(4\d\d)p|(gbr)a?p|(gray))(?:(9|1[0246])le)?', name)
@@ -70,7 +48,7 @@ def find_layout(name, matrix, color_range, width, height):
     Args:
         name: planar pixel format, such as 'yuv420p10le'.
         matrix: matrix coefficients; see known_matrix.
-        color_range: FULL or any other for limited.
+        color_range: LIMITED or FULL; where it is not given, grey is taken as full and YUV as limited.
     Raises:
         ValueError: another format, or a matrix that is not a matrix of RGB (YCgCo, constant luminance, ICtCp).
     """
@@ -94,7 +72,7 @@ def find_layout(name, matrix, color_range, width, height):
             [1, 2 - 2 * blue, 0],
         ])  # fmt: skip
         unit = 2 ** (bits - 8)
-        full = full or color_range == FULL
+        full = full or color_range == FULL or (kind == 'gray' and color_range != LIMITED)
         span = np.array([top, top, top]) if full else np.array([219, 224, 224]) * unit
         offset = np.array([0 if full else 16 * unit, 128 * unit, 128 * unit])
         levels = to_rgb / span

@@ -80,45 +80,37 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
 
 def write_enhanced(network, source, partial, name, ask, progress):
     """enhance_video of an open source into the file `partial`, whose container follows from the extension of `name`."""
-    copied = queue.SimpleQueue()  # packets of other streams that wait to be written
-    with contextlib.closing(prefetch(read_frames(source, copied.put), DECODED)) as decoded:
-        write_frames(network, source, decoded, copied, partial, name, ask, progress)
+    frames = contextlib.closing(prefetch(read_frames(source), DECODED))
+    with frames as decoded, ThreadPoolExecutor(cores()) as pool:
+        first = next(decoded, None)
+        planar, layout = check_first(source.path, first, ask.max_megapixels)
+        waiting = max(WAITING_BYTES // sum(plane.buffer_size for plane in first.planes), 8)
+        turns = quarter_turns(first)
 
+        def looks():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # for the small network two take longer, and spin while they wait
+            try:
+                for frame in itertools.chain([first], decoded):
+                    if frame.format.name != planar:
+                        frame = reformat(frame, planar, frame.colorspace, frame.color_range)
+                    lowres = frame_lowres(frame_planes(frame, layout), layout, network.lowres_mode, turns)
+                    yield Look(frame, float(frame.pts * frame.time_base), lowres)
+            finally:
+                torch.set_num_threads(threads)
 
-def write_frames(network, source, decoded, copied, partial, name, ask, progress):
-    """write_enhanced of `decoded` frames, and of the packets in the queue `copied`."""
-    first = next(decoded, None)
-    planar, layout = check_first(source.path, first, ask.max_megapixels)
-    size = sum(plane.buffer_size for plane in first.planes)
-    turns = quarter_turns(first)
+        @torch.inference_mode()
+        def predict(lowres):
+            grid = network.predict_grid(to_tensor(lowres, next(network.parameters()).device))
+            return torch.rot90(grid, -turns, (3, 4))
 
-    def looks():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # for the small network two take longer, and spin while they wait
-        try:
-            for frame in itertools.chain([first], decoded):
-                if frame.format.name != planar:
-                    frame = reformat(frame, planar, frame.colorspace, frame.color_range)
-                lowres = frame_lowres(frame_planes(frame, layout), layout, network.lowres_mode, turns)
-                yield Look(frame, float(frame.pts * frame.time_base), lowres)
-        finally:
-            torch.set_num_threads(threads)
-
-    def predict(lowres):
-        return torch.rot90(predict_from(network, lowres), -turns, (3, 4))
-
-    graded = prefetch(smooth_grids(looks(), predict, ask.smoothing, max(WAITING_BYTES // size, 8)), 1)
-    with ThreadPoolExecutor(cores()) as pool:
-        buffers = threading.local()  # a thread's RGB, used again for its next frame
-        work = functools.partial(enhance_frame, network, layout, ask, buffers)
+        graded = prefetch(smooth_grids(looks(), predict, ask.smoothing, waiting), 1)
+        work = functools.partial(enhance_frame, network, layout, ask.edit, threading.local())
         enhanced = map_in_order(pool, work, graded, cores() + 1)
         output = Result(partial, name, source, first)
         try:
             for frame in progress(enhanced, source.frames):
-                write_copied(output, copied)
                 output.write(frame)
-            output.write(None)
-            write_copied(output, copied)
             output.finish()
         finally:
             enhanced.close()
@@ -142,23 +134,11 @@ def check_first(path, frame, max_megapixels):
         raise ValueError(f'{path}: {error}') from error
 
 
-def write_copied(output, copied):
-    while not copied.empty():
-        output.copy(copied.get())
-
-
-@torch.inference_mode()
-def predict_from(network, lowres):
-    """Grid of a lowres copy (256, 256, 3) uint16."""
-    device = next(network.parameters()).device
-    return network.predict_grid(to_tensor(lowres, device))
-
-
-def enhance_frame(network, layout, ask, buffers, graded):
+def enhance_frame(network, layout, edit, buffers, graded):
     """The frame, enhanced by a grid: a copy, for decoders may still need their own.
 
     Args:
-        buffers: threading.local of this video.
+        buffers: threading.local of this video; a thread's RGB is used again for its next frame.
         graded: (frame, its grid).
     """
     frame, grid = graded
@@ -166,9 +146,8 @@ def enhance_frame(network, layout, ask, buffers, graded):
     planes = frame_planes(frame, layout)
     if not hasattr(buffers, 'rgb'):
         buffers.rgb = np.empty((*planes[0].shape, 3), np.uint16)
-    rgb = buffers.rgb
-    planes_to_rgb(planes, layout, layout.chroma, rgb)
-    rgb, _ = apply_grid(network, rgb, grid, ask.edit, in_place=True)
+    planes_to_rgb(planes, layout, layout.chroma, buffers.rgb)
+    rgb, _ = apply_grid(network, buffers.rgb, grid, edit, in_place=True)
     rgb_to_planes(rgb, layout, planes)
     return frame
 

@@ -1,5 +1,6 @@
 """A video file for reading: the stream that is enhanced, those that are copied, its frames in order and in time."""
 
+import queue
 import struct
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,11 +8,13 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.codec.codec import find_best_pix_fmt_of_list
 from av.stream import Disposition
 
-from video.colors import UNSPECIFIED, find_layout, known_matrix, planar_format
+from video.colors import UNSPECIFIED, find_layout, known_matrix, parse_format
 
 HDR = {16: 'PQ (SMPTE ST 2084)', 18: 'HLG (ARIB STD-B67)'}  # transfer characteristics in H.273
+UNKNOWN = {'color_range': 0, 'color_primaries': UNSPECIFIED, 'color_trc': UNSPECIFIED, 'colorspace': UNSPECIFIED}
 DYNAMIC = ('DOVI_METADATA', 'DOVI_RPU_BUFFER', 'DYNAMIC_HDR_PLUS', 'DYNAMIC_HDR_VIVID')
 
 
@@ -23,6 +26,7 @@ class Source:
     container: object  # av.container.InputContainer
     stream: object  # the video stream that is enhanced
     copied: list = field(default_factory=list)  # the other streams, unless they are named in notes
+    packets: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)  # of these, read but not yet written
     notes: list = field(default_factory=list)  # what could not be kept
 
     @property
@@ -80,11 +84,11 @@ def refuse_hdr(path, transfer, side_data=()):
         raise ValueError(f'{path}: expected a video of standard dynamic range, got HDR: {name}')
 
 
-def read_frames(source, copied):
+def read_frames(source):
     """Yield the frames of the main stream in order, each with pts, time_base and duration set and pts increasing.
 
-    Args:
-        copied: function that takes the packets of the other streams as they come.
+    Packets of the other streams go into source.packets as they come.
+
     Raises:
         ValueError: a frame cannot be decoded, or the picture's size or format changes.
     """
@@ -94,7 +98,7 @@ def read_frames(source, copied):
     for packet in source.container.demux():
         if packet.stream.index != stream.index:
             if packet.size or packet.pts is not None:  # else the end of its stream
-                copied(packet)
+                source.packets.put(packet)
             continue
         try:
             frames = packet.decode()
@@ -128,16 +132,15 @@ def read_cover(path, index):
 
 
 def frame_layout(frame):
-    """(planar pixel format, `colors.Layout`) of a frame by its own tags.
+    """(planar pixel format that loses nothing, `colors.Layout`) of a frame by its own tags.
 
     Raises:
         ValueError: see colors.find_layout.
     """
-    form = frame.format
-    color = [part for part in form.components if not part.is_alpha]
-    chroma = next((part for part in color if part.is_chroma), None)
-    covered = (-(-frame.width // chroma.width), -(-frame.height // chroma.height)) if chroma else (1, 1)
-    name = planar_format(form.name, form.is_rgb, max(part.bits for part in color), covered)
+    name = frame.format.name
+    if not parse_format(name):
+        planar = [other for other in av.video.format.names if parse_format(other) and 'j' not in other]
+        name = find_best_pix_fmt_of_list(planar, name, has_alpha=True)[0].name
     return name, find_layout(name, frame.colorspace, frame.color_range, frame.width, frame.height)
 
 
@@ -178,14 +181,8 @@ def quarter_turns(frame):
 
 def colour_tags(frame, context):
     """H.273's codes (range, primaries, transfer, matrix) of a frame, or else of its stream's context."""
-    unspecified = {
-        'color_range': 0,
-        'color_primaries': UNSPECIFIED,
-        'color_trc': UNSPECIFIED,
-        'colorspace': UNSPECIFIED,
-    }
     tags = {}
-    for name, unknown in unspecified.items():
+    for name, unknown in UNKNOWN.items():
         value = int(getattr(frame, name))
         tags[name] = value if value != unknown else int(getattr(context, name))
     return tags

@@ -156,7 +156,7 @@ class Result:
         self.source.notes.append(f'the {original.type} stream ({name}) cannot be kept')
 
     def copy(self, packet):
-        """Write a packet of a copied stream; those of streams that cannot be kept are dropped."""
+        """Write a packet of another stream; those of streams that cannot be kept are dropped."""
         original = packet.stream
         if original in self.sounds:
             self.encode_sound(original, packet)
@@ -182,7 +182,9 @@ class Result:
                     self.container.mux(encoded)
 
     def write(self, frame):
-        """Encode the next frame, which keeps its time and duration; None after the last."""
+        """Encode the next frame, which keeps its time and duration; None after the last. Copy what was read so far."""
+        while not self.source.packets.empty():
+            self.copy(self.source.packets.get())
         if frame is not None:
             frame.pict_type = 0  # the encoder's choice, not the source's
             full = self.tags['color_range'] == FULL
@@ -197,7 +199,8 @@ class Result:
             self.container.mux(packet)
 
     def finish(self):
-        """End the file, after all packets, and give it what FFmpeg does not carry over, see boxes."""
+        """End the file, once all is read, and give it what FFmpeg does not carry over, see boxes."""
+        self.write(None)
         for original in self.sounds:
             self.encode_sound(original, None)
         self.container.close()
