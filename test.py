@@ -45,10 +45,10 @@ from pairs.lists import (
     hash_pairs,
     list_names,
     pair_hashes,
+    read_options_pickle,
     read_pairs,
     stem_of,
 )
-from pairs.predecessor import read_options_pickle
 from photos.levels import to_8bit
 from photos.picture import list_photos, read_photo
 from runs.checkpoint import load_network

@@ -166,10 +166,10 @@ from pairs.lists import (
     list_names,
     list_weights,
     mix_pairs,
+    read_options_pickle,
     split_dataset,
     split_pairs,
 )
-from pairs.predecessor import read_options_pickle
 from runs.checkpoint import load_network, network_options
 from runs.folder import open_folder
 from runs.state import RunData, State, adopt_options

@@ -5,6 +5,7 @@ A pair is (input path, target path): an underexposed photo and the same photo we
 
 import csv
 import hashlib
+import io
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 
 from photos.picture import list_photos
 from system.files import raise_all, save_csv
+from system.pickles import InertUnpickler, check_pickle
 from system.process import cores
 
 HASH_COLUMNS = ('input_sha256', 'target_sha256')
@@ -286,3 +288,43 @@ def find_overlap(test_pairs, train_pairs, train_hashes, hashes):
         'same_target': sum(hashes[pair[1]] in train_hashes[1] for pair in test_pairs),
         'same_name': sum(os.path.basename(pair[0]) in names for pair in test_pairs),
     }
+
+
+def read_options_pickle(path, dataset_dir):
+    """Training and validation pairs of the predecessor's options.pkl, found by file name in the user's dataset_dir.
+
+    The file is a dill pickle that holds code; its lists are read and nothing in it is imported or run.
+
+    Returns:
+        (train pairs, valid pairs) of (input path, target path).
+    Raises:
+        OSError: it cannot be opened. ValueError: not such a pickle, or photos that dataset_dir lacks, named.
+    """
+    try:
+        with open(path, 'rb') as opened:
+            file = io.BytesIO(opened.read())
+        check_pickle(file)
+        content = InertUnpickler(file).load()
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(f'{path}: not a readable pickle ({type(error).__name__})') from error
+    names = ('train_images_list', 'valid_images_list')
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), (list, tuple)) for name in names):
+        raise ValueError(f'{path}: expected a pickled dict with {" and ".join(names)}')
+    at_hand = {os.path.basename(pair[0]): pair for pair in find_pairs(dataset_dir)}
+    problems, splits = [], []
+    for name in names:
+        splits.append([])
+        for pair in content[name]:
+            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(p, str) for p in pair)):
+                raise ValueError(f'{path}: expected pairs of paths in {name}')
+            photo = re.split(r'[/\\]', pair[0])[-1]  # it may come from Windows
+            if photo in at_hand:
+                splits[-1].append(at_hand[photo])
+            elif name == 'valid_images_list':
+                problems.append(f'{photo}: in {name}, not in {dataset_dir}')
+    raise_all(problems, path)
+    if not splits[1]:
+        raise ValueError(f'{path}: valid_images_list is empty')
+    return tuple(splits)

@@ -1,19 +1,24 @@
 """Checkpoints: written whole, read without running anything in them, and the network that they hold."""
 
+import io
 import json
 import os
+import zipfile
 
 import numpy as np
 import torch
 
 from model import build_network
-from runs.predecessor import convert_predecessor
-from runs.tensors import read_tensors
 from system.files import plain, save_whole
+from system.pickles import Inert, InertType, InertUnpickler, check_pickle
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PREDECESSOR = 'coeffs.conv_out.conv.weight'  # a name in the predecessor's state dict
 RENAMED = {'keep_good': 'identity_share', 'good_keep': 'good_identity_share'}  # options of older checkpoints
+SIZES = {  # bytes of a value, by torch's names
+    'Double': 8, 'Float': 4, 'Half': 2, 'BFloat16': 2, 'Long': 8, 'Int': 4, 'Short': 2, 'Char': 1, 'Byte': 1, 'Bool': 1,
+    'ComplexFloat': 8, 'ComplexDouble': 16,
+}  # fmt: skip
 HEADER = 'deepupe'  # name of our values in the header of a safetensors file
 
 
@@ -88,6 +93,60 @@ def read_checkpoint(path):
             raise ValueError(f'{path}: expected a dict as {name}, got {type(checkpoint[name]).__name__}')
     options = {RENAMED.get(name, name): value for name, value in checkpoint.get('opt', {}).items()}
     return {**checkpoint, 'opt': options}
+
+
+def read_tensors(data):
+    """The object in the bytes of a file of torch.save, by torch.load, which takes no more memory than the file is long.
+
+    torch.load itself believes what a file says: it unpacks archives and makes tensors that their bytes do not fill.
+    Both layouts are read, the zip archive and the one before torch 1.6, as the predecessor's weights have it.
+
+    Raises:
+        ValueError, or what else a damaged file makes pickle, zipfile and torch raise.
+    """
+    if data[:4] != b'PK\3\4':
+        file = io.BytesIO(data)
+        for _ in range(3):  # torch's number, version, machine
+            InertUnpickler(file).load()
+        claims, held = read_claims(file), {}
+    else:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ValueError('compressed, which torch.save never does')
+            held = {entry.filename.rpartition('/data/')[2]: entry.file_size for entry in entries}
+            if len(held) < len(entries) or sum(held.values()) > len(data):
+                raise ValueError('its parts are larger than the file')
+            name = next(entry.filename for entry in entries if entry.filename.endswith('data.pkl'))
+            claims = read_claims(io.BytesIO(archive.read(name)))
+    for key, size in claims.items():
+        if size > held.get(key, size) or sum(claims.values()) > len(data):
+            raise ValueError(f'tensors that claim {size} bytes of {held.get(key, len(data))}')
+    return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+
+
+def read_claims(file):
+    """{key: bytes that a pickle of torch.save says that they take} of the values of its tensors."""
+    check_pickle(file)
+    reader = ClaimReader(file)
+    reader.load()
+    return reader.claims
+
+
+class ClaimReader(InertUnpickler):
+    """See read_claims."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.claims = {}
+
+    def find_class(self, module, name):
+        return InertType(name, (Inert,), {'size': SIZES.get(name.removesuffix('Storage'))})
+
+    def persistent_load(self, pid):
+        _, storage, key, _, count, *_ = pid
+        self.claims[key] = max(self.claims.get(key, 0), count * storage.size)
+        return Inert
 
 
 def find_checkpoint(path):
@@ -167,3 +226,34 @@ def network_options(checkpoint):
     variant = {name: options.get(name, '') for name in ('slicing', 'illumination', 'guide', 'lowres')}
     sizes = {'luma_bins': luma_bins, 'spatial_bin': options.get('spatial_bin', 0)}
     return {'arch': checkpoint['arch'], **sizes, **variant, 'pedestal': options.get('pedestal', 0.0)}
+
+
+def convert_predecessor(weights):
+    """State dict of hermosayhl/DeepUPE_pytorch (BGR) as ours (RGB).
+
+    Its names become ours; channels are permuted where a photo goes in (splat, guide) and where the affine's rows and
+    columns are colours (prediction).
+    """
+    renames = {
+        'coeffs.splat_features.': 'splat.',
+        'coeffs.global_features_conv.': 'global_conv.',
+        'coeffs.global_features_fc.': 'global_fc.',
+        'coeffs.local_features.': 'local.',
+        'coeffs.conv_out.': 'predict.',
+        'guide.conv1.': 'guide.hidden.',
+        'guide.conv2.': 'guide.output.',
+        '.bn.': '.norm.',
+        '.fc.': '.linear.',
+    }
+    converted = {}
+    for name, value in weights.items():
+        for theirs, ours in renames.items():
+            name = name.replace(theirs, ours)
+        converted[name] = value
+    for name in ('splat.0.conv.weight', 'guide.hidden.conv.weight'):
+        converted[name] = converted[name].flip(1)
+    for name in ('predict.conv.weight', 'predict.conv.bias'):
+        value = converted[name]
+        affine = value.view(3, 4, -1, *value.shape[1:])[[2, 1, 0]][:, [2, 1, 0, 3]]  # the offset stays last
+        converted[name] = affine.reshape(value.shape)
+    return converted

@@ -13,7 +13,7 @@ import torch
 
 from kernels import enhance_photo
 from model import build_network
-from pairs.predecessor import read_options_pickle
+from pairs.lists import read_options_pickle
 from runs.checkpoint import ROOT, load_network, read_checkpoint, save_checkpoint, save_safetensors
 from system.pickles import check_pickle
 
@@ -51,7 +51,11 @@ def test_hostile_checkpoints_take_no_memory(tmp_path, good):
         huge = build_network('hdrnet', **sizes).state_dict()
     hostile = {
         'luma_bins': {**good, 'opt': sizes},
-        'stride_0': {**good, 'opt': sizes, 'model': {k: torch.zeros(()).expand(v.shape) for k, v in huge.items()}},
+        'stride_0': {
+            **good,
+            'opt': sizes,
+            'model': {k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in huge.items()},
+        },
         'deflated': {**good, 'opt': {'more': torch.zeros(1 << 23)}},
     }
     for name, checkpoint in hostile.items():
@@ -67,9 +71,9 @@ def test_hostile_checkpoints_take_no_memory(tmp_path, good):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     reasons = [
         'weights do not fit hdrnet',
-        'of 1 values',
+        'its weights share their values',
         'compressed',
-        '1073741824 values of torch.float32 in 4 bytes',
+        'tensors that claim 4294967296 bytes of 4',
     ]
     for line, path, reason in zip(done.stdout.splitlines(), paths, reasons, strict=True):
         assert line.startswith(f'{path}: ')

@@ -22,7 +22,7 @@ import torch
 
 import test as evaluate  # the script
 from model import build_network
-from pairs import lists, predecessor
+from pairs import lists
 from photos.colour import decode_srgb, encode_srgb
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import save_checkpoint
@@ -351,7 +351,7 @@ def test_predecessors_options_are_read_and_nothing_in_them_runs(make_pairs, tmp_
     folder = make_pairs(4)
     (tmp_path / 'options.pkl').write_bytes(zlib.decompress(base64.b85decode(DILL)))
     before = set(sys.modules)
-    train, valid = predecessor.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
+    train, valid = lists.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
     assert [os.path.basename(pair[0]) for pair in train] == ['p0.png', 'p1.png', 'p2.png']
     assert valid == [(f'{folder}/input/p3.png', f'{folder}/target/p3.png')]
     assert set(sys.modules) == before
@@ -359,7 +359,7 @@ def test_predecessors_options_are_read_and_nothing_in_them_runs(make_pairs, tmp_
     os.remove(f'{folder}/input/p3.png')
     os.remove(f'{folder}/target/p3.png')
     with pytest.raises(ValueError, match=r'p3.png: in valid_images_list, not in'):
-        predecessor.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
+        lists.read_options_pickle(str(tmp_path / 'options.pkl'), folder)
 
 
 @pytest.mark.parametrize('content', [b'', b'cos\nsystem\n(S"touch ran"\ntR.', pickle.dumps([1, 2]), b'\x80\x04garbage'])
@@ -367,7 +367,7 @@ def test_other_pickles_are_refused(make_pairs, tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'options.pkl').write_bytes(content)
     with pytest.raises(ValueError, match=r'options.pkl: (not a readable|expected a) pickle'):
-        predecessor.read_options_pickle('options.pkl', make_pairs(2))
+        lists.read_options_pickle('options.pkl', make_pairs(2))
     assert not (tmp_path / 'ran').exists()
 
 
