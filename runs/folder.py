@@ -15,6 +15,7 @@ import os
 import sys
 
 import cv2
+from filelock import FileLock, Timeout
 
 from loss import PRESETS
 from pairs.lists import write_pairs
@@ -22,11 +23,6 @@ from runs.checkpoint import read_checkpoint, save_checkpoint
 from runs.curves import draw_curves
 from system.files import read_csv, remove_stale_parts, save_csv, save_json
 from system.ranks import on_rank0
-
-try:
-    import fcntl
-except ImportError:  # Windows: runs there are not kept apart
-    fcntl = None
 
 COLUMNS = ('epoch', 'total', *PRESETS['hdrnet'], 'psnr', 'ssim', 'lr', 'photos_per_s', 'waiting', 'seconds')  # log.csv
 LOCK = '.lock'
@@ -51,30 +47,21 @@ def open_folder(path, rank=0):
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(path, LOCK))
                 os.rmdir(path)  # fails where a run has left anything
-            for file in filter(None, lock):
-                file.close()
+            for held in filter(None, lock):
+                held.release()
 
 
 def take_lock(path):
-    """The open lock file of a run's folder, which the kernel frees when its process ends, however it ends."""
+    """The lock of a run's folder, freed by the kernel when its process ends, however it ends; None without locks."""
     os.makedirs(path, exist_ok=True)
-    if fcntl is None:
+    lock = FileLock(os.path.join(path, LOCK))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f'{path}: another run is writing there; wait for it, or take another --exp_name') from error
+    except NotImplementedError:  # a file system without locks
         return None
-    name = os.path.join(path, LOCK)
-    while True:
-        lock = open(name, 'a+', encoding='utf-8')  # noqa: SIM115 - open_folder closes it
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise ValueError(
-                f'{path}: another run is writing there; wait for it, or take another --exp_name'
-            ) from error
-        except OSError:  # a file system without locks
-            return lock
-        if os.path.exists(name) and os.path.samestat(os.stat(name), os.fstat(lock.fileno())):
-            return lock
-        lock.close()  # removed by a run that ended in between
+    return lock
 
 
 class RunFolder:

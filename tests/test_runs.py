@@ -89,7 +89,7 @@ def test_a_killed_run_leaves_no_lock_behind(tmp_path):
         take_lock(path)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    take_lock(path).close()
+    take_lock(path).release()
 
 
 def test_a_run_that_left_nothing_leaves_no_folder(tmp_path):
