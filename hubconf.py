@@ -7,19 +7,13 @@
     brighter = enhance(image, strength=0.5)
 
 Our modules have plain names, such as `utils` and `model`, which a user's own code may have too. So they are imported
-here under names of their own, `deepupe_<hash of the folder>.utils`: none of the user's is hidden, and theirs find none
-of ours. Whatever one of our modules imports of the others, then or later, has such a name as well.
+all at once, while the user's are set aside, and leave no name behind.
 """
 
-import builtins
-import contextlib
-import hashlib
-import importlib
-import importlib.machinery
+import functools
 import numbers
 import os
 import sys
-import types
 
 import cv2
 import numpy as np
@@ -28,7 +22,6 @@ import torch
 dependencies = ['torch', 'numpy', 'cv2']  # read by torch.hub, which names those that are missing
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-PACKAGE = f'deepupe_{hashlib.sha256(FOLDER.encode()).hexdigest()[:8]}'
 OURS = {name.removesuffix('.py') for name in os.listdir(FOLDER)
         if name.endswith('.py') or os.path.isfile(os.path.join(FOLDER, name, '__init__.py'))}  # fmt: skip
 EXPECTED = 'enhance: expected a numpy array, a PIL image or a batch of tensors (N, 3, H, W)'
@@ -38,33 +31,52 @@ def deepupe(checkpoint='general', device=''):
     """A function that enhances images, see Enhance; `.network` is the network itself.
 
     Args:
-        checkpoint: a folder in checkpoints/, such as 'general' or 'lol', or a checkpoint's path.
+        checkpoint: one that is shipped, such as 'general' or 'vivid', or a checkpoint's path.
         device: '' takes CUDA where there is one.
     Raises:
         FileNotFoundError: no such checkpoint. ValueError: it does not fit, or no such device.
     """
-    best = os.path.join(FOLDER, 'checkpoints', checkpoint, 'best.pth')
-    path = best if os.path.isfile(best) else checkpoint
-    chosen = ours('utils').pick_device(device)
-    return Enhance(ours('runs.checkpoint').load_network(path, chosen)[0], path)
+    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition('.')[0] in OURS}
+    sys.path.insert(0, FOLDER)
+    try:
+        import kernels
+        import utils
+        from runs.checkpoint import find_checkpoint, load_network
+
+        path = os.path.abspath(find_checkpoint(checkpoint))
+        network, _ = load_network(path, utils.pick_device(device))
+        black = np.zeros((8, 8, 3), np.uint8)  # has the rest imported, while our names are there
+        kernels.enhance_photo(network, black, kernels.Edit(denoise=1.0))
+    finally:
+        sys.path.remove(FOLDER)
+        for name in [name for name in sys.modules if name.partition('.')[0] in OURS]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+    return Enhance(network, kernels, path, device)
 
 
 class Enhance:
-    """enhance(image, strength=1.0, denoise=0.0): a brighter image of the same type, shape and depth.
+    """enhance(image, strength=1.0, denoise=-1.0): a brighter image of the same type, shape and depth.
 
     Attributes:
         network: model.IlluminationNet in eval mode; network(lowres, fullres) is the illumination.
     """
 
-    def __init__(self, network, path):
-        self.network, self.path = network, path
-        self.kernels = ours('kernels')
+    def __init__(self, network, kernels, path, device):
+        self.network, self.kernels, self.path, self.device = network, kernels, path, device
 
     def __repr__(self):
-        return f'enhance(image, strength=1.0, denoise=0.0) by {self.path}'
+        return f'enhance(image, strength=1.0, denoise=-1.0) by {self.path}'
+
+    def __reduce__(self):  # other processes load it as this one did, then take this one's weights
+        load = functools.partial(torch.hub.load, source='local')
+        return load, (FOLDER, 'deepupe', self.path, self.device), self.network.state_dict()
+
+    def __setstate__(self, weights):
+        self.network.load_state_dict(weights)
 
     @torch.no_grad()
-    def __call__(self, image, strength=1.0, denoise=0.0):
+    def __call__(self, image, strength=1.0, denoise=-1.0):
         """Enhance one image, or a batch of tensors.
 
         Args:
@@ -72,8 +84,8 @@ class Enhance:
                 numpy (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of uint8, uint16 or float in [0, 1];
                 PIL of mode L, LA, RGB, RGBA, I;16 or P (which becomes RGB or RGBA), upright as it lies;
                 torch (N, 3, H, W) RGB on any device, of uint8 or float in [0, 1].
-            strength: in [0, 1]; 0 gives the image back, 1 the network's result.
-            denoise: 1 takes out the noise that brightening brings up, -1 where it shows, 0 none. Not for float.
+            strength: in [0, 1.5]; 0 gives the image back, 1 the network's result.
+            denoise: noise that brightening brings up is taken out: 1 always, 0 never, -1 where it shows (not in float).
         Returns:
             of the image's type, dtype and shape; alpha as it was. uint8 and uint16 are what inference.py writes.
         Raises:
@@ -148,70 +160,7 @@ class Enhance:
         low, high = fullres.aminmax()
         if not (low >= 0 and high <= 1):  # NaN is neither
             raise ValueError(f'enhance: expected float values in [0, 1], got {low:g} to {high:g}')
-        if edit.denoise:
-            raise ValueError('enhance: expected uint8 or uint16 for denoise, got float')
+        if edit.denoise not in (-1, 0):
+            raise ValueError(f'enhance: expected denoise -1 or 0 for float, got {edit.denoise:g}')
         device = next(self.network.parameters()).device
         return self.kernels.enhance_batch(self.network, fullres.to(device), edit.strength).to(fullres.device)
-
-
-# -------------------------------------------------------------------------------------------------- our modules
-
-
-def ours(name):
-    """One of our modules, such as 'photos.levels', without taking its plain name from anybody."""
-    if PACKAGE not in sys.modules:
-        package = types.ModuleType(PACKAGE, 'The modules beside hubconf.py.')
-        package.__path__ = [FOLDER]
-        sys.modules[PACKAGE] = package
-        sys.meta_path.insert(0, Finder)
-        with kernel_cache():
-            importlib.import_module(f'{PACKAGE}.kernels').cpu_kernels()
-    return importlib.import_module(f'{PACKAGE}.{name}')
-
-
-class Finder:
-    """Finds the modules below PACKAGE where Python would, and has them import one another there."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        """Spec of a module below PACKAGE; None for all others."""
-        if not name.startswith(f'{PACKAGE}.'):
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None:
-            spec.loader = Loader(spec.loader.name, spec.loader.path)
-        return spec
-
-
-class Loader(importlib.machinery.SourceFileLoader):
-    """Runs a module of ours with an `import` of its own."""
-
-    def exec_module(self, module):
-        """Run it."""
-        module.__builtins__ = {**vars(builtins), '__import__': import_ours}
-        super().exec_module(module)
-
-
-def import_ours(name, globals=None, locals=None, fromlist=(), level=0):
-    """What `import` does in our modules: those of OURS are taken from PACKAGE."""
-    first = name.partition('.')[0]
-    if level or first not in OURS:
-        return builtins.__import__(name, globals, locals, fromlist, level)
-    module = builtins.__import__(f'{PACKAGE}.{name}', globals, locals, fromlist, 0)
-    return module if fromlist else sys.modules[f'{PACKAGE}.{first}']
-
-
-@contextlib.contextmanager
-def kernel_cache():
-    """A folder of its own for what Numba compiles: it keeps the module's name with it, and the scripts' is another."""
-    try:
-        from numba import config
-    except ImportError:  # the plain torch path works without
-        yield
-        return
-    before = config.CACHE_DIR
-    config.CACHE_DIR = os.path.join(before or torch.hub.get_dir(), 'deepupe')
-    try:
-        yield
-    finally:
-        config.CACHE_DIR = before

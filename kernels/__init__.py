@@ -34,6 +34,12 @@ def cpu_kernels():
     return cpu
 
 
+@functools.lru_cache
+def cpu_part(name):
+    """The Numba module cpu_shrink or cpu_denoise, imported when it is needed first; hubconf.py has it imported then."""
+    return importlib.import_module(f'.{name}', __name__)
+
+
 @functools.lru_cache(maxsize=1)
 def cuda_kernels(device):
     """The Triton module, or None (said once) where it does not compile or differs from the plain path on a trial."""
@@ -218,7 +224,7 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_p
     enhanced, illumination = run_network(network, photo, grid, edit, every, in_place)
     if edit.denoise:
         fused = network.fused and cpu_kernels()
-        denoise = importlib.import_module('.cpu_denoise', __name__).denoise if fused else denoise_plain
+        denoise = cpu_part('cpu_denoise').denoise if fused else denoise_plain
         samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
         remove_noise(enhanced, samples, edit.denoise, edit.strength, denoise)
     return enhanced, illumination if keep_illumination else None
@@ -251,6 +257,6 @@ def make_lowres(photo, mode):
     if mode != 'area':
         return resize_lowres(photo, mode)
     if cpu_kernels():
-        return importlib.import_module('.cpu_shrink', __name__).shrink(photo)
+        return cpu_part('cpu_shrink').shrink(photo)
     planes = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)
     return shrink(planes).permute(1, 2, 0).numpy() / np.float32(1 if photo.dtype == np.uint8 else 257)
