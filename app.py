@@ -1,38 +1,40 @@
-"""A page in the browser that enhances photos; it runs on this machine and nothing leaves it.
+"""A page in the browser that enhances photos and videos; it runs on this machine and nothing leaves it.
 
     pip install 'gradio>=6'
     python app.py
-    python app.py --port 8000 --max_megapixels 50
+    python app.py --port 8000 --no-open_browser
 
-Drop photos, compare before and after, choose look, strength and denoising; then all are enhanced at full size, each in
-its own format with all that inference.py keeps: a result is, byte for byte, the file that inference.py writes. The
-preview is a small copy, so that it follows the slider: a photo's grid is predicted once, from the whole photo.
+What it shows is made from the whole photo at full size and then cut or shrunk, and what it gives is, byte for byte, the
+file that inference.py writes, in the photo's own format with all that it keeps.
 
 Photos, previews and results lie in a temporary folder while their tab is open, and go with it, or with the page.
 """
 
+from __future__ import annotations  # without gradio there is no gr.Request
+
+import glob
+import itertools
 import os
-import secrets
 import shutil
 import signal
 import tempfile
 import threading
 import time
+import weakref
+import zipfile
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 import inference
 import utils
 from kernels import Edit, apply_grid, predict_grid
 from photos import formats
-from photos.folder import Job, result_name
-from photos.levels import to_8bit, to_photo
-from photos.picture import is_photo, read_picture, write_photo
+from photos.folder import Job, is_photo, is_video, result_name
+from photos.levels import to_8bit
+from photos.picture import list_photos, read_picture, write_photo
 from runs.checkpoint import ROOT, load_network
 from system.files import error_line
 
@@ -45,16 +47,19 @@ opt = SimpleNamespace(
     checkpoints_dir='checkpoints',  # every folder in it with a best.pth is a look
     host='127.0.0.1',  # this machine only; 0.0.0.0 lets the whole network in
     port=7860,
-    max_megapixels=300.0,  # larger photos are refused (decompression bombs)
+    open_browser=True,  # --no-open_browser on a server
+    max_megapixels=300.0,  # larger photos and frames are refused (decompression bombs)
     device='',  # '' takes CUDA when there is one
 )
 
 RULES = {'port': (1, 65535), 'max_megapixels': (1e-6, None)}
-PREVIEW = 1024  # pixels of a preview's longer side
-PROGRESS = gr.Progress() if gr else None  # gradio's way to give a function a bar
-CLEAN = (3600, 86400)  # seconds: every hour, what was uploaded more than a day ago and never taken is removed
-NOISE = (('where it shows', -1), ('nowhere', 0), ('everywhere', 1), ('everywhere, twice', 2))  # to Edit.denoise
+PREVIEW, CLOSE = 1024, (448, 480)  # pixels of a preview's longer side; width and height of the view at 100 %
 OLD = 60  # seconds after which the browser has a preview
+CLEAN = (3600, 86400)  # seconds: every hour, what was uploaded more than a day ago and never taken is removed
+PROGRESS = gr.Progress() if gr else None  # gradio's way to give a function a bar
+NOISE = (('where it shows', -1), ('nowhere', 0), ('everywhere', 1), ('everywhere, twice', 2))  # to Edit.denoise
+BENCHMARKS = {'lol', 'lol_standard'}  # checkpoints for one benchmark's photos, which are no looks
+SAMPLES = os.path.join(ROOT, 'sample_imgs')
 
 
 def main(opt):
@@ -64,13 +69,14 @@ def main(opt):
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     signal.signal(signal.SIGINT, lambda *_: stopped.set())
-    with tempfile.TemporaryDirectory(prefix='deepupe-') as folder:
+    with tempfile.TemporaryDirectory(prefix='deepupe-', ignore_cleanup_errors=True) as folder:
         os.environ['GRADIO_TEMP_DIR'] = folder  # where gradio puts uploads and previews
         page = build_page(Desk(opt, folder))
         page.launch(
-            server_name=opt.host, server_port=opt.port, share=False, prevent_thread_lock=True, quiet=True,
+            server_name=opt.host, server_port=opt.port, inbrowser=opt.open_browser, share=False, quiet=True,
+            prevent_thread_lock=True, allowed_paths=[SAMPLES], run_history=False, footer_links=[],
+            enable_monitoring=False,
             theme=gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace']),  # none from the net
-            run_history=False, footer_links=[], enable_monitoring=False,
         )  # fmt: skip
         print(f'open http://{opt.host}:{opt.port} in a browser; Ctrl-C stops', flush=True)
         stopped.wait()
@@ -79,40 +85,56 @@ def main(opt):
 
 def build_page(desk):
     """The page, and which function of the desk each of its parts calls."""
-    with gr.Blocks(title='DeepUPE', analytics_enabled=False, delete_cache=CLEAN) as page:
+    view, narrow = {'interactive': False, 'buttons': ['fullscreen']}, {'min_width': 280}
+    with gr.Blocks(title='DeepUPE', analytics_enabled=False, delete_cache=CLEAN, fill_width=True) as page:
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
-                drop = gr.File(label='Photos', file_count='multiple', height=140)
-                name = gr.Dropdown([], label='Shown', interactive=True)
-                look = gr.Dropdown(desk.looks, value=desk.looks[0], label='Look', interactive=True)
-                strength = gr.Slider(0, 1, 1, step=0.01, label='Strength')
-                denoise = gr.Dropdown(NOISE, value=-1, label='Take out noise', interactive=True)
-                make = gr.Button('Enhance at full size', variant='primary')
-                results = gr.File(label='Results', file_count='multiple', interactive=False, visible=False)
-            with gr.Column(scale=3):
-                view = {'interactive': False, 'buttons': ['fullscreen']}
+            with gr.Column(scale=1, **narrow):
+                drop = gr.File(label='Photos and videos', file_count='multiple', height=140)
+                samples = gr.Dataset(label='Or try one of these', components=['image'], samples=desk.samples)
+                photos = gr.Gallery(columns=2, height=320, visible=False, allow_preview=False, show_label=False, **view)
+                remove = gr.Button('Remove this one', size='sm', visible=False)
+            with gr.Column(scale=4, min_width=320):
                 pair = gr.ImageSlider(label='Before and after', max_height=720, **view)
-                illumination = gr.Image(label='Illumination', height=300, **view)
+            with gr.Column(scale=1, **narrow):
+                look = gr.Dropdown(list(desk.looks), value=next(iter(desk.looks)), label='Look', interactive=True)
+                strength = gr.Slider(0, inference.RULES['strength'][1], 1, step=0.01, label='Strength')
+                denoise = gr.Dropdown(NOISE, value=-1, label='Take out noise', interactive=True)
+                scope = gr.Radio(['all', 'this one'], value='all', label='Change these for')
+                make = gr.Button('Enhance at full size', variant='primary', interactive=False)
+                stop = gr.Button('Stop', variant='stop', visible=False)
+                results = gr.File(label='Results', file_count='multiple', interactive=False, visible=False)
+                archive = gr.DownloadButton('Download all', visible=False)
+        with gr.Row():
+            place = gr.Image(label='Click where to look closer', height=CLOSE[1], **narrow, **view)
+            close = gr.ImageSlider(label='At 100 %', max_height=CLOSE[1], min_width=CLOSE[0] + 2, **view)
+            light = gr.Image(label='The light that it had', height=CLOSE[1], **narrow, **view)
 
-        settings = [look, strength, denoise]
-        drop.upload(desk.add, [drop, look], [drop, name])
+        settings, views, work = [look, strength, denoise], [pair, place, close, light], [make, stop, results, archive]
+        whole = [drop, samples, photos, remove, *settings, *views, *work]
+        drop.upload(desk.add, [drop, *settings], whole)
+        samples.click(desk.add, [samples, *settings], whole)
+        photos.select(desk.pick, None, whole, show_progress='hidden')
+        remove.click(desk.remove, None, whole, show_progress='hidden')
+        place.select(desk.look_closer, None, views, show_progress='hidden')
         gr.on(
-            [name.change, *(part.change for part in settings)], desk.show, [name, *settings],
-            [pair, illumination, results], trigger_mode='always_last', show_progress='hidden',
+            [part.input for part in settings], desk.change, [*settings, scope], [*views, *work],
+            trigger_mode='always_last', show_progress='hidden',
         )  # fmt: skip
-        make.click(desk.enhance, settings, results)
+        make.click(desk.enhance, None, work, show_progress_on=results)
+        stop.click(desk.stop, queue=False)
         page.unload(desk.forget)
     return page
 
 
-class Photo(NamedTuple):
-    """A photo that was dropped on the page."""
+class Tab:
+    """An open tab. Its folder goes with it, that is, when nothing works on it any more."""
 
-    job: Job  # its path here, and its result's
-    before: str  # path of the preview as it is
-    preview: np.ndarray  # (h, w, 3) RGB of the photo's dtype, up to PREVIEW pixels wide and high
-    grey: bool
-    grids: dict  # {look: (1, 12, D, Gh, Gw)}
+    def __init__(self, folder):
+        self.folder = tempfile.mkdtemp(prefix='tab-', dir=folder)
+        self.photos, self.shown = {}, ''  # {name: its namespace, see Desk.add}; the name of the one that is shown
+        self.busy, self.stopped = False, threading.Event()  # whether results are being made, and shall not be
+        self.archive = None  # path of what 'Download all' gives
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 class Desk:
@@ -124,107 +146,223 @@ class Desk:
 
     def __init__(self, opt, folder):
         self.opt, self.folder = opt, folder
-        self.device = utils.pick_device(opt.device)
-        here = os.path.isdir(opt.checkpoints_dir)
-        self.checkpoints = opt.checkpoints_dir if here else os.path.join(ROOT, opt.checkpoints_dir)
-        self.looks = find_looks(self.checkpoints)
-        self.network = lru_cache(self.load)  # of a look
-        self.photos = {}  # {session: {name: Photo}}
+        here, device = os.path.isdir(opt.checkpoints_dir), utils.pick_device(opt.device)
+        self.looks = find_looks(opt.checkpoints_dir if here else os.path.join(ROOT, opt.checkpoints_dir))
+        self.network = lru_cache(lambda look: load_network(self.looks[look], device)[0])
+        self.read = lru_cache(maxsize=1)(self.read)  # not again for each step of a slider
+        self.samples = [[path] for path in list_photos(SAMPLES)] if os.path.isdir(SAMPLES) else []
+        self.tabs = {}  # {session: Tab}
 
-    def load(self, look):
-        return load_network(os.path.join(self.checkpoints, look, 'best.pth'), self.device)[0]
-
-    def add(self, paths, look, request: gr.Request):
-        """Take photos that were dropped; those that cannot be read are named. Empties the drop zone, fills the list."""
-        photos, new = self.photos.setdefault(request.session_hash, {}), []
-        for path in paths or ():
-            name = base = os.path.basename(path)
-            while name in photos:
-                name = f'{base} ({len(photos) + 1})'
-            folder = os.path.join(self.tab(request), secrets.token_hex(8))
-            os.makedirs(folder)
-            job = Job(shutil.move(path, folder), base, os.path.join(folder, 'enhanced', result_name(base)))
+    def read(self, path):
+        """(photo (H, W, 3), whether it is grey) of a file; of a video a key frame before its middle."""
+        if is_video(path):
             try:
-                picture = self.read(job)
-                grids = {look: predict_grid(self.network(look), picture.photo)}
-            except (OSError, ValueError, MemoryError, RuntimeError, cv2.error) as error:
-                gr.Warning(reason(inference.one_line(error_line(error), job.path), job), duration=None)  # until closed
+                from video.reader import open_source
+            except ImportError as error:  # absent, or too old
+                raise ValueError(f"{path}: video needs PyAV: pip install 'av>=18' ({error})") from error
+            source = open_source(path)
+            with source.container as container:
+                container.seek((container.duration or 0) // 2)
+                frame = next(container.decode(source.stream))
+                return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90)), False
+        if not is_photo(os.path.basename(path)):
+            raise ValueError(f'{path}: expected a video or a photo (known are {" ".join(formats.READABLE)})')
+        picture = read_picture(path, self.opt.max_megapixels)
+        return picture.photo, picture.grey
+
+    def add(self, paths, look, strength, denoise, request: gr.Request, progress=PROGRESS):
+        """Take photos that were dropped and show the first; those that cannot be read are named."""
+        tab = self.tabs.get(request.session_hash) or self.tabs.setdefault(request.session_hash, Tab(self.folder))
+        new = []
+        for path in progress.tqdm(paths or (), 'reading'):
+            stem, extension = os.path.splitext(os.path.basename(path))
+            taken, folder = (
+                {os.path.basename(photo.job.result) for photo in tab.photos.values()},
+                tempfile.mkdtemp(dir=tab.folder),
+            )
+            names = (stem + (f' ({i})' if i else '') + extension for i in itertools.chain([0], itertools.count(2)))
+            name = next(name for name in names if result_name(name) not in taken)
+            job = Job(os.path.join(folder, name), name, os.path.join(folder, 'enhanced', result_name(name)))
+            (shutil.copy if [path] in self.samples else shutil.move)(path, job.path)
+            _, failed, before = inference.attempt(
+                job, lambda f=folder, p=job.path: save_preview(f, shrink(self.read(p)[0]))
+            )
+            if failed:
+                warn(failed, job)
                 shutil.rmtree(folder)
                 continue
-            preview = shrink(picture.photo)
-            photos[name] = Photo(job, save_preview(folder, preview), preview, picture.grey, grids)
+            tab.photos[name] = SimpleNamespace(
+                job=job,
+                before=before,  # path of its preview
+                settings=(look, strength, denoise),
+                made=(),  # settings of the result that is there
+                place=(),  # middle of the view at 100 %, in pixels of the preview; () is the photo's
+            )
             new.append(name)
-        shown = new[0] if new else next(iter(photos), None)
-        return None, gr.Dropdown(list(photos), value=shown)
+        tab.shown = new[0] if new else tab.shown
+        return self.show_all(tab)
 
-    def read(self, job):
-        if not is_photo(os.path.basename(job.path)):
-            raise ValueError(f'{job.path}: expected a photo (known are {" ".join(formats.READABLE)})')
-        return read_picture(job.path, self.opt.max_megapixels)
+    def pick(self, event: gr.SelectData, request: gr.Request):
+        tab = self.tabs[request.session_hash]
+        tab.shown = list(tab.photos)[event.index]
+        return self.show_all(tab)
 
-    def show(self, name, look, strength, denoise, request: gr.Request):
-        """((before, after), illumination) of a preview; results of other settings are taken off the page."""
-        photo = self.photos.get(request.session_hash, {}).get(name)
-        if photo is None:
-            return None, None, gr.File(None, visible=False)
+    def remove(self, request: gr.Request):
+        """Remove the photo that is shown, and show the one after it, or the last."""
+        tab = self.tabs[request.session_hash]
+        at = list(tab.photos).index(tab.shown)
+        shutil.rmtree(os.path.dirname(tab.photos.pop(tab.shown).job.path), ignore_errors=True)
+        tab.shown, tab.archive = (list(tab.photos)[at : at + 1] or list(tab.photos)[-1:] or [''])[0], None
+        return self.show_all(tab)
+
+    def look_closer(self, event: gr.SelectData, request: gr.Request):
+        """Show at 100 % the place that was clicked."""
+        tab = self.tabs[request.session_hash]
+        tab.photos[tab.shown].place = tuple(event.index)
+        return self.show(tab)
+
+    def change(self, look, strength, denoise, scope, request: gr.Request):
+        """Take the setting that was changed, for all photos or for the one that is shown."""
+        tab = self.tabs.get(request.session_hash)
+        if not (tab and tab.photos):
+            return gr.skip()
+        before, after = tab.photos[tab.shown].settings, (look, strength, denoise)
+        for name, photo in tab.photos.items():
+            if scope == 'all' or name == tab.shown:
+                theirs = zip(before, after, photo.settings, strict=True)
+                photo.settings = tuple(own if old == new else new for old, new, own in theirs)
+        tab.archive = None
+        return *self.show(tab), *self.show_work(tab)
+
+    def show(self, tab):
+        """What the four views show."""
+        if not tab.shown:
+            return [None] * 4
+        photo = tab.photos[tab.shown]
+        _, failed, views = inference.attempt(photo.job, lambda: self.make_previews(tab.folder, photo))
+        if failed:
+            warn(failed, photo.job)
+        return views or [None] * 4
+
+    def make_previews(self, folder, photo):
+        """(before, after), where the third lies, (before, after) at 100 %, and the light: paths of previews."""
+        look, strength, denoise = photo.settings
+        denoise = max(denoise, 0) if is_video(photo.job.path) else denoise  # as inference.enhance_videos has it
+        full, grey = self.read(photo.job.path)
         network = self.network(look)
-        if look not in photo.grids:
-            photo.grids[look] = predict_grid(network, self.read(photo.job).photo)
-        edit = Edit(strength, denoise)
-        after, illumination = apply_grid(network, photo.preview, photo.grids[look], edit, keep_illumination=True)
-        if photo.grey:
-            after = cv2.cvtColor(cv2.cvtColor(after, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        illumination = to_photo(torch.from_numpy(illumination).permute(2, 0, 1))
-        after, illumination = (save_preview(self.tab(request), image) for image in (after, illumination))
-        return (photo.before, after), illumination, gr.File(None, visible=False)
+        grid = predict_grid(network, full)
+        enhanced, _ = apply_grid(network, full, grid, Edit(strength, denoise))
+        _, light = apply_grid(network, shrink(full), grid, keep_illumination=True)
+        if grey:
+            enhanced = cv2.cvtColor(cv2.cvtColor(enhanced, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        after, (top, left, bottom, right) = to_8bit(shrink(enhanced)), find_close(full.shape, photo.place)
+        corners = np.array([[left, top], [right, bottom]]) * light.shape[0] // full.shape[0]
+        place = cv2.rectangle(after.copy(), *corners.tolist(), (255, 255, 255), 3)
+        close = [whole[top:bottom, left:right] for whole in (full, enhanced)]
+        views = after, place, *close, np.uint8(light.clip(0, 1) * 255)
+        after, place, *close, light = (save_preview(folder, view) for view in views)
+        return (photo.before, after), place, tuple(close), light
 
-    def enhance(self, look, strength, denoise, request: gr.Request, progress=PROGRESS):
-        """Files of all photos at full size, as inference.py writes them."""
-        photos = self.photos.get(request.session_hash, {})
-        if not photos:
-            raise gr.Error('no photo to enhance: drop one first')
-        theirs = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
-        edit = SimpleNamespace(**{**vars(inference.opt), **theirs})
-        results = []
-        for photo in progress.tqdm(list(photos.values()), 'enhance'):
-            _, failed, notes = inference.enhance_file(self.network(look), photo.job, edit, True)
-            if failed:
-                gr.Warning(reason(failed, photo.job), duration=None)
-            else:
-                results.append(photo.job.result)
+    def show_work(self, tab):
+        """The buttons and results; those made with other settings are not shown."""
+        results = [photo.job.result for photo in tab.photos.values() if photo.made == photo.settings]
+        return (
+            gr.Button(interactive=bool(tab.photos), visible=not tab.busy), gr.Button(visible=tab.busy),
+            gr.File(results or None, visible=bool(results) or tab.busy),
+            gr.DownloadButton(value=tab.archive, visible=bool(tab.archive)),
+        )  # fmt: skip
+
+    def show_all(self, tab):
+        photos = [(photo.before, name) for name, photo in tab.photos.items()]
+        at = list(tab.photos).index(tab.shown) if tab.shown else None
+        settings = tab.photos[tab.shown].settings if tab.shown else [gr.skip()] * 3
+        return (
+            None, gr.Dataset(visible=not photos), gr.Gallery(photos, selected_index=at, visible=bool(photos)),
+            gr.Button(visible=bool(photos)), *settings, *self.show(tab), *self.show_work(tab),
+        )  # fmt: skip
+
+    def enhance(self, request: gr.Request, progress=PROGRESS):
+        """Write the results that are not there yet, as inference.py writes them."""
+        tab = self.tabs[request.session_hash]
+        tab.busy, tab.archive = True, None
+        tab.stopped.clear()
+        yield self.show_work(tab)
+        todo = [photo for photo in tab.photos.values() if photo.made != photo.settings]
+        for i, photo in enumerate(todo):
+            name, settings = os.path.basename(photo.job.path), photo.settings
+            if tab.stopped.is_set():
+                break
+            progress((i, len(todo)), desc=name, unit='files')
+            try:
+                _, failed, notes = self.write(photo, tab.stopped, progress)
+            except OSError as error:  # the disk is full
+                warn(error_line(error), photo.job)
+                break
+            if failed and not tab.stopped.is_set():
+                warn(failed, photo.job)
+            photo.made = () if failed else settings
             for note in notes:
-                gr.Info(f'{os.path.basename(photo.job.path)}: {note}')
-        return gr.File(results, visible=True)
+                gr.Info(f'{name}: {note}')
+        tab.busy = False
+        if self.tabs.get(request.session_hash) is tab:
+            tab.archive = pack([photo.job.result for photo in tab.photos.values() if photo.made], tab.folder)
+            yield self.show_work(tab)
+
+    def write(self, photo, stopped, progress):
+        """What inference.enhance_file gives for a photo; a video is stopped between frames."""
+        (look, strength, denoise), job = photo.settings, photo.job
+        asked = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
+        asked = SimpleNamespace(**{**vars(inference.opt), **asked})
+        if not is_video(job.path):
+            return inference.enhance_file(self.network(look), job, asked)
+
+        def count(frames, total):
+            for i, frame in enumerate(frames):
+                if stopped.is_set():
+                    raise ValueError('stopped')
+                progress((i, total or None), desc=os.path.basename(job.path), unit='frames')
+                yield frame
+
+        return inference.enhance_videos(self.network(look), [job], asked, lambda job: None, count)[0]
+
+    def stop(self, request: gr.Request):
+        self.tabs[request.session_hash].stopped.set()
 
     def forget(self, request: gr.Request):
-        """Remove the photos of a tab that was closed."""
-        self.photos.pop(request.session_hash, None)
-        shutil.rmtree(self.tab(request), ignore_errors=True)
-
-    def tab(self, request):
-        return os.path.join(self.folder, f'tab-{request.session_hash}')
+        """Stop and remove what belongs to a tab that was closed."""
+        if tab := self.tabs.pop(request.session_hash, None):
+            tab.stopped.set()
+            self.read.cache_clear()
 
 
 def find_looks(folder):
-    """Names of the checkpoints in a folder, the general one first.
+    """{name: path} of the checkpoints in a folder, the general one first.
 
     Raises:
         FileNotFoundError: none.
     """
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    looks = [name for name in names if os.path.isfile(os.path.join(folder, name, 'best.pth'))]
-    if not looks:
+    paths = glob.glob(os.path.join(glob.escape(folder), '*', 'best.pth'))
+    looks = {os.path.basename(os.path.dirname(path)): path for path in paths}
+    if not looks.keys() - BENCHMARKS:
         raise FileNotFoundError(f'{folder}: expected folders with a best.pth, found none')
-    return sorted(looks, key=lambda name: (name != 'general', name))
+    return {name: looks[name] for name in sorted(looks.keys() - BENCHMARKS, key=lambda name: (name != 'general', name))}
 
 
 def shrink(photo):
     """A copy of a photo of at most PREVIEW pixels a side."""
-    scale = PREVIEW / max(photo.shape[:2])
-    if scale >= 1:
-        return photo
-    size = (max(round(photo.shape[1] * scale), 1), max(round(photo.shape[0] * scale), 1))
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+    scale = min(PREVIEW / max(photo.shape[:2]), 1)
+    return cv2.resize(photo, [max(round(side * scale), 1) for side in photo.shape[1::-1]], interpolation=cv2.INTER_AREA)
+
+
+def find_close(shape, place):
+    """(top, left, bottom, right) of what is seen at 100 % of a photo, around a place (x, y) of its preview."""
+    (height, width), scale = shape[:2], max(*shape[:2], PREVIEW) / PREVIEW
+    x, y = (place[0] * scale, place[1] * scale) if place else (width / 2, height / 2)
+    left, top = (
+        max(min(int(x - CLOSE[0] / 2), width - CLOSE[0]), 0),
+        max(min(int(y - CLOSE[1] / 2), height - CLOSE[1]), 0),
+    )
+    return top, left, min(top + CLOSE[1], height), min(left + CLOSE[0], width)
 
 
 def save_preview(folder, photo):
@@ -232,14 +370,27 @@ def save_preview(folder, photo):
     for entry in os.scandir(folder):
         if entry.name.startswith('preview-') and entry.stat().st_mtime < time.time() - OLD:
             os.remove(entry)
-    path = os.path.join(folder, f'preview-{secrets.token_hex(8)}.jpg')
+    path = os.path.join(folder, f'preview-{time.time_ns()}.jpg')
     write_photo(path, to_8bit(photo))
     return path
 
 
-def reason(message, job):
-    """A message with a photo's name in place of its path here."""
-    return message.replace(job.result, os.path.basename(job.result)).replace(job.path, os.path.basename(job.path))
+def pack(results, folder):
+    """Path of a new .zip with all results; None for fewer than two."""
+    if len(results) < 2:
+        return None
+    path = os.path.join(tempfile.mkdtemp(dir=folder), 'enhanced.zip')
+    with zipfile.ZipFile(path, 'w', strict_timestamps=False) as archive:  # stored: photos hardly get smaller
+        for result in results:
+            archive.write(result, os.path.basename(result))
+    return path
+
+
+def warn(message, job):
+    """Say until it is closed why something failed, with the photo's name in place of its path here."""
+    for path in (job.result, job.path):
+        message = message.replace(path, os.path.basename(path))
+    gr.Warning(message, duration=None)
 
 
 if __name__ == '__main__':

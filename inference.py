@@ -185,8 +185,12 @@ def enhance_file(network, job, opt):
     return attempt(job, work)
 
 
-def enhance_videos(network, jobs, opt, done):
-    """Enhance videos one after the other, each on all cores; arguments and results as of enhance_jobs."""
+def enhance_videos(network, jobs, opt, done, progress=None):
+    """Enhance videos one after the other, each on all cores; arguments and results as of enhance_jobs.
+
+    Args:
+        progress: see video.enhance.enhance_video; None shows a bar on the terminal.
+    """
     outcomes = []
     for job in jobs:
         name = os.path.basename(job.path)
@@ -202,7 +206,8 @@ def enhance_videos(network, jobs, opt, done):
             ask = VideoEdit(edit, opt.video_smoothing, opt.max_megapixels, opt.keep_times)
             return enhance_video(
                 network, job.path, job.result, ask,
-                lambda frames, total: tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False),
+                progress or (lambda frames, total: tqdm(
+                    frames, name, total or None, unit=' frames', disable=None, leave=False)),
             )  # fmt: skip
 
         outcomes.append(attempt(job, work))
