@@ -7,9 +7,10 @@
     python train.py ... --resume auto                         # go on where a killed run stopped, or begin
     torchrun --nproc_per_node=8 train.py ...                  # the same global batch, shared
 
-Writes to checkpoints/<exp_name>/: options.json, train_pairs.csv, valid_pairs.csv, log.csv and curves.png (redrawn each
-epoch), last.pth (to resume), best.pth (best validation PSNR), epoch_<e>_psnr_<p>.pth, 4 x 4 picture sheets of I, R and
-S of training batches in train_phase/ and of the same validation photos every epoch in valid_phase/.
+Writes to checkpoints/<exp_name>/: options.json, run.jsonl (command, commit, versions, hardware), train_pairs.csv,
+valid_pairs.csv, log.csv and curves.png (redrawn each epoch), last.pth (to resume), best.pth (best validation PSNR),
+epoch_<e>_psnr_<p>.pth, 4 x 4 picture sheets of I, R and S of training batches in train_phase/ and of the same
+validation photos every epoch in valid_phase/.
 
 A recipe fills in what is neither given nor changed in the block below; the block's own values are the predecessor's.
 Validation always scores the untouched photos at their own size, each once.
@@ -34,7 +35,7 @@ opt = SimpleNamespace(
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
     start_from='',  # a checkpoint to train further, whose network options then replace those above
     # data
-    dataset_dir='',  # input/ and expertC_gt/, low/ and high/, or input/ and target/, paired by stem; '' is data/fivek
+    dataset_dir='',  # input/ and expertC_gt/, low/ and high/, ... (docs/training.md), by stem; '' is data/fivek
     split='ratio',  # of it: ratio, paper (FiveK's a4501 to a5000 validate), or the predecessor's options.pkl
     dataset_ratio=0.9,  # share of dataset_dir's pairs, or of good_photos alone, to train on; the rest validates
     train_pairs='',  # CSV lists with columns input,target, or folders, instead of dataset_dir; commas between several

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,11 +21,15 @@ from system.process import cores
 HASH_COLUMNS = ('input_sha256', 'target_sha256')
 MOST = 1000  # times that a pair is drawn in an epoch
 
-LAYOUTS = (('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'))
+LAYOUTS = (  # input and target folders as the public downloads of FiveK (expert C), LOL and LOL v2 have them
+    ('input', 'expertC_gt'), ('low', 'high'), ('input', 'target'), ('input/JPG/480p', 'expertC/JPG/480p'),
+    ('input', 'expertC'), ('input', 'c'), ('raw', 'c'), ('input', 'tiff16_c'), ('raw', 'tiff16_c'), ('Low', 'Normal'),
+)  # fmt: skip
+PREFIX = re.compile(r'(low|normal)(?=\d)')  # LOL v2 has low00001.png and normal00001.png
 
 
 def find_pairs(dataset_dir):
-    """Pairs of a folder with input/ and expertC_gt/ (or low/ and high/, or input/ and target/), matched by stem.
+    """Pairs of a folder in one of the LAYOUTS, matched by stem, or in SICE's, see find_sice.
 
     Returns:
         list of (input path, target path), sorted by stem.
@@ -36,14 +41,35 @@ def find_pairs(dataset_dir):
         if all(os.path.isdir(folder) for folder in folders):
             break
     else:
-        wanted = ', or '.join('/ and '.join(layout) + '/' for layout in LAYOUTS)
+        if os.path.isdir(os.path.join(dataset_dir, 'Label')):
+            return find_sice(dataset_dir)
+        wanted = ', or '.join('/ and '.join(layout) + '/' for layout in (*LAYOUTS, ('1', '2', 'Label')))
         raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}')
     problems = []
-    inputs, targets = (by_stem(list_photos(folder), problems) for folder in folders)
+    inputs, targets = (
+        {PREFIX.sub('', stem): path for stem, path in by_stem(list_photos(folder), problems).items()}
+        for folder in folders
+    )
     problems += [f'{path}: no partner in {folders[1]}' for stem, path in inputs.items() if stem not in targets]
     problems += [f'{path}: no partner in {folders[0]}' for stem, path in targets.items() if stem not in inputs]
     raise_all(problems, dataset_dir)
     return [(inputs[stem], targets[stem]) for stem in sorted(inputs)]
+
+
+def find_sice(dataset_dir):
+    """Pairs of SICE: of the exposures 1/1.JPG, 1/2.JPG ... of each scene the darker half, with Label/1.JPG.
+
+    Raises:
+        ValueError: scenes without a label, all of them named.
+    """
+    problems, pairs = [], []
+    labels = by_stem(list_photos(os.path.join(dataset_dir, 'Label')), problems)
+    for scene in sorted(filter(str.isdigit, os.listdir(dataset_dir)), key=int):
+        photos = sorted(list_photos(os.path.join(dataset_dir, scene)), key=lambda path: (len(path), path))
+        problems += [] if scene in labels else [f'{dataset_dir}/{scene}: no {scene} in Label']
+        pairs += [(photo, labels.get(scene)) for photo in photos[: len(photos) // 2]]
+    raise_all(problems, dataset_dir)
+    return pairs
 
 
 def by_stem(paths, problems):
@@ -57,8 +83,8 @@ def by_stem(paths, problems):
 
 
 def stem_of(path):
-    """A file's name without folder and extension."""
-    return os.path.splitext(os.path.basename(path))[0]
+    """A file's name without folder and extension; a Mac writes letters with marks in two parts, others in one."""
+    return unicodedata.normalize('NFC', os.path.splitext(os.path.basename(path))[0])
 
 
 def read_pairs(path):

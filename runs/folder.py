@@ -11,6 +11,7 @@ last: what a kill interrupts is repeated bit by bit on resuming.
 
 import contextlib
 import importlib.util
+import json
 import os
 import sys
 
@@ -22,6 +23,7 @@ from pairs.lists import write_pairs
 from runs.checkpoint import read_checkpoint, save_checkpoint
 from runs.curves import draw_curves
 from system.files import read_csv, remove_stale_parts, save_csv, save_json
+from system.process import describe_machine
 from system.ranks import on_rank0
 
 COLUMNS = ('epoch', 'total', *PRESETS['hdrnet'], 'psnr', 'ssim', 'lr', 'photos_per_s', 'waiting', 'seconds')  # log.csv
@@ -107,6 +109,8 @@ class RunFolder:
         for name in ('train_phase', 'valid_phase'):
             os.makedirs(os.path.join(self.path, name), exist_ok=True)
         save_json(os.path.join(self.path, 'options.json'), self.about['opt'])
+        with open(os.path.join(self.path, 'run.jsonl'), 'a', encoding='utf-8') as file:
+            file.write(json.dumps({'after_epoch': epoch, 'command': sys.argv, **describe_machine()}) + '\n')
         write_pairs(os.path.join(self.path, 'train_pairs.csv'), data.train, data.hashes)
         write_pairs(os.path.join(self.path, 'valid_pairs.csv'), data.valid, data.hashes)
         remove_stale_parts([self.path])

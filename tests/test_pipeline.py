@@ -8,6 +8,7 @@ import torch
 
 import pipeline
 from pairs import lists
+from pairs.degrade import RANGES
 
 
 @pytest.mark.parametrize('layout', lists.LAYOUTS)
@@ -16,6 +17,71 @@ def test_pairs_match_by_stem_whatever_the_extension(make_pairs, layout):
     assert [tuple(os.path.basename(path) for path in pair) for pair in pairs] == [
         (f'p{i}.PNG', f'p{i}.jpg') for i in range(3)
     ]
+
+
+def test_lol_v2_pairs_match_without_their_prefixes(make_pairs, tmp_path):
+    make_pairs(2, names=('Low', 'Normal'))
+    for name, prefix in (('Low', 'low'), ('Normal', 'normal')):
+        for i in range(2):
+            os.rename(tmp_path / 'data' / name / f'p{i}.png', tmp_path / 'data' / name / f'{prefix}0000{i}.png')
+    pairs = lists.find_pairs(str(tmp_path / 'data'))
+    assert [os.path.basename(target) for _, target in pairs] == ['normal00000.png', 'normal00001.png']
+
+
+def test_sice_gives_the_darker_half_of_each_scene(make_pairs, tmp_path):
+    for scene in ('1', '2', '10'):
+        make_pairs(5, names=(f'{scene}', 'Label'))
+    for name in os.listdir(tmp_path / 'data' / 'Label'):
+        os.remove(tmp_path / 'data' / 'Label' / name)
+    for scene in ('1', '2', '10'):
+        (tmp_path / 'data' / 'Label' / f'{scene}.PNG').write_bytes((tmp_path / 'data' / '1' / 'p0.png').read_bytes())
+    found = [tuple(path.removeprefix(f'{tmp_path}/data/') for path in pair)
+             for pair in lists.find_pairs(str(tmp_path / 'data'))]  # fmt: skip
+    assert found[:3] == [('1/p0.png', 'Label/1.PNG'), ('1/p1.png', 'Label/1.PNG'), ('2/p0.png', 'Label/2.PNG')]
+    assert len(found) == 6
+    os.remove(tmp_path / 'data' / 'Label' / '2.PNG')
+    with pytest.raises(ValueError, match='data/2: no 2 in Label'):
+        lists.find_pairs(str(tmp_path / 'data'))
+
+
+def test_names_match_whatever_their_unicode_form(make_pairs, tmp_path):
+    folder = make_pairs(1)
+    for name, stem in (('input', 'caf\u00e9'), ('target', 'cafe\u0301')):
+        os.rename(tmp_path / 'data' / name / 'p0.png', tmp_path / 'data' / name / f'{stem}.png')
+    assert len(lists.find_pairs(folder)) == 1
+
+
+def test_a_folder_with_a_comma_can_be_given(make_pairs, tmp_path):
+    os.rename(make_pairs(2), tmp_path / 'a,b')
+    assert len(lists.find_good(str(tmp_path / 'a,b' / 'target'))) == 2
+    assert [len(pairs) for pairs, _ in lists.mix_pairs(str(tmp_path / 'a,b'))] == [2]
+
+
+def test_photos_too_small_to_validate_on_are_named(make_pairs):
+    pairs = lists.find_pairs(make_pairs(2, size=(5, 5)))
+    with pytest.raises(ValueError, match=r'p1.png: expected 7 x 7 pixels or more, got 5 x 5'):
+        pipeline.load_pairs(pairs, least=7)
+
+
+def test_uncached_photos_are_not_kept(make_pairs):
+    photos = pipeline.load_pairs(lists.find_pairs(make_pairs(3)), cache='none')
+    assert photos.cached == [None] * 3
+    assert photos[2][0].shape == (40, 48, 3)
+
+
+def test_simulated_validation_is_the_same_on_any_rank(make_pairs):
+    pairs = [(target, target) for _, target in lists.find_pairs(make_pairs(4))]
+    whole, share = (pipeline.load_pairs(pairs, positions) for positions in (None, range(1, 4, 2)))
+    whole.simulated = share.simulated = RANGES['mild'], 1
+    for one, other in zip((whole[1], whole[3]), (share[0], share[1]), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_without_augmentation_deepupe_sees_the_middle(make_pairs):
+    pairs = lists.find_pairs(make_pairs(2, size=(300, 400)))
+    dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items('deepupe', augment=False, lowres_mode='nearest'))
+    photo = dataset.photos[int(dataset.order[0])][0]
+    assert np.array_equal(dataset[0][1], photo[22:278, 72:328])
 
 
 def test_every_missing_partner_is_named(make_pairs):
@@ -163,7 +229,7 @@ def test_ranks_share_every_batch(make_pairs):
     for batch, *parts in zip(whole, *shares, strict=True):
         assert sorted(batch[0]) == sorted([*parts[0][0], *parts[1][0]])
         assert torch.equal(batch[1][1][1::2], parts[1][1][1])
-    with pytest.raises(ValueError, match='multiple of the 3 ranks'):
+    with pytest.raises(ValueError, match='train_batch_size: expected a multiple of the 3 ranks, got 4'):
         pipeline.Loader(dataset, 4, world=3)
 
 

@@ -1,5 +1,6 @@
 """Training as one run, as a killed and resumed one, on two ranks, and what it refuses."""
 
+import json
 import os
 import pickle
 import random
@@ -107,6 +108,26 @@ def test_a_run_goes_on_from_another_ones_weights_and_network(make_pairs, tmp_pat
     os.remove(start)
     common = {'dataset_dir': pairs, 'total_epochs': 2, 'resume': 'auto', 'lr': 1e-9}
     assert run_training(tmp_path, 'second', **common)['epoch'] == 2
+
+
+def test_seconds_go_on_and_each_start_is_recorded(make_pairs, tmp_path):
+    common = {'dataset_dir': make_pairs(4), 'resume': 'auto'}
+    for epochs in (1, 2):
+        run_training(tmp_path, 'run', total_epochs=epochs, **common)
+    seconds = [float(row['seconds']) for row in files.read_csv(tmp_path / 'run' / 'log.csv')]
+    assert seconds[1] > seconds[0]
+    starts = [json.loads(line) for line in (tmp_path / 'run' / 'run.jsonl').read_text().splitlines()]
+    assert [start['after_epoch'] for start in starts] == [0, 1]
+    assert starts[0]['torch'] == torch.__version__
+
+
+def test_sixteen_bit_targets_train(make_pairs, tmp_path):
+    folder = make_pairs(4)
+    for i in range(4):
+        path = f'{folder}/target/p{i}.png'
+        cv2.imwrite(path, cv2.imread(path).astype(np.uint16) * 257)
+    deep = run_training(tmp_path, 'deep', dataset_dir=folder, total_epochs=1)
+    assert deep['psnr'] > 3
 
 
 @pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
