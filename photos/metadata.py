@@ -11,7 +11,6 @@ from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
 from photos.tags import (
-    EXIF,
     INTEGERS,
     MAKER_NOTE,
     ORIENTATION,
@@ -76,30 +75,20 @@ def upright_exif(exif, size=None):
     """
     exif = bytearray(exif)
     try:
-        order = {b'II': '<', b'MM': '>'}[bytes(exif[:2])]
+        tags = read_directories(exif)[0]
+        order, turn = tags.order, tags.image.get(ORIENTATION)
+        if turn:
+            struct.pack_into(order + 'HHIHH', exif, turn.place - 8, ORIENTATION, 3, 1, 1, 0)
+        for number, side in PIXELS.items():
+            tag = tags.exif.get(number)
+            if size and tag and tag.type in (3, 4) and tag.count == 1:
+                struct.pack_into(order + INTEGERS[tag.type], exif, tag.place, size[side])
         (start,) = struct.unpack_from(order + 'I', exif, 4)
-        end, pointer = patch_entries(exif, start, order, size)
-        if pointer and size:
-            patch_entries(exif, pointer, order, size)
-        struct.pack_into(order + 'I', exif, end, 0)  # no second directory: it holds the thumbnail
-    except (struct.error, KeyError):  # leave it out rather than turn the photo twice
+        (count,) = struct.unpack_from(order + 'H', exif, start)
+        struct.pack_into(order + 'I', exif, start + 2 + 12 * count, 0)  # no second directory: it holds the thumbnail
+    except (struct.error, ValueError):  # leave it out rather than turn the photo twice
         return b''
     return bytes(exif)
-
-
-def patch_entries(exif, start, order, size):
-    """Set orientation and size in the directory at `start`; returns where it ends, and its pointer to EXIF's own."""
-    (count,) = struct.unpack_from(order + 'H', exif, start)
-    pointer = 0
-    for at in range(start + 2, start + 2 + 12 * count, 12):
-        number, type, values = struct.unpack_from(order + 'HHI', exif, at)
-        if number == ORIENTATION:
-            struct.pack_into(order + 'HHIHH', exif, at, number, 3, 1, 1, 0)
-        elif number in PIXELS and size and type in (3, 4) and values == 1:
-            struct.pack_into(order + INTEGERS[type], exif, at + 8, size[PIXELS[number]])
-        elif number == EXIF and type in (4, 13):
-            (pointer,) = struct.unpack_from(order + 'I', exif, at + 8)
-    return start + 2 + 12 * count, pointer
 
 
 def exif_of_tags(tags):

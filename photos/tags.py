@@ -23,7 +23,7 @@ class Tag(NamedTuple):
     type: int  # TIFF's 1 (byte) to 13, BigTIFF's 16 to 18
     count: int
     value: bytes  # in the byte order of the file
-    place: int = 0  # of a maker's note in its file
+    place: int = 0  # of the value in its file
 
 
 @dataclass
@@ -102,8 +102,7 @@ def read_directory(data, at, order, big=False):
         if size > room:
             place = struct.unpack_from(order + ('Q' if big else 'I'), data, place)[0]
         if size and place + size <= len(data):
-            value = bytes(data[place : place + size])
-            tags.setdefault(number, Tag(type, values, value, place if number == MAKER_NOTE and size > room else 0))
+            tags.setdefault(number, Tag(type, values, bytes(data[place : place + size]), place))
     end = first + width * count
     has_next = end + room <= len(data)
     return tags, struct.unpack_from(order + ('Q' if big else 'I'), data, end)[0] if has_next else 0
@@ -138,7 +137,7 @@ def pack_directory(tags, at, order):
         head += struct.pack(order + 'HHI', number, tag.type, tag.count)
         if len(tag.value) <= 4:
             head += tag.value.ljust(4, b'\0')
-        elif tag.place:
+        elif number == MAKER_NOTE and tag.place:
             head += struct.pack(order + 'I', tag.place)
         else:
             head += struct.pack(order + 'I', beyond + len(tail))
@@ -153,6 +152,7 @@ def start_of_file(tags, at=None):
         at: place of the first directory; None is behind these bytes.
     """
     note = tags.exif.get(MAKER_NOTE)
-    front = bytes(note.place - 8) + note.value + bytes(len(note.value) % 2) if note and note.place > 8 else b''
+    is_fixed = note and note.place >= 8 and len(note.value) > 4
+    front = bytes(note.place - 8) + note.value + bytes(len(note.value) % 2) if is_fixed else b''
     order = tags.order
     return (b'II' if order == '<' else b'MM') + struct.pack(order + 'HI', 42, at or 8 + len(front)) + front

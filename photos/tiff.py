@@ -122,7 +122,12 @@ def decode(data, header):
         page = file.pages[header.page]
         negative, planar = page.photometric == 0, page.planarconfig == 2
         compression = getattr(page.compression, 'name', str(page.compression)).replace('_', ' ')
-        pixels = page_pixels(page)
+        try:
+            pixels = page.asarray()
+        except (ImportError, NotImplementedError, ValueError) as error:
+            if isinstance(error, ValueError) and 'imagecodecs' not in str(error):
+                raise
+            pixels = None  # it lacks the compression
     if pixels is None:
         return by_others(data, header, planar, negative, compression)
     if planar and pixels.ndim == 3:
@@ -133,19 +138,6 @@ def decode(data, header):
         colours = pixels if pixels.ndim == 2 else pixels[..., :1]
         np.subtract(np.iinfo(pixels.dtype).max, colours, out=colours)
     return np.ascontiguousarray(pixels[..., : len(header.mode)] if pixels.ndim == 3 else pixels)
-
-
-def page_pixels(page):
-    """A page's pixels by tifffile, None where it lacks the compression."""
-    with reading_by('tifffile'):
-        try:
-            return page.asarray()
-        except (ImportError, NotImplementedError):
-            return None
-        except ValueError as error:
-            if 'imagecodecs' in str(error):
-                return None
-            raise
 
 
 def by_others(data, header, planar, negative, compression):
