@@ -6,8 +6,6 @@ Source: ISO/IEC 15444-1, annex I (JP2); 18181-2 (JPEG XL); 23008-12 (HEIF); H.27
 
 import struct
 
-import numpy as np
-
 from photos.formats import Header
 from photos.metadata import clean_resources, iptc_of, resources_of
 
@@ -95,24 +93,14 @@ def box(kind, body):
 
 
 def add_to_jp2(data, metadata):
-    """A JPEG 2000 file's bytes, as OpenCV writes them, with metadata."""
-    if not metadata:
-        return data
-    source, parts = data.tobytes(), []
-    start = 0
-    while start + 8 <= len(source):
-        size, kind = struct.unpack_from('>I4s', source, start)
-        stop = start + size if size > 1 else len(source)
-        whole = source[start:stop]
-        if kind == b'jp2h':
-            whole = box(kind, header_boxes(whole[8:], metadata))
-        if kind == b'jp2c':
-            blocks = {EXIF: metadata.get('exif'), XMP: metadata.get('xmp'), IPTC: iptc_of(metadata.get('iptc', b''))}
-            parts += [box(b'uuid', mark + block) for mark, block in blocks.items() if block]
-            parts.append(metadata.get('xml', b''))
-        parts.append(whole)
-        start = stop
-    return np.frombuffer(b''.join(parts), np.uint8)
+    """A JPEG 2000 file's bytes, as OpenCV and Pillow write them, with metadata."""
+    data = bytes(data)
+    places = {kind: (start - 8, end) for kind, start, end in boxes(data)}
+    (header, end), (pixels, _) = places[b'jp2h'], places[b'jp2c']
+    blocks = {EXIF: metadata.get('exif'), XMP: metadata.get('xmp'), IPTC: iptc_of(metadata.get('iptc', b''))}
+    added = b''.join(box(b'uuid', mark + block) for mark, block in blocks.items() if block) + metadata.get('xml', b'')
+    head = data[:header] + box(b'jp2h', header_boxes(data[header + 8 : end], metadata))
+    return head + data[end:pixels] + added + data[pixels:]
 
 
 def header_boxes(inside, metadata):

@@ -198,7 +198,7 @@ def reverse_channels(photo):
 
 
 def encode(extension, pixels, blocks, writing):
-    """A file's bytes, as a uint8 array, in the format of an extension.
+    """A file's bytes, also as a uint8 array, in the format of an extension.
 
     Args:
         pixels: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, or in a TIFF and PNG (H, W, 2), uint8 or uint16.
@@ -227,8 +227,7 @@ def encode(extension, pixels, blocks, writing):
         pixels = reverse_channels(pixels if writing.is_ours and pixels.flags.c_contiguous else pixels.copy())
     try:
         if extension in formats.JPEG:
-            quality = max(QUALITY, header.quality)
-            return jpeg.encode(pixels, header, blocks, quality, writing.sampling_444)
+            return jpeg.encode(pixels, header, blocks, max(QUALITY, header.quality), writing.sampling_444)
         data = encode_by_opencv(extension, pixels, blocks, header)
     except cv2.error as error:
         raise ValueError(f'OpenCV cannot encode it ({error.err or error.code})') from error
@@ -247,7 +246,7 @@ def encode_small_jp2(pixels):
         raise ValueError(f'a JPEG 2000 of 16-bit colours has sides of {JP2_SIDE} pixels or more')
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, 'JPEG2000', num_resolutions=1, irreversible=False)
-    return np.frombuffer(file.getvalue(), np.uint8)
+    return file.getvalue()
 
 
 def encode_by_opencv(extension, pixels, blocks, header):

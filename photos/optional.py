@@ -82,7 +82,7 @@ def widen(pixels, bits):
 
 
 def encode_heif(pixels, metadata, chroma):
-    """The bytes of a HEIC as a uint8 array.
+    """The bytes of a HEIC.
 
     Args:
         pixels: (H, W), (H, W, 3) RGB or (H, W, 4), uint8, or uint16 that is written with 10 bit.
@@ -102,7 +102,7 @@ def encode_heif(pixels, metadata, chroma):
         package.encode(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes(), file, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f'pillow-heif cannot encode it ({error})') from error
-    return np.frombuffer(file.getvalue(), np.uint8)
+    return file.getvalue()
 
 
 # --------------------------------------------------------------------------------------------------------- JPEG XL
@@ -157,7 +157,7 @@ def is_animated(data):
 
 
 def encode_jxl(pixels, metadata, quality):
-    """The bytes of a JPEG XL as a uint8 array, of (H, W, 3 or 4) RGB or (H, W), uint8.
+    """The bytes of a JPEG XL of (H, W, 3 or 4) RGB or (H, W), uint8.
 
     Raises:
         ValueError: the plugin is not installed.
@@ -167,7 +167,7 @@ def encode_jxl(pixels, metadata, quality):
     image = Image.fromarray(np.ascontiguousarray(pixels))
     exif = b'\0\0\0\0' + metadata['exif'] if 'exif' in metadata else b''  # the box says where EXIF starts: at once
     image.save(file, 'JXL', quality=quality, exif=exif, xmp=metadata.get('xmp', b''))
-    return np.frombuffer(file.getvalue(), np.uint8)
+    return file.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------ camera RAW
