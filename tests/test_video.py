@@ -148,6 +148,15 @@ def test_fast_motion_is_no_cut_and_another_picture_is():
     assert cuts.add(windows[0])
 
 
+def test_hard_cut_in_a_fast_pan_is_found():
+    rng, windows = np.random.default_rng(0), []
+    for _ in range(2):
+        wide = np.kron(rng.integers(0, 9000, (16, 64, 3)), np.ones((16, 16, 1))).astype(np.uint16)
+        windows += [np.ascontiguousarray(wide[:, x : x + 256]) for x in range(0, 720, 45)]  # across in six frames
+    cuts = CutFinder()
+    assert [i for i, window in enumerate(windows) if cuts.add(window)] == [16]
+
+
 def test_no_smoothing_gives_every_frame_its_own_grid():
     levels = [1000, 9000, 3000, 30000, 2000]
     assert [grid.mean().item() for _, grid in smooth_grids(looks_of(levels), predict_level, 0.0)] == levels

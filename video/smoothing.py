@@ -13,9 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-CUT = 0.25  # change from a frame to the next, relative to their level, from which on it can be a cut
-CUT_RATIO = 3.0  # ... if it is as many times that of the frames before: fast motion is no cut
-CUT_SIDE = 32  # pixels along each side of what is compared
+CUT = 0.25  # change from a frame to the next, a pan taken out, relative to their level, from which it can be a cut
+CUT_RATIO = 3.0  # ... if it is as many times that of the frames before: other fast motion is no cut
+CUT_SIDE = 64  # pixels along each side of what is compared
 FLOOR = 4 / 255  # added to the level, so that noise of black frames is no cut
 GROUPS = 8  # predictions per `seconds`, so that one of them blurs nothing that the window would not
 
@@ -102,7 +102,7 @@ class CutFinder:
     """Tells from lowres copies of consecutive frames where the picture changes at once."""
 
     def __init__(self):
-        self.last = None
+        self.last, self.window = None, cv2.createHanningWindow((CUT_SIDE, CUT_SIDE), cv2.CV_32F)
         self.changes = deque(maxlen=8)
 
     def add(self, lowres):
@@ -111,7 +111,17 @@ class CutFinder:
         last, self.last = self.last, small
         if last is None:
             return False
-        change = float(np.abs(small - last).mean() / ((small.mean() + last.mean()) / 2 + FLOOR))
+        pan, _ = cv2.phaseCorrelate(last.mean(axis=2), small.mean(axis=2), self.window)
+        change = min(difference(last, small, 0, 0), difference(last, small, *map(round, pan)))
+        change /= float(small.mean() + last.mean()) / 2 + FLOOR
         usual = statistics.median(self.changes) if len(self.changes) > 2 else 0.0
         self.changes.append(change)  # cuts too: what flickers at every frame has none
         return change >= max(CUT, CUT_RATIO * usual)
+
+
+def difference(last, small, x, y):
+    """Mean difference of two pictures (H, W, 3) where they overlap, the second moved back by a pan of (x, y) pixels."""
+    x, y = (max(min(step, CUT_SIDE // 2), -CUT_SIDE // 2) for step in (x, y))
+    before = last[max(-y, 0) : CUT_SIDE - max(y, 0), max(-x, 0) : CUT_SIDE - max(x, 0)]
+    after = small[max(y, 0) : CUT_SIDE + min(y, 0), max(x, 0) : CUT_SIDE + min(x, 0)]
+    return float(np.abs(after - before).mean())
