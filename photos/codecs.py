@@ -79,8 +79,9 @@ def read(path, data, check_size):
         pixels = decode(path, data, header)
     else:
         raise ValueError(f'expected a photo, got {"a " + kind if kind else "no known type of file"}')
-    exif, xmp = header.metadata.get('exif', b''), header.metadata.get('xmp', b'')
-    header.orientation = header.orientation or metadata.exif_orientation(exif) or metadata.xmp_orientation(xmp) or 1
+    if not header.orientation:
+        tags, xmp = metadata.read_exif(header.metadata.get('exif', b'')), header.metadata.get('xmp', b'')
+        header.orientation = metadata.orientation_of(tags) or metadata.xmp_orientation(xmp) or 1
     return header, pixels
 
 

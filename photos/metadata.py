@@ -49,20 +49,24 @@ def swaps_sides(orientation):
     return orientation in (5, 6, 7, 8)
 
 
-def as_orientation(value):
-    return value if value in range(1, 9) else 1
-
-
 # --------------------------------------------------------------------------------------------------------- EXIF
 
 
-def exif_orientation(exif):
-    """EXIF's orientation, 1 to 8, of whatever integer type it is; 0 where the block has none."""
+def read_exif(exif):
+    """Tags of an EXIF block, none of what is no such block."""
     try:
-        directory = read_directories(exif)[0]
+        return read_directories(exif)[0]
     except ValueError:
-        return 0
-    return as_orientation(directory.integer(ORIENTATION, 1)) if ORIENTATION in directory.image else 0
+        return Tags()
+
+
+def orientation_of(tags):
+    """EXIF's orientation, 1 to 8, of whatever integer type it is; 0 where there is none."""
+    return as_orientation(tags.integer(ORIENTATION, 1)) if ORIENTATION in tags.image else 0
+
+
+def as_orientation(value):
+    return value if value in range(1, 9) else 1
 
 
 def upright_exif(exif, size=None):
@@ -119,11 +123,7 @@ def free_note(tags):
 
 def says_adobe_rgb(exif):
     """Whether a block is that of a camera's Adobe RGB file (DCF's option file), which often has no profile."""
-    try:
-        directory = read_directories(exif)[0]
-    except ValueError:
-        return False
-    return directory.text(1, 'interop') == 'R03'
+    return read_exif(exif).text(1, 'interop') == 'R03'
 
 
 # ---------------------------------------------------------------------------------------------------------- XMP

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from photos.formats import Header, reading_by
-from photos.metadata import as_orientation, clean_resources, exif_of_tags, free_note, iptc_of, resources_of
-from photos.tags import ORIENTATION, Tag, Tags, pack_directories, read_directories, start_of_file
+from photos.metadata import clean_resources, exif_of_tags, free_note, iptc_of, orientation_of, read_exif, resources_of
+from photos.tags import ORIENTATION, Tag, pack_directories, read_directories, start_of_file
 
 XMP, IPTC, PHOTOSHOP, PROFILE, LAYERS = 700, 33723, 34377, 34675, 37724
 MEANT = {*range(254, 348), *range(512, 522), *range(529, 533), 559, XMP, IPTC, PHOTOSHOP, PROFILE,
@@ -62,8 +62,7 @@ def read_header(data):
     where, sizes = tags.integers(273) or tags.integers(324), tags.integers(279) or tags.integers(325)
     if not where or any(at + size > len(data) for at, size in zip(where, sizes, strict=False)):
         raise ValueError('expected a whole photo, the file is truncated')
-    has_orientation = ORIENTATION in tags.image  # else XMP's counts
-    header.orientation = as_orientation(tags.integer(ORIENTATION, 1)) if has_orientation else 0
+    header.orientation = orientation_of(tags)  # else XMP's counts
     read_blocks(header, tags)
     return header
 
@@ -83,8 +82,7 @@ def read_blocks(header, tags):
         header.metadata['resolution'] = resolution
     if LAYERS in tags.image:
         header.left_out.append('its Photoshop layers are left out')
-    described = read_directories(blocks['exif'])[0].image if blocks['exif'] else {}
-    others = sorted(set(tags.image) - MEANT - {*described, LAYERS})
+    others = sorted(set(tags.image) - MEANT - {*read_exif(blocks['exif']).image, LAYERS})
     if others:
         header.left_out.append(f'its TIFF tags {", ".join(map(str, others))} are left out')
 
@@ -184,8 +182,7 @@ def encode(pixels, metadata, extra=''):
     Raises:
         ValueError: larger than a TIFF's 4 GB.
     """
-    exif = metadata.get('exif')
-    tags = read_directories(exif)[0] if exif else Tags()
+    tags = read_exif(metadata.get('exif', b''))
     order = tags.order
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     height, width, channels = pixels.shape
