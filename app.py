@@ -22,6 +22,7 @@ import threading
 import time
 import weakref
 import zipfile
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -120,10 +121,21 @@ def build_page(desk):
             [part.input for part in settings], desk.change, [*settings, scope], [*views, *work],
             trigger_mode='always_last', show_progress='hidden',
         )  # fmt: skip
-        make.click(desk.enhance, None, work, show_progress_on=results)
+        make.click(desk.enhance, None, work, show_progress_on=results, concurrency_limit=None)
         stop.click(desk.stop, queue=False)
         page.unload(desk.forget)
     return page
+
+
+@dataclass
+class Photo:
+    """A photo or video that was dropped on the page."""
+
+    job: Job
+    before: str  # path of its preview
+    settings: tuple  # (look, strength, denoise)
+    made: tuple = ()  # settings of the result that is there
+    place: tuple = ()  # middle of the view at 100 %, in pixels of the preview; () is the photo's
 
 
 class Tab:
@@ -131,10 +143,14 @@ class Tab:
 
     def __init__(self, folder):
         self.folder = tempfile.mkdtemp(prefix='tab-', dir=folder)
-        self.photos, self.shown = {}, ''  # {name: its namespace, see Desk.add}; the name of the one that is shown
+        self.photos, self.shown = {}, ''  # {name: Photo}; the name of the one that is shown
         self.busy, self.stopped = False, threading.Event()  # whether results are being made, and shall not be
         self.archive = None  # path of what 'Download all' gives
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def results(self):
+        """Paths of the results that are there; those of other settings do not count."""
+        return [photo.job.result for photo in self.photos.values() if photo.made == photo.settings]
 
 
 class Desk:
@@ -175,29 +191,21 @@ class Desk:
         tab = self.tabs.get(request.session_hash) or self.tabs.setdefault(request.session_hash, Tab(self.folder))
         new = []
         for path in progress.tqdm(paths or (), 'reading'):
+            taken = {os.path.basename(photo.job.result) for photo in tab.photos.values()}
             stem, extension = os.path.splitext(os.path.basename(path))
-            taken, folder = (
-                {os.path.basename(photo.job.result) for photo in tab.photos.values()},
-                tempfile.mkdtemp(dir=tab.folder),
-            )
-            names = (stem + (f' ({i})' if i else '') + extension for i in itertools.chain([0], itertools.count(2)))
-            name = next(name for name in names if result_name(name) not in taken)
+            numbers = itertools.chain([''], (f' ({i})' for i in itertools.count(2)))
+            name = next(name for i in numbers if result_name(name := stem + i + extension) not in taken)
+            folder = tempfile.mkdtemp(dir=tab.folder)
             job = Job(os.path.join(folder, name), name, os.path.join(folder, 'enhanced', result_name(name)))
             (shutil.copy if [path] in self.samples else shutil.move)(path, job.path)
             _, failed, before = inference.attempt(
-                job, lambda f=folder, p=job.path: save_preview(f, shrink(self.read(p)[0]))
+                job, lambda f=folder, j=job: save_preview(f, shrink(self.read(j.path)[0]))
             )
             if failed:
                 warn(failed, job)
                 shutil.rmtree(folder)
                 continue
-            tab.photos[name] = SimpleNamespace(
-                job=job,
-                before=before,  # path of its preview
-                settings=(look, strength, denoise),
-                made=(),  # settings of the result that is there
-                place=(),  # middle of the view at 100 %, in pixels of the preview; () is the photo's
-            )
+            tab.photos[name] = Photo(job, before, (look, strength, denoise))
             new.append(name)
         tab.shown = new[0] if new else tab.shown
         return self.show_all(tab)
@@ -264,8 +272,7 @@ class Desk:
         return (photo.before, after), place, tuple(close), light
 
     def show_work(self, tab):
-        """The buttons and results; those made with other settings are not shown."""
-        results = [photo.job.result for photo in tab.photos.values() if photo.made == photo.settings]
+        results = tab.results()
         return (
             gr.Button(interactive=bool(tab.photos), visible=not tab.busy), gr.Button(visible=tab.busy),
             gr.File(results or None, visible=bool(results) or tab.busy),
@@ -295,35 +302,35 @@ class Desk:
             progress((i, len(todo)), desc=name, unit='files')
             try:
                 _, failed, notes = self.write(photo, tab.stopped, progress)
-            except OSError as error:  # the disk is full
+            except (OSError, ValueError) as error:  # the disk is full; the look's file is broken
                 warn(error_line(error), photo.job)
                 break
-            if failed and not tab.stopped.is_set():
-                warn(failed, photo.job)
             photo.made = () if failed else settings
+            if failed and name in tab.photos and not tab.stopped.is_set():
+                warn(failed, photo.job)
             for note in notes:
                 gr.Info(f'{name}: {note}')
         tab.busy = False
         if self.tabs.get(request.session_hash) is tab:
-            tab.archive = pack([photo.job.result for photo in tab.photos.values() if photo.made], tab.folder)
+            tab.archive = pack(tab.results(), tab.folder)
             yield self.show_work(tab)
 
     def write(self, photo, stopped, progress):
         """What inference.enhance_file gives for a photo; a video is stopped between frames."""
-        (look, strength, denoise), job = photo.settings, photo.job
+        look, strength, denoise = photo.settings
         asked = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
         asked = SimpleNamespace(**{**vars(inference.opt), **asked})
-        if not is_video(job.path):
-            return inference.enhance_file(self.network(look), job, asked)
+        if not is_video(photo.job.path):
+            return inference.enhance_file(self.network(look), photo.job, asked)
 
         def count(frames, total):
             for i, frame in enumerate(frames):
                 if stopped.is_set():
                     raise ValueError('stopped')
-                progress((i, total or None), desc=os.path.basename(job.path), unit='frames')
+                progress((i, total or None), desc=os.path.basename(photo.job.path), unit='frames')
                 yield frame
 
-        return inference.enhance_videos(self.network(look), [job], asked, lambda job: None, count)[0]
+        return inference.enhance_videos(self.network(look), [photo.job], asked, lambda job: None, count)[0]
 
     def stop(self, request: gr.Request):
         self.tabs[request.session_hash].stopped.set()
@@ -341,11 +348,11 @@ def find_looks(folder):
     Raises:
         FileNotFoundError: none.
     """
-    paths = glob.glob(os.path.join(glob.escape(folder), '*', 'best.pth'))
-    looks = {os.path.basename(os.path.dirname(path)): path for path in paths}
-    if not looks.keys() - BENCHMARKS:
+    names = {os.path.dirname(path) for path in glob.glob('*/best.pth', root_dir=folder)} - BENCHMARKS
+    if not names:
         raise FileNotFoundError(f'{folder}: expected folders with a best.pth, found none')
-    return {name: looks[name] for name in sorted(looks.keys() - BENCHMARKS, key=lambda name: (name != 'general', name))}
+    names = sorted(names, key=lambda name: (name != 'general', name))
+    return {name: os.path.join(folder, name, 'best.pth') for name in names}
 
 
 def shrink(photo):
@@ -356,13 +363,10 @@ def shrink(photo):
 
 def find_close(shape, place):
     """(top, left, bottom, right) of what is seen at 100 % of a photo, around a place (x, y) of its preview."""
-    (height, width), scale = shape[:2], max(*shape[:2], PREVIEW) / PREVIEW
-    x, y = (place[0] * scale, place[1] * scale) if place else (width / 2, height / 2)
-    left, top = (
-        max(min(int(x - CLOSE[0] / 2), width - CLOSE[0]), 0),
-        max(min(int(y - CLOSE[1] / 2), height - CLOSE[1]), 0),
-    )
-    return top, left, min(top + CLOSE[1], height), min(left + CLOSE[0], width)
+    size = shape[1::-1]
+    middle = np.multiply(place, max(*size, PREVIEW) / PREVIEW) if place else np.divide(size, 2)
+    left, top = np.clip(middle - np.divide(CLOSE, 2), 0, np.maximum(np.subtract(size, CLOSE), 0)).astype(int)
+    return top, left, min(top + CLOSE[1], size[1]), min(left + CLOSE[0], size[0])
 
 
 def save_preview(folder, photo):
