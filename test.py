@@ -29,34 +29,21 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 import pipeline
 import utils
 from kernels import Edit, enhance_photo
-from pairs.lists import (
-    by_stem,
-    choose_split,
-    find_inputs,
-    find_overlap,
-    find_pairs,
-    fivek_id,
-    hash_files,
-    hash_pairs,
-    list_names,
-    pair_hashes,
-    read_options_pickle,
-    read_pairs,
-    stem_of,
-)
+from pairs import lists
+from photos.contact_sheet import draw_row
 from photos.levels import to_8bit
-from photos.picture import list_photos, read_photo
+from photos.picture import list_photos, read_photo, write_photo
 from runs.checkpoint import load_network
 from scoring.appearance import measure_appearance, measure_faults, to_lab
-from scoring.metrics import METRICS, OPTIONAL, optional_metric
-from scoring.protocol import STANDARDS, Protocol, best_gamma, choose_baselines, gamma_decibels
+from scoring.metrics import LABELS, METRICS, find_lpips
+from scoring.protocol import PROTOCOLS, Protocol, best_gamma, choose_baselines, describe_lol, gamma_decibels
 from scoring.report import compare_methods, extremes, summarize_methods, write_report
-from scoring.sheets import save_extremes
 from system.files import error_line, raise_all, save_csv, save_json, save_text
 from system.process import cores, describe_machine, tune_malloc
 from system.ranks import all_gather_list, init_distributed, ranks
@@ -79,7 +66,7 @@ opt = SimpleNamespace(
     targets_as_input=False,  # score how far well exposed photos, the targets, are left as they are
     # protocol
     protocol='',  # lol: eval15/ of LOL, which dataset_dir names, or its CSV list; lol_gt_mean: with GT-mean, marked
-    metrics='',  # '' is psnr,ssim,ssim_gauss,de76,de2000; also psnr_gt_mean, ms_ssim, lpips, niqe; psnr is needed
+    metrics='',  # '' is psnr,ssim,ssim_gauss,de76,de2000; also psnr_gt_mean, lpips; psnr is needed
     resize='',  # '' scores each photo at its own size; 512x512, or long512 for a long side of 512
     crop_border=0,  # pixels left out on every side
     gt_mean=False,  # scale each result to its target's mean grey level (some papers on LOL); marked in the result
@@ -98,7 +85,7 @@ RULES = {
     'split': ['all', 'paper', 'ratio'],
     'dataset_ratio': (0.0, 0.99),
     'seed': (0, None),
-    'protocol': ['', *STANDARDS],
+    'protocol': ['', *PROTOCOLS],
     'crop_border': (0, None),
     **dict.fromkeys(('targets_as_input', 'gt_mean', 'skip_bad', 'appearance', 'fused'), bool),
     **dict.fromkeys(
@@ -117,10 +104,10 @@ def main(opt):
     rank, _ = init_distributed()
 
     # choose
-    protocol = STANDARDS[opt.protocol].protocol if opt.protocol else Protocol(opt.resize, opt.crop_border, opt.gt_mean)
+    protocol = PROTOCOLS.get(opt.protocol, Protocol(opt.resize, opt.crop_border, opt.gt_mean))
     protocol.check()
     functions, blanks = ({}, {}) if opt.photos else choose_metrics(opt.metrics)
-    checkpoints, baselines = list_names(opt.checkpoints_file), list_names(opt.baselines)
+    checkpoints, baselines = lists.list_names(opt.checkpoints_file), lists.list_names(opt.baselines)
     name, pairs, notes = choose_pairs(opt, checkpoints)
     result_dir = make_result_dir(opt, checkpoints, name)
     methods = choose_methods(opt, checkpoints, baselines, pairs, protocol)
@@ -148,8 +135,8 @@ def main(opt):
     summary = {
         'pairs': name,
         'photos': len(kept),
-        'split_sha256': hash_pairs(pairs),
-        'protocol': STANDARDS[opt.protocol].describe(opt.protocol, pairs) if opt.protocol else str(protocol),
+        'split_sha256': lists.hash_pairs(pairs),
+        'protocol': describe_lol(opt.protocol, pairs) if opt.protocol else str(protocol),
         'notes': notes,
         'skipped': problems,
         'blank_metrics': blanks,
@@ -191,7 +178,7 @@ def check_combination(opt):
         ('split targets_as_input resize crop_border gt_mean skip_bad', not opt.protocol, 'without --protocol'),
         ('split', opt.dataset_dir and not opt.pairs_file, 'with --dataset_dir and no --pairs_file'),
         ('dataset_ratio seed', opt.split == 'ratio', 'with --split ratio'),
-        ('strength denoise rounding fused', list_names(opt.checkpoints_file), 'with --checkpoints_file'),
+        ('strength denoise rounding fused', lists.list_names(opt.checkpoints_file), 'with --checkpoints_file'),
         ('pairs_file dataset_dir protocol metrics gt_mean targets_as_input', not opt.photos, 'without --photos'),
         ('baselines', no_gamma, 'without best_gamma, which needs targets, with --photos'),
         ('pairs_file', lone, 'without --dataset_dir, but for an options.pkl'),
@@ -209,10 +196,10 @@ def choose_metrics(names):
         ValueError: unknown metric, or no psnr.
     """
     functions, blanks = {}, {}
-    for name in list_names(names) or tuple(METRICS)[:5]:
-        if name not in (*METRICS, *OPTIONAL):
-            raise ValueError(f'metrics: expected {", ".join((*METRICS, *OPTIONAL))}, got {name!r}')
-        functions[name] = METRICS.get(name) or optional_metric(name)
+    for name in lists.list_names(names) or tuple(METRICS)[:5]:
+        if name not in LABELS:
+            raise ValueError(f'metrics: expected {", ".join(LABELS)}, got {name!r}')
+        functions[name] = METRICS.get(name) or find_lpips()
         if isinstance(functions[name], str):
             blanks[name], functions[name] = functions[name], None
     if 'psnr' not in functions:
@@ -235,7 +222,7 @@ def choose_pairs(opt, checkpoints):
     counts = Counter(tuple(map(os.path.realpath, pair)) for pair in pairs)
     raise_all([f'{pair[0]}: listed twice with the target {pair[1]}' for pair in counts if counts[pair] > 1], name)
     notes = []
-    if opt.split == 'paper' and {fivek_id(photo) for photo, _ in pairs} != set(range(4501, 5001)):
+    if opt.split == 'paper' and {lists.fivek_id(photo) for photo, _ in pairs} != set(range(4501, 5001)):
         name += f'_{len(pairs)}_of_500'
         notes.append(f"NOT THE PAPER'S TEST SET: FiveK's a4501 to a5000 are 500 photos, these are {len(pairs)}")
     if own := sum(photo == target for photo, target in pairs):
@@ -248,20 +235,19 @@ def choose_pairs(opt, checkpoints):
 def find_test_pairs(opt, checkpoints):
     """(name, pairs) of what is named on the command line, else of the default checkpoint, else of the first one."""
     if opt.photos:
-        return utils.short_name(opt.photos), [(path, '') for path in find_inputs(opt.photos)]
+        return utils.short_name(opt.photos), [(path, '') for path in lists.find_inputs(opt.photos)]
     if opt.pairs_file.endswith('.pkl'):
         if not opt.dataset_dir:
             raise ValueError(f'dataset_dir: expected the folder that holds the photos of {opt.pairs_file}, got none')
-        return utils.short_name(opt.pairs_file), read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
+        return utils.short_name(opt.pairs_file), lists.read_options_pickle(opt.pairs_file, opt.dataset_dir)[1]
     if opt.protocol and not opt.pairs_file:
-        standard = STANDARDS[opt.protocol]
-        folder = os.path.join(opt.dataset_dir, standard.folder)
+        folder = os.path.join(opt.dataset_dir, 'eval15')
         if not opt.dataset_dir or not os.path.isdir(folder):
-            wanted = f'the folder of {standard.title} with {standard.folder}/ in it, or pairs_file'
+            wanted = 'the folder of LOL v1 with eval15/ in it, or pairs_file'
             raise FileNotFoundError(f'dataset_dir: expected {wanted}, got {opt.dataset_dir!r}')
-        return opt.protocol, find_pairs(folder)
+        return opt.protocol, lists.find_pairs(folder)
     if opt.dataset_dir:
-        pairs = choose_split(find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)
+        pairs = lists.choose_split(lists.find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)
         name = os.path.basename(os.path.abspath(opt.dataset_dir))
         return name + ('' if opt.split == 'all' else f'_{opt.split}'), pairs
     if not opt.pairs_file and not checkpoints:
@@ -271,7 +257,7 @@ def find_test_pairs(opt, checkpoints):
     if not os.path.isfile(pairs_file):
         hint = '' if opt.pairs_file else ' (no --pairs_file or --dataset_dir given)'
         raise FileNotFoundError(f'{pairs_file}: expected a CSV list of pairs, found no such file{hint}')
-    return utils.short_name(pairs_file), read_pairs(pairs_file)
+    return utils.short_name(pairs_file), lists.read_pairs(pairs_file)
 
 
 def make_result_dir(opt, checkpoints, name):
@@ -301,16 +287,11 @@ def choose_methods(opt, checkpoints, baselines, pairs, protocol):
     suffix = f' + denoise {opt.denoise:g}' if opt.denoise else ''
     for path in checkpoints:
         add(utils.short_name(path) + suffix, path + suffix, use_checkpoint(path, opt, device))
-    for folder in list_names(opt.results_dir):
+    for folder in lists.list_names(opt.results_dir):
         add(os.path.basename(os.path.abspath(folder)), folder, use_results(folder, pairs, protocol))
     for label, function in choose_baselines(baselines).items():
-        add(label, f'{label} (baseline)', use_function(function))
+        add(label, f'{label} (baseline)', Method(lambda photo, path, function=function: function(to_8bit(photo)), {}))
     return methods
-
-
-def use_function(function):
-    """Method of a function of an 8-bit photo."""
-    return Method(lambda photo, path: function(to_8bit(photo)), {})
 
 
 def use_checkpoint(path, opt, device):
@@ -319,7 +300,7 @@ def use_checkpoint(path, opt, device):
     network.fused = opt.fused
     rounding = opt.rounding or checkpoint.get('rounding', 'nearest')
     edit = Edit(opt.strength, opt.denoise, round_down=rounding == 'down')
-    about = {'checkpoint': path, 'sha256': hash_files([path])[path], 'rounding': rounding}
+    about = {'checkpoint': path, 'sha256': lists.hash_files([path])[path], 'rounding': rounding}
     about |= {'strength': opt.strength, 'denoise': opt.denoise}
     return Method(lambda photo, path: enhance_photo(network, photo, edit)[0], about)
 
@@ -331,14 +312,14 @@ def use_results(folder, pairs, protocol):
         OSError, ValueError: no photos there, or a stem that two of them, or two inputs, share.
     """
     problems = []
-    results = by_stem(list_photos(folder), problems)
-    by_stem(sorted({photo for photo, _ in pairs}), problems)
+    results = lists.by_stem(list_photos(folder), problems)
+    lists.by_stem(sorted({photo for photo, _ in pairs}), problems)
     raise_all(problems, f'{folder}, results matched by stem')
 
     def read_result(photo, path):
-        if stem_of(path) not in results:
+        if lists.stem_of(path) not in results:
             raise ValueError(f'{path}: no result in {folder}')
-        result = to_8bit(read_photo(results[stem_of(path)]))
+        result = to_8bit(read_photo(results[lists.stem_of(path)]))
         return result if result.shape == photo.shape else protocol.prepare(result)
 
     return Method(read_result, {'results_dir': folder})
@@ -346,17 +327,15 @@ def use_results(folder, pairs, protocol):
 
 def find_overlaps(methods, pairs, quiet):
     """Compare the test pairs with each checkpoint's training pairs: a fact of the method, and a warning where equal."""
-    hashes = hash_files({path for pair in pairs for path in pair})
-    for label, method in methods.items():
-        if 'checkpoint' not in method.about:
-            continue
-        train_csv = os.path.join(os.path.dirname(method.about['checkpoint']), 'train_pairs.csv')
+    hashes = lists.hash_files({path for pair in pairs for path in pair})
+    for label, about in ((label, method.about) for label, method in methods.items() if 'checkpoint' in method.about):
+        train_csv = os.path.join(os.path.dirname(about['checkpoint']), 'train_pairs.csv')
         if not os.path.isfile(train_csv):
-            method.about['overlap'] = 'unknown: no train_pairs.csv beside the checkpoint'
+            about['overlap'] = 'unknown: no train_pairs.csv beside the checkpoint'
             continue
-        train_pairs = read_pairs(train_csv)
-        train_hashes = pair_hashes(train_csv, train_pairs)
-        overlap = method.about['overlap'] = find_overlap(pairs, train_pairs, train_hashes, hashes)
+        train_pairs = lists.read_pairs(train_csv)
+        train_hashes = lists.pair_hashes(train_csv, train_pairs)
+        overlap = about['overlap'] = lists.find_overlap(pairs, train_pairs, train_hashes, hashes)
         if any(overlap.values()) and not quiet:
             print(
                 f'WARNING: {label}: of {len(pairs)} test pairs, {overlap["same_input"]} inputs and '
@@ -432,8 +411,8 @@ def add_best_gamma(methods, kept, protocol, functions):
 
     pairs = [pair for pair, _ in kept]
     label, function = best_gamma(map_pairs(score_gammas, pairs, 'best gamma'))
-    methods[label] = use_function(function)
-    only = {label: methods[label]}
+    only = {label: Method(lambda photo, path: function(to_8bit(photo)), {})}
+    methods |= only
     more = map_pairs(lambda pair: score_pair(pair, only, protocol, functions), pairs, label)
     for (_, rows), added in zip(kept, more, strict=True):
         rows += added
@@ -449,18 +428,17 @@ def save_pictures(path, rows, label, function, protocol):
     """
     rows = [row for row in rows if row['method'] == label]
     titles = {'psnr': 'PSNR', 'ssim': 'SSIM'} if 'psnr' in rows[0] else {'hue_to_input': 'hue error', 'veil': 'veil'}
-    shown = []
+    pictures = []
     try:
-        order = [row['psnr'] if 'psnr' in row else -row['hue_to_input'] for row in rows]
-        for rank, positions in extremes(order).items():
+        for rank, positions in extremes([row.get('psnr', -row['hue_to_input']) for row in rows]).items():
             for row in (rows[i] for i in positions):
                 photo, target = read_prepared((row['input'], row['target']), protocol)
                 numbers = '  '.join(f'{titles[name]} {row[name]:.4g}' for name in titles if row.get(name, '') != '')
-                images = {'input': photo, label: function(photo, row['input']), 'target': target}
-                images = {name: to_8bit(image) for name, image in images.items() if image is not None}
-                caption = f'{rank}: {os.path.basename(row["input"])}  {numbers}   ({", ".join(images)})'
-                shown.append((caption, list(images.values())))
-        save_extremes(path, shown)
+                shown = {'input': photo, label: function(photo, row['input'])}
+                shown |= {} if target is None else {'target': target}
+                caption = f'{rank}: {os.path.basename(row["input"])}  {numbers}   ({", ".join(shown)})'
+                pictures.append(draw_row(caption, shown.values(), cell=300))
+        write_photo(path, np.concatenate(pictures))
     except (OSError, ValueError, MemoryError, cv2.error) as error:
         print(f'note: no {path}: {error_line(error)}', file=sys.stderr)
 

@@ -24,7 +24,7 @@ def save_contact_sheet(path, pairs):
         if len(cells) == LIMIT:
             break
         try:
-            cells.append(draw_pair(os.path.basename(original), read_photo(original), read_photo(result)))
+            cells.append(draw_row(os.path.basename(original), (read_photo(original), read_photo(result))))
         except (OSError, ValueError):  # reported already, or a file of the user's under a result's name
             continue
     rows = []
@@ -38,11 +38,17 @@ def save_contact_sheet(path, pairs):
         write_photo(path, np.concatenate(rows))
 
 
-def draw_pair(name, before, after):
-    """Two photos side by side under their name, (H, 2 CELL, 3) uint8."""
-    height = max(min(round(CELL * before.shape[0] / before.shape[1]), 2 * CELL), 1)
-    both = [cv2.resize(to_8bit(photo), (CELL, height), interpolation=cv2.INTER_AREA) for photo in (before, after)]
-    title = np.full((20, 2 * CELL, 3), 255, np.uint8)
-    name = name.encode('ascii', 'replace').decode()
+def draw_row(name, photos, cell=CELL):
+    """Photos side by side under a name, (H, n cell, 3) uint8; each within a cell x 2 cell box, on white."""
+    shown = []
+    for photo in map(to_8bit, photos):
+        scale = min(cell / photo.shape[1], 2 * cell / photo.shape[0])
+        size = max(round(photo.shape[1] * scale), 1), max(round(photo.shape[0] * scale), 1)
+        left = (cell - size[0]) // 2
+        sides = (0, 0, left, cell - size[0] - left)
+        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+        shown.append(cv2.copyMakeBorder(small, *sides, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+    title = np.full((20, len(shown) * cell, 3), 255, np.uint8)
+    name = name.encode('ascii', 'replace').decode()  # OpenCV's fonts have no other letters
     cv2.putText(title, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([title, np.concatenate(both, axis=1)])
+    return np.concatenate([title, np.concatenate(shown, axis=1)])

@@ -1,5 +1,5 @@
-"""How good a result is: metrics and appearance of a photo, the protocol, baselines, statistics, the report, sheets.
+"""How good a result is: metrics, appearance and faults of a photo, protocols and baselines, the report.
 
-test.py puts them together; train.py validates with the same metrics. A new metric goes into metrics.METRICS, a new
-standard protocol into protocol.STANDARDS, a new baseline into baselines.BASELINES. Nothing here knows a network.
+test.py puts them together; train.py validates with the same metrics. A new metric goes into metrics.METRICS and LABELS,
+a new baseline into protocol.choose_baselines. Nothing here knows a network.
 """

@@ -1,10 +1,9 @@
 """Image quality metrics of 8-bit photos against their target, as well-kept libraries define them.
 
-Photos are (H, W, 3) RGB, both of one size; 16 bit is rounded to 8 first. `METRICS` are always there; `optional_metric`
-finds those that need a package, or weights, that not everybody has.
+Photos are (H, W, 3) RGB, both of one size; 16 bit is rounded to 8 first. `METRICS` are always there; LPIPS needs a
+package and weights that not everybody has.
 """
 
-import functools
 import glob
 import importlib.util
 import os
@@ -80,46 +79,9 @@ def match_mean(photo, target):
     return np.clip(photo * (means[1] / max(means[0], 1e-6)), 0, 255).round().astype(np.uint8)
 
 
-METRICS = {
-    'psnr': psnr,
-    'ssim': ssim,
-    'ssim_gauss': ssim_gauss,
-    'de76': de76,
-    'de2000': de2000,
-    'psnr_gt_mean': psnr_gt_mean,
-}
+METRICS = {function.__name__: function for function in (psnr, ssim, ssim_gauss, de76, de2000, psnr_gt_mean)}
 
 
-# ---------------------------------------------------------------------------------------------- where at hand
-
-
-def make_ms_ssim():
-    """MS-SSIM by torchmetrics; higher is better."""
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as function
-
-    return functools.partial(function, data_range=1.0)
-
-
-def make_lpips():
-    """LPIPS with AlexNet by torchmetrics; lower is better."""
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    return LearnedPerceptualImagePatchSimilarity('alex', normalize=True)
-
-
-def make_niqe():
-    """NIQE by pyiqa, which looks at the photo alone; lower is better."""
-    import pyiqa
-
-    network = pyiqa.create_metric('niqe', device='cpu')
-    return lambda photo, target: network(photo)
-
-
-OPTIONAL = {  # {name: (function that makes it, package, weights in torch's hub folder)}
-    'ms_ssim': (make_ms_ssim, 'torchmetrics', ''),
-    'lpips': (make_lpips, 'torchmetrics', 'checkpoints/alexnet-owt-*.pth'),
-    'niqe': (make_niqe, 'pyiqa', 'pyiqa/niqe_modelparameters.mat'),
-}
 LABELS = {
     'psnr': 'PSNR dB',
     'ssim': 'SSIM',
@@ -127,23 +89,23 @@ LABELS = {
     'de76': 'dE76',
     'de2000': 'dE2000',
     'psnr_gt_mean': 'PSNR dB with GT-MEAN',
-    'ms_ssim': 'MS-SSIM',
     'lpips': 'LPIPS',
-    'niqe': 'NIQE',
 }
 
 
-def optional_metric(name):
-    """Function (photo, target) -> float of one of OPTIONAL, or the reason why it is not at hand; downloads nothing."""
-    make, package, weights = OPTIONAL[name]
-    if importlib.util.find_spec(package) is None:
-        return f'{package} is not installed'
-    if weights and not glob.glob(os.path.join(torch.hub.get_dir(), weights)):
-        return f'its weights are not at hand ({os.path.join(torch.hub.get_dir(), weights)})'
+def find_lpips():
+    """LPIPS with AlexNet by torchmetrics (lower is better), or the reason why it is not at hand; downloads nothing."""
+    weights = os.path.join(torch.hub.get_dir(), 'checkpoints', 'alexnet-owt-*.pth')
+    if importlib.util.find_spec('torchmetrics') is None:
+        return 'torchmetrics is not installed'
+    if not glob.glob(weights):
+        return f'its weights are not at hand ({weights})'
     try:
-        own = one_per_thread(make)
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        own = one_per_thread(lambda: LearnedPerceptualImagePatchSimilarity('alex', normalize=True))
     except (ImportError, RuntimeError, OSError) as error:
-        return f'{package} does not run here ({str(error).splitlines()[0]})'
+        return f'torchmetrics does not run here ({str(error).splitlines()[0]})'
     return lambda photo, target: float(own()(as_batch(photo), as_batch(target)))
 
 

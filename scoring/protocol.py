@@ -71,26 +71,15 @@ class Protocol(NamedTuple):
         )  # fmt: skip
 
 
-class Standard(NamedTuple):
-    """A protocol of the literature: which photos of a data set, and how they are scored."""
-
-    title: str
-    folder: str  # of the data set's, holds the test pairs
-    stems: frozenset  # of the inputs' names
-    protocol: Protocol
-
-    def describe(self, name, pairs):
-        """What was scored; pairs under other names than the data set's are said to be no such set."""
-        own = sorted(stem_of(photo) for photo, _ in pairs) == sorted(self.stems)
-        other = f'like {name}, but on {len(pairs)} pairs that are not by name its {len(self.stems)}, NOT COMPARABLE'
-        return f'protocol {f"{name} ({self.title})" if own else other}, {self.protocol}'
+PROTOCOLS = {'lol': Protocol(), 'lol_gt_mean': Protocol(gt_mean=True)}  # of LOL v1, trained on our485
+EVAL15 = ['1', '22', '23', '55', '79', '111', '146', '179', '493', '547', '665', '669', '748', '778', '780']
 
 
-EVAL15 = frozenset(['1', '22', '23', '55', '79', '111', '146', '179', '493', '547', '665', '669', '748', '778', '780'])
-STANDARDS = {
-    name: Standard('LOL v1, our485 -> eval15', 'eval15', EVAL15, protocol)
-    for name, protocol in (('lol', Protocol()), ('lol_gt_mean', Protocol(gt_mean=True)))
-}
+def describe_lol(name, pairs):
+    """What was scored by one of PROTOCOLS; pairs under other names than eval15's are said to be another set."""
+    own = sorted(stem_of(photo) for photo, _ in pairs) == sorted(EVAL15)
+    other = f'like {name}, but on {len(pairs)} pairs that are not by name its 15, NOT COMPARABLE'
+    return f'protocol {f"{name} (LOL v1, our485 -> eval15)" if own else other}, {PROTOCOLS[name]}'
 
 
 # ----------------------------------------------------------------------------------------------------------- baselines

@@ -1,13 +1,13 @@
 """This process's share of the machine: cores and memory; what a result may depend on."""
 
 import ctypes
-import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import sys
 
-PACKAGES = ('torch', 'numpy', 'numba', 'opencv-python-headless', 'pillow', 'simplejpeg', 'scikit-image')
+PACKAGES = ('torch', 'numpy', 'numba', 'cv2', 'PIL', 'skimage')
 
 
 def tune_malloc():
@@ -33,37 +33,23 @@ def describe_machine():
     import torch
 
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    git = ['git', '-C', folder, 'describe', '--always', '--abbrev=12', '--exclude=*', '--dirty= with changes']
     processor = platform.processor() or platform.machine()
     if os.path.exists('/proc/cpuinfo'):
         with open('/proc/cpuinfo', encoding='utf-8') as file:
             processor = next((line.split(':')[1].strip() for line in file if line.startswith('model name')), processor)
+    commit = ['describe', '--always', '--abbrev=12', '--exclude=*', '--dirty=+changes']
+    git = shutil.which('git')
+    done = git and subprocess.run([git, '-C', folder, *commit], capture_output=True, text=True, check=False)
     return {
-        'commit': output_of(git),
+        'commit': done.stdout.strip() if git else '',
         'processor': processor,
         'cores': cores(),
         'load': round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else '',
         'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else '',
         'system': platform.platform(),
         'python': platform.python_version(),
-        **{name: version_of(name) for name in PACKAGES},
+        **{name: sys.modules[name].__version__ for name in PACKAGES if name in sys.modules},
     }
-
-
-def output_of(command):
-    """What a command prints; '' where it fails or is not there."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ''
-
-
-def version_of(package):
-    """A package's version; '' where it is not installed under that name."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ''
 
 
 def available_memory():

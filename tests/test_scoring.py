@@ -23,10 +23,11 @@ import torch
 import test as evaluate  # the script
 from model import build_network
 from pairs import lists
+from photos import contact_sheet
 from photos.colour import decode_srgb, encode_srgb
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import save_checkpoint
-from scoring import appearance, metrics, protocol, report, sheets
+from scoring import appearance, metrics, protocol, report
 from tests import two_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -100,13 +101,13 @@ def test_colour_differences_are_opencvs_lab_and_published_values():
     assert metrics.de76(photo, photo) == metrics.de2000(photo, photo) == 0
 
 
-@pytest.mark.parametrize('name', metrics.OPTIONAL)
-def test_a_metric_that_is_not_at_hand_gives_its_reason(name, monkeypatch):
+def test_lpips_that_is_not_at_hand_gives_its_reason(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    assert 'at hand' in metrics.find_lpips() or 'not installed' in metrics.find_lpips()
     monkeypatch.setattr(metrics.importlib.util, 'find_spec', lambda package: None)
-    assert metrics.optional_metric(name).endswith('is not installed')
-    functions, blanks = evaluate.choose_metrics(f'psnr,{name}')
-    assert functions[name] is None
-    assert list(blanks) == [name]
+    functions, blanks = evaluate.choose_metrics('psnr,lpips')
+    assert functions['lpips'] is None
+    assert blanks == {'lpips': 'torchmetrics is not installed'}
 
 
 @pytest.fixture
@@ -123,15 +124,14 @@ def alexnet(tmp_path, monkeypatch):
     torch.save(models.alexnet().state_dict(), tmp_path / 'checkpoints' / name)
 
 
-@pytest.mark.parametrize('name', [*metrics.METRICS, *metrics.OPTIONAL])
+@pytest.mark.parametrize('name', metrics.LABELS)
 def test_threads_change_no_value_of_a_metric(name, request):
     if name == 'lpips':
         request.getfixturevalue('alexnet')
     function = evaluate.choose_metrics(f'psnr,{name}')[0][name]
     if function is None:
-        pytest.skip(metrics.optional_metric(name))
-    size = (180, 190) if name in ('ms_ssim', 'niqe') else (64, 70)  # so large they must be
-    pairs = [random_pair(seed, size) for seed in range(4)] * 3
+        pytest.skip(metrics.find_lpips())
+    pairs = [random_pair(seed, (64, 70)) for seed in range(4)] * 3
     alone = [function(*pair) for pair in pairs]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda pair: function(*pair), pairs)) == alone
@@ -585,7 +585,7 @@ def test_best_gamma_is_that_of_the_pairs_which_are_scored(make_pairs, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['file', 'folder'])
-def test_a_result_folder_that_cannot_be_made_ends_the_run_before_it_scores(make_pairs, tmp_path, monkeypatch, kind):
+def test_a_bad_result_folder_ends_the_run_at_once(make_pairs, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(evaluate, 'score_pair', None)  # would fail
     (tmp_path / 'file').write_text('')
     out = tmp_path / 'file' if kind == 'file' else tmp_path / 'file' / 'out'
@@ -593,17 +593,18 @@ def test_a_result_folder_that_cannot_be_made_ends_the_run_before_it_scores(make_
         run_test(checkpoints_file='', dataset_dir=make_pairs(2), result_dir=str(out))
 
 
-def test_tall_photos_fit_on_the_sheet(tmp_path):
+def test_tall_photos_fit_on_the_sheet():
     tall = np.zeros((900, 3, 3), np.uint8)
-    sheets.save_extremes(str(tmp_path / 'a.jpg'), [('best: café.png', [tall] * 3)] * 15)
-    assert read_photo(str(tmp_path / 'a.jpg')).shape == (15 * 622, 900, 3)
+    row = contact_sheet.draw_row('best: café.png', [tall] * 3, cell=300)
+    assert row.shape == (620, 900, 3)
+    assert row[20:, :149].min() == 255  # 2 of 300 pixels are its width
 
 
 def test_pictures_that_cannot_be_drawn_leave_the_table(make_pairs, tmp_path, monkeypatch, capsys):
-    def fail(path, shown):
+    def fail(caption, photos, cell):
         raise cv2.error('too large')
 
-    monkeypatch.setattr(evaluate, 'save_extremes', fail)
+    monkeypatch.setattr(evaluate, 'draw_row', fail)
     assert run_test(checkpoints_file='', dataset_dir=make_pairs(2), result_dir=str(tmp_path / 'out')) == 0
     printed = capsys.readouterr()
     assert '| unprocessed input |' in printed.out
@@ -727,7 +728,7 @@ def test_default_run_scores_the_sample_photos(tmp_path):
     assert (
         summary['methods']['general_best']['psnr']['mean'] > summary['methods']['unprocessed input']['psnr']['mean'] + 5
     )
-    assert {'commit', 'processor', 'cores', 'torch', 'numpy'} <= set(summary['versions'])
+    assert {'commit', 'processor', 'cores', 'torch', 'numpy', 'cv2'} <= set(summary['versions'])
 
 
 def test_pairs_that_are_nowhere_are_one_line(checkpoint, make_pairs, tmp_path):

@@ -31,6 +31,7 @@ from kernels import enhance_photo
 from model import build_network
 from photos.picture import write_photo
 from runs.checkpoint import load_network
+from scoring.protocol import gamma_levels
 from system.files import save_json
 from system.process import cores, describe_machine
 from tools.measure import noisy_photo, peak_memory, start_process
@@ -46,12 +47,14 @@ opt = SimpleNamespace(
 
 RULES = {'megapixels': (1e-6, None), 'repeats': (1, None), 'cores': (1, None)}
 OURS = 'ours'
+BUILTIN = (OURS, "the predecessor's plain path", 'OpenCV CLAHE', 'a gamma table')
+HEAD = ('| system | time | seconds | peak memory |', '|---|---|---|---|')
 STATE = {}  # of a process that runs one system: its function and its photo
 
 
 def main(opt):
     utils.check_options(opt, RULES)
-    systems = {name: name for name in BUILTIN if name != OURS} | split_systems(opt.systems)
+    systems = {name: name for name in BUILTIN[1:]} | split_systems(opt.systems)
     if opt.cores > cores():
         raise ValueError(f'cores: expected up to the {cores()} that this process may use, got {opt.cores}')
     rows = []
@@ -81,38 +84,36 @@ def split_systems(text):
     """
     systems = {}
     for part in filter(None, map(str.strip, text.split(';'))):
-        name, equals, system = (word.strip() for word in part.partition('='))
-        if not equals or not name or not system or name in {*systems, *BUILTIN}:
+        name, _, system = (word.strip() for word in part.partition('='))
+        if not name or not system or name in {*systems, *BUILTIN}:
             raise ValueError(f'systems: expected NAME=MODULE:FUNCTION or NAME=COMMAND, each name once, got {part!r}')
         systems[name] = system
     return systems
 
 
 def compare(ours, system, opt):
-    """A row of the table: seconds of a system and of ours, their ratio, and peak memory.
+    """A row of the table: seconds of a system and of ours, their ratio, and peak memory (nan for a command's).
 
     Args:
         ours: the process that has ours ready.
         system: name of a built-in one, MODULE:FUNCTION, or a command.
     """
-    times, peak = ([], []), 0.0
-    if is_command(system):
-        with tempfile.TemporaryDirectory() as folder:
-            files = write_inputs(folder, opt.megapixels)
-            for _ in range(opt.repeats):
-                large, small = (run_command(system, *paths, opt.cores) for paths in files)
-                times[1].append(large - small)
-                times[0].append(ours.submit(run_once).result()[0])
-    else:
-        with start_process() as other:
-            other.submit(prepare, system, opt).result()
-            for turn in range(opt.repeats + 1):
-                for process, record in zip((ours, other), times, strict=True):
-                    seconds, peak = process.submit(run_once).result()
-                    if turn:
-                        record.append(seconds)
-    mine, theirs = map(statistics.median, times)
+    times = []
+    with start_process() as other:
+        other.submit(prepare, system, opt).result()
+        for _ in range(opt.repeats + 1):
+            (mine, _), (theirs, peak) = (process.submit(run_once).result() for process in (ours, other))
+            times.append((mine, theirs))
+    mine, theirs = map(statistics.median, zip(*times[1:], strict=True))  # the first is a warm-up
     return {'seconds': theirs, 'ours': mine, 'ratio': theirs / mine, 'peak_gb': peak}
+
+
+def write_row(row):
+    """A row of the Markdown table; a system that failed says why."""
+    if 'failed' in row:
+        return f'| {row["system"]} | failed: {row["failed"]} | | |'
+    peak = f'{row["peak_gb"]:.1f} GB' if row['peak_gb'] > 0 else ''
+    return f'| {row["system"]} | {row["ratio"]:.3g} | {row["seconds"]:.3f} | {peak} |'
 
 
 # ------------------------------------------------------------------------- in the process that runs a system
@@ -124,23 +125,33 @@ def prepare(system, opt):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: opt.cores])
     torch.set_num_threads(opt.cores)
     cv2.setNumThreads(opt.cores)
-    STATE.update(function=load_system(system, opt), photo=noisy_photo(opt.megapixels))
+    photo = noisy_photo(opt.megapixels)
+    STATE['run'] = time_command(system, photo, opt.cores) if '{' in system else time_function(system, photo, opt)
 
 
 def run_once():
-    """(seconds, peak memory in GB) of this process's system on its photo.
+    """(seconds, peak memory in GB) of this process's system on its photo."""
+    return STATE['run']()
 
-    Raises:
-        ValueError: the result is not a photo of the same size.
+
+def time_function(system, photo, opt):
+    """A function that gives (seconds, peak memory in GB) of a system, which takes and returns an array.
+
+    It raises ValueError where the result is not a photo of the same size.
     """
-    photo = STATE['photo'].copy()  # a system may work in place
-    start = time.perf_counter()
-    result = STATE['function'](photo)
-    seconds = time.perf_counter() - start
-    shape, dtype = getattr(result, 'shape', None), getattr(result, 'dtype', None)
-    if shape != photo.shape or dtype != np.uint8:
-        raise ValueError(f'result: expected {photo.shape} uint8, got {shape} {dtype}')
-    return seconds, peak_memory()
+    function = load_system(system, opt)
+
+    def run():
+        copy = photo.copy()  # a system may work in place
+        start = time.perf_counter()
+        result = function(copy)
+        seconds = time.perf_counter() - start
+        shape, dtype = getattr(result, 'shape', None), getattr(result, 'dtype', None)
+        if shape != photo.shape or dtype != np.uint8:
+            raise ValueError(f'result: expected {photo.shape} uint8, got {shape} {dtype}')
+        return seconds, peak_memory()
+
+    return run
 
 
 def load_system(system, opt):
@@ -149,8 +160,12 @@ def load_system(system, opt):
     Raises:
         ValueError: no such module or function.
     """
+    if system in BUILTIN[:2]:  # the predecessor's weights play no part in its time
+        network = load_network(opt.checkpoints_file)[0] if system == OURS else build_network('hdrnet').eval()
+        network.fused = system == OURS
+        return lambda photo: enhance_photo(network, photo)[0]
     if system in BUILTIN:
-        return BUILTIN[system](opt)
+        return equalize if 'CLAHE' in system else lambda photo: cv2.LUT(photo, gamma_levels(0.4))
     module, _, function = system.partition(':')
     try:
         return getattr(importlib.import_module(module), function)
@@ -158,96 +173,43 @@ def load_system(system, opt):
         raise ValueError(f'systems: expected a function {function} in a module {module}, got: {error}') from error
 
 
-def load_ours(opt):
-    network, _ = load_network(opt.checkpoints_file)
-    return lambda photo: enhance_photo(network, photo)[0]
-
-
-def load_predecessor(opt):
-    """The predecessor's network by torch's own operations, as it runs; its weights play no part in the time."""
-    torch.manual_seed(0)
-    network = build_network('hdrnet').eval()
-    network.fused = False
-    return lambda photo: enhance_photo(network, photo)[0]
-
-
-def load_clahe(opt):
+def equalize(photo):
     """OpenCV's CLAHE of the lightness in Lab."""
-    clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
-
-    def enhance(photo):
-        lab = cv2.cvtColor(photo, cv2.COLOR_RGB2LAB)
-        lab[..., 0] = clahe.apply(lab[..., 0])
-        return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-
-    return enhance
+    lab = cv2.cvtColor(photo, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(lab[..., 0])
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
-def load_gamma(opt):
-    """A gamma of 0.4 by a table of levels."""
-    table = np.round((np.arange(256) / 255) ** 0.4 * 255).astype(np.uint8)
-    return lambda photo: cv2.LUT(photo, table)
+def time_command(command, photo, cores):
+    """A function that gives (seconds, nan) of a shell command on a photo, less those on one of 64 x 64."""
+
+    def run():
+        with tempfile.TemporaryDirectory() as large, tempfile.TemporaryDirectory() as small:
+            seconds = run_command(command, photo, large, cores)
+            return seconds - run_command(command, photo[:64, :64], small, cores), float('nan')
+
+    return run
 
 
-BUILTIN = {
-    OURS: load_ours,
-    "the predecessor's plain path": load_predecessor,
-    'OpenCV CLAHE': load_clahe,
-    'a gamma table': load_gamma,
-}
-
-
-# --------------------------------------------------------------------------------------------------- commands
-
-
-def is_command(system):
-    """Whether a system is a shell command."""
-    return '{' in system
-
-
-def write_inputs(folder, megapixels):
-    """[(input, output)] of the photo and of one of 64 x 64, each in folders of its own."""
-    files = []
-    for name, photo in (('large', noisy_photo(megapixels)), ('small', np.full((64, 64, 3), 40, np.uint8))):
-        folders = [os.path.join(folder, name, side) for side in ('input', 'output')]
-        for path in folders:
-            os.makedirs(path)
-        files.append([os.path.join(path, 'photo.bmp') for path in folders])
-        write_photo(files[-1][0], photo)
-    return files
-
-
-def run_command(command, source, result, cores):
-    """Seconds of a shell command on one file.
+def run_command(command, photo, folder, cores):
+    """Seconds of a shell command on a photo, in folders input/ and output/ of a folder.
 
     Raises:
         ValueError: it failed, or wrote nothing.
     """
-    places = {'input': source, 'output': result}
-    places |= {'input_dir': os.path.dirname(source), 'output_dir': os.path.dirname(result)}
-    for name, path in places.items():
-        command = command.replace(f'{{{name}}}', path)
+    for side in ('input', 'output'):
+        path = os.path.join(folder, side)
+        os.mkdir(path)
+        command = command.replace(f'{{{side}_dir}}', path).replace(f'{{{side}}}', os.path.join(path, 'photo.bmp'))
+    write_photo(os.path.join(folder, 'input', 'photo.bmp'), photo)
     threads = {name: str(cores) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
     start = time.perf_counter()
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=os.environ | threads)
     seconds = time.perf_counter() - start
-    if done.returncode or not os.listdir(places['output_dir']):
+    if done.returncode or not os.listdir(path):
         last = (done.stderr.strip().splitlines() or ['it wrote nothing'])[-1]
         raise ValueError(f'{command}: exit status {done.returncode}: {last}')
     return seconds
-
-
-# ------------------------------------------------------------------------------------------------------ table
-
-HEAD = ('| system | time | seconds | peak memory |', '|---|---|---|---|')
-
-
-def write_row(row):
-    """A row of the Markdown table; a system that failed says why."""
-    if 'failed' in row:
-        return f'| {row["system"]} | failed: {row["failed"]} | | |'
-    peak = f'{row["peak_gb"]:.1f} GB' if row.get('peak_gb') else ''
-    return f'| {row["system"]} | {row["ratio"]:.3g} | {row["seconds"]:.3f} | {peak} |'
 
 
 if __name__ == '__main__':
