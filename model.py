@@ -23,6 +23,7 @@ from torch import nn
 
 from photos.levels import LOW_SIZE
 from system.ranks import BatchNorm, mean_of_ranks, update_statistics, world_size
+from utils import describe_rule, fits
 
 STRONGEST = 1.5  # strength that a photo may be enhanced with
 TINY = 1e-6  # smallest |illumination + eps| that a photo is divided by: below one level of 16 bit
@@ -296,6 +297,7 @@ class Architecture(NamedTuple):
     he: bool  # weights start from He's normal distribution and biases from 0, as HDRNet's do; else as torch's do
     luma_bins: int = 8  # depth D of the grid
     pedestal: float = 0.0  # see IlluminationNet
+    tint: float = 1.0  # see IlluminationNet
 
 
 ARCHITECTURES = {
@@ -319,6 +321,10 @@ class IlluminationNet(nn.Module):
     written back the same way. 0.5 takes a level for the middle of its interval, (k + 0.5) / 256. Neither system has it:
     I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos. The
     methods below add and remove it themselves: their images are photos in [0, 1] as they are.
+
+    tint: share of the differences between the channels of S that evaluation keeps, S = mean + tint (S - mean); training
+    keeps all. A network that is unsure of a colour learns the mean of what it might be, which turns hues; an S that is
+    nearer to grey leaves the photo's. Neither system has it: 1 is theirs.
     """
 
     def __init__(self, architecture):
@@ -353,7 +359,7 @@ class IlluminationNet(nn.Module):
         self.arch, self.luma_bins, self.column_major = a.name, a.luma_bins, a.column_major
         self.align_corners, self.clip = a.slicing == 'corners', a.illumination == 'clipped'
         self.train_eps, self.eval_eps = a.eps
-        self.lowres_mode, self.pedestal = a.lowres, a.pedestal
+        self.lowres_mode, self.pedestal, self.tint = a.lowres, a.pedestal, a.tint
         self.fused = True  # kernels/ does the full-resolution work where it can; False: this file and loss.py always do
 
     def start_from_he(self):
@@ -398,6 +404,9 @@ class IlluminationNet(nn.Module):
         n, _, gh, gw = grid.shape
         if self.column_major:
             grid = grid.view(n, 4, 3, self.luma_bins, gh, gw).transpose(1, 2)
+        if self.tint != 1 and not self.training:
+            rows = grid.reshape(n, 3, 4, self.luma_bins, gh, gw)  # S is linear in them
+            grid = torch.lerp(rows.mean(dim=1, keepdim=True), rows, self.tint)
         return grid.reshape(n, 12, self.luma_bins, gh, gw)
 
     def reflectance(self, fullres, illumination, strength=1.0):
@@ -413,35 +422,32 @@ class IlluminationNet(nn.Module):
         return remove_pedestal(enhanced, self.pedestal).clamp(0, 1)
 
 
-def build_network(arch, luma_bins=8, spatial_bin=0, slicing='', illumination='', guide='', pedestal=0.0, lowres=''):
-    """The network of an architecture, or a variant of it; '' and 0 take the architecture's own.
+VARIANTS = {  # rules of what may be changed: a tuple is a range, a list a choice; '' and 0 are the architecture's own
+    'luma_bins': (1, 64),
+    'spatial_bin': [0, 4, 8, 16, 32, 64],
+    'slicing': ['', 'corners', 'centers'],
+    'illumination': ['', 'free', 'clipped'],
+    'guide': ['', 'pointwise', 'curves'],
+    'pedestal': (0.0, 8.0),
+    'tint': (0.0, 1.0),
+    'lowres': ['', 'area', 'bilinear', 'nearest'],
+}
+
+
+def build_network(arch, **variant):
+    """The network of an architecture, hdrnet (594,369 parameters) or deepupe (998,816), or a variant of it.
 
     Args:
-        arch: 'hdrnet' (594,369 parameters) or 'deepupe' (998,816).
-        luma_bins: depth of the grid.
-        spatial_bin: grid points along each side (hdrnet 8, deepupe 16).
-        slicing: 'corners' or 'centers', what lies on the photo's outer pixels (hdrnet corners, deepupe centers).
-        illumination: 'free', or 'clipped' to [fullres, 1] (hdrnet free, deepupe clipped).
-        guide: 'pointwise' or 'curves' (hdrnet pointwise, deepupe curves).
-        pedestal: levels of 255, see IlluminationNet.
-        lowres: 'area', 'bilinear' or 'nearest', how the photo is shrunk (hdrnet bilinear, deepupe nearest).
+        arch: a name of ARCHITECTURES.
+        variant: fields of Architecture that VARIANTS names, such as spatial_bin=16.
     Raises:
-        ValueError: unknown arch or variant, or a size or pedestal out of range.
+        ValueError: unknown arch or variant, or a value that VARIANTS does not have.
     """
-    choices = {
-        'arch': (arch, tuple(ARCHITECTURES)),
-        'spatial_bin': (spatial_bin, (0, 4, 8, 16, 32, 64)),
-        'slicing': (slicing, ('', 'corners', 'centers')),
-        'illumination': (illumination, ('', 'free', 'clipped')),
-        'guide': (guide, ('', 'pointwise', 'curves')),
-        'lowres': (lowres, ('', 'area', 'bilinear', 'nearest')),
-    }
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f'{name}: expected one of {", ".join(map(str, filter(None, known)))}, got {value!r}')
-    if not 1 <= luma_bins <= 64:
-        raise ValueError(f'luma_bins: expected 1 to 64, got {luma_bins}')
-    if not 0 <= pedestal <= 8:
-        raise ValueError(f'pedestal: expected 0 to 8 levels, got {pedestal}')
-    variant = {name: value for name, (value, _) in choices.items() if value and name != 'arch'}
-    return IlluminationNet(ARCHITECTURES[arch]._replace(luma_bins=luma_bins, pedestal=pedestal, **variant))
+    for name, value in {'arch': arch, **variant}.items():
+        rule = list(ARCHITECTURES) if name == 'arch' else VARIANTS.get(name)
+        if rule is None:
+            raise ValueError(f'{name}: expected one of {", ".join(VARIANTS)}')
+        if not fits(value, rule):
+            raise ValueError(f'{name}: expected {describe_rule(rule)}, got {value!r}')
+    changed = {name: value for name, value in variant.items() if isinstance(VARIANTS[name], tuple) or value}
+    return IlluminationNet(ARCHITECTURES[arch]._replace(**changed))

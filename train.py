@@ -33,6 +33,7 @@ opt = SimpleNamespace(
     guide='',  # pointwise (hdrnet's own) or curves (deepupe's own)
     lowres='bilinear',  # how its small copy is made: area (antialiased), bilinear or nearest; '' is arch's own
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
+    tint=1.0,  # share of the differences between S's channels that evaluation keeps, so that hues stay; theirs is 1
     start_from='',  # a checkpoint to train further, whose network options then replace those above
     # data
     dataset_dir='',  # input/ and expertC_gt/, low/ and high/, ... (docs/training.md), by stem; '' is data/fivek
@@ -113,6 +114,7 @@ RULES = {  # of every option, see utils.check_options
     'recipe': ['', *RECIPES], 'arch': ['hdrnet', 'deepupe'], 'luma_bins': (1, 64), 'spatial_bin': [0, 4, 8, 16, 32, 64],
     'slicing': ['', 'corners', 'centers'], 'illumination': ['', 'free', 'clipped'],
     'guide': ['', 'pointwise', 'curves'], 'lowres': ['', 'area', 'bilinear', 'nearest'], 'pedestal': (0.0, 8.0),
+    'tint': (0.0, 1.0),
     'dataset_ratio': (0.01, 0.99), 'full_size': (1, 8192), 'identity_share': (0.0, 1.0), 'darken': (0.0, 1.0),
     'max_stops': (0.5, 16.0), 'good_weight': (0.001, 1000.0), 'good_identity_share': (0.0, 1.0),
     'good_ranges': ['mild', 'moods', 'general', 'vivid'], 'finish': ['', 'kept', 'all'],
@@ -158,7 +160,7 @@ from tqdm import tqdm
 import pipeline
 from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
-from model import build_network
+from model import VARIANTS, build_network
 from pairs.degrade import RANGES
 from pairs.lists import (
     find_good,
@@ -179,7 +181,7 @@ from scoring.sheets import save_sheet
 from system.process import cores, tune_malloc
 from system.ranks import all_gather_list, init_distributed
 
-NETWORK = 'arch', 'luma_bins', 'spatial_bin', 'slicing', 'illumination', 'guide', 'pedestal', 'lowres'  # its options
+NETWORK = 'arch', *VARIANTS  # its options
 AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 

@@ -225,7 +225,8 @@ def network_options(checkpoint):
     luma_bins = options.get('luma_bins') or checkpoint['model']['predict.conv.weight'].shape[0] // 12
     variant = {name: options.get(name, '') for name in ('slicing', 'illumination', 'guide', 'lowres')}
     sizes = {'luma_bins': luma_bins, 'spatial_bin': options.get('spatial_bin', 0)}
-    return {'arch': checkpoint['arch'], **sizes, **variant, 'pedestal': options.get('pedestal', 0.0)}
+    ours = {'pedestal': options.get('pedestal', 0.0), 'tint': options.get('tint', 1.0)}
+    return {'arch': checkpoint['arch'], **sizes, **variant, **ours}
 
 
 def convert_predecessor(weights):

@@ -104,7 +104,7 @@ def claim_of_4_gb():
 
 def test_absurd_sizes_of_the_grid_are_named(tmp_path, good):
     torch.save({**good, 'opt': {'luma_bins': 10**9}}, tmp_path / 'bad.pth')
-    with pytest.raises(ValueError, match=r'bad.pth: .*luma_bins: expected 1 to 64'):
+    with pytest.raises(ValueError, match=r'bad.pth: .*luma_bins: expected a whole number, 1 to 64'):
         load_network(str(tmp_path / 'bad.pth'))
 
 

@@ -190,3 +190,14 @@ def test_strength_goes_from_photo_to_result():
     torch.testing.assert_close(half, torch.tensor(0.4))
     with pytest.raises(ValueError, match='expected strength'):
         reflectance(photo, illumination, strength=1.6)
+
+
+def test_tint_moves_illumination_towards_grey_in_evaluation():
+    lowres, fullres = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 20, 30)
+    plain, half = build_network('hdrnet'), build_network('hdrnet', tint=0.5)
+    half.load_state_dict(plain.state_dict())
+    whole = plain.eval()(lowres, fullres)
+    grey = whole.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(half.eval()(lowres, fullres), (whole + grey) / 2)
+    torch.testing.assert_close(half.train()(lowres.expand(2, -1, -1, -1), fullres.expand(2, -1, -1, -1)),
+                               plain.train()(lowres.expand(2, -1, -1, -1), fullres.expand(2, -1, -1, -1)))  # fmt: skip

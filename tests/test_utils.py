@@ -164,7 +164,7 @@ def test_missing_checkpoint_is_named():
 @pytest.mark.parametrize('grid', [(8, 0), (4, 16)])
 def test_checkpoint_comes_back_as_the_same_network(tmp_path, grid):
     luma_bins, spatial_bin = grid
-    network = build_network('deepupe', luma_bins, spatial_bin).eval()
+    network = build_network('deepupe', luma_bins=luma_bins, spatial_bin=spatial_bin).eval()
     path = str(tmp_path / 'ours.pth')
     options = {'luma_bins': luma_bins, 'spatial_bin': spatial_bin}
     save_checkpoint(path, {'arch': 'deepupe', 'model': network.state_dict(), 'opt': options})
