@@ -72,7 +72,7 @@ def test_the_mode_is_the_networks_and_kept_in_its_checkpoint(tmp_path):
     torch.save({'arch': 'hdrnet', 'model': network.state_dict(), 'opt': {}}, path)
     assert load_network(path)[0].lowres_mode == 'bilinear'
     assert build_network('deepupe').lowres_mode == 'nearest'
-    with pytest.raises(ValueError, match='lowres: expected one of '', area, bilinear, nearest'):
+    with pytest.raises(ValueError, match="lowres: expected one of '', area, bilinear, nearest"):
         build_network('hdrnet', lowres='cubic')
 
 
