@@ -17,7 +17,7 @@ PARENTS = {b'meta': 4, b'iprp': 0, b'ipco': 0, b'jp2h': 0, b'res ': 0, b'moov': 
 
 
 def boxes(data, start=0, end=None):
-    """(type, start, end of its body) of each box and of those inside; stops where a box leaves its parent."""
+    """Yield (type, start, end of its body) of each box and of those inside; stop where a box leaves its parent."""
     end = len(data) if end is None else end
     while start + 8 <= end:
         size, kind = struct.unpack_from('>I4s', data, start)
@@ -37,7 +37,7 @@ def boxes(data, start=0, end=None):
 
 
 def colour_of(data):
-    """(primaries, transfer) of the first `nclx` colour box, () where there is none."""
+    """Return (primaries, transfer) of the first `nclx` colour box, () where there is none."""
     for kind, start, end in boxes(data):
         if kind == b'colr' and data[start : start + 4] == b'nclx' and end - start >= 10:
             return struct.unpack_from('>HH', data, start + 4)
@@ -45,12 +45,12 @@ def colour_of(data):
 
 
 def bits_of(data):
-    """Bits per channel that the first `pixi` box says, 0 where there is none."""
+    """Return the bits per channel that the first `pixi` box says, 0 where there is none."""
     return next((data[start + 5] for kind, start, end in boxes(data) if kind == b'pixi' and end - start > 5), 0)
 
 
 def read_jp2(data):
-    """Header of a JPEG 2000 file's bytes."""
+    """Read the Header of a JPEG 2000 file's bytes."""
     header = Header(kind='JP2', orientation=1)
     palette = sycc = False
     for kind, start, end in boxes(data):
@@ -93,7 +93,7 @@ def box(kind, body):
 
 
 def add_to_jp2(data, metadata):
-    """A JPEG 2000 file's bytes, as OpenCV and Pillow write them, with metadata."""
+    """Add metadata to a JPEG 2000 file's bytes, as OpenCV and Pillow write them."""
     data = bytes(data)
     places = {kind: (start - 8, end) for kind, start, end in boxes(data)}
     (header, end), (pixels, _) = places[b'jp2h'], places[b'jp2c']
@@ -104,7 +104,7 @@ def add_to_jp2(data, metadata):
 
 
 def header_boxes(inside, metadata):
-    """The boxes inside jp2h with the profile in place of a numbered colour space, and the resolution."""
+    """Put the profile in place of jp2h's numbered colour space, and add the resolution."""
     parts = []
     for kind, start, end in boxes(inside):
         profile = metadata.get('icc') if kind == b'colr' else None

@@ -36,7 +36,7 @@ class Writing(NamedTuple):
 
 
 def quiet_libraries():
-    """For scripts, as it changes the whole process: no warnings of OpenCV, Pillow and tifffile, nor Pillow's limit.
+    """Silence OpenCV, Pillow and tifffile and lift Pillow's limit, for the whole process: for scripts.
 
     What is wrong with a file we say in one line, and read_picture has a limit of its own.
     """
@@ -47,14 +47,14 @@ def quiet_libraries():
 
 
 def read(path, data, check_size):
-    """(Header, pixels) of a file's bytes.
+    """Read a file's bytes.
 
     Args:
         path: of the file; its extension tells a RAW file from a TIFF.
         check_size: called with (width, height) before pixels are decoded.
     Returns:
-        pixels: (H, W), or (H, W, 2 to 4) grey or RGB with alpha, CMYK (255 is no ink) or Lab; uint8 or uint16, not
-            turned.
+        (Header, pixels): (H, W), or (H, W, 2 to 4) grey or RGB with alpha, CMYK (255 is no ink) or Lab; uint8 or
+            uint16, not turned.
     Raises:
         ValueError: not a whole photo that can be read.
     """
@@ -86,7 +86,7 @@ def read(path, data, check_size):
 
 
 def read_by_pillow(data):
-    """Header of a WebP, AVIF, BMP or PPM."""
+    """Read the Header of a WebP, AVIF, BMP or PPM."""
     with formats.reading_by('Pillow'), Image.open(io.BytesIO(data), formats=BY_PILLOW) as image:
         header = formats.Header(image.size, image.format, image.mode, getattr(image, 'n_frames', 1))
         info = image.info
@@ -107,7 +107,7 @@ HEADERS = {'JPEG': jpeg.read_header, 'PNG': png.read_header, 'TIFF': tiff.read_h
 
 
 def decode(path, data, header):
-    """The pixels of a file whose header was read; see `read`."""
+    """Decode the pixels of a file whose header was read; see `read`."""
     if header.kind == 'JPEG':
         return jpeg.decode(data, header)
     if header.kind == 'TIFF':
@@ -127,7 +127,7 @@ def decode(path, data, header):
 
 
 def decode_deep_avif(data, header):
-    """Pixels of an AVIF of 10 or 12 bit, over the whole range of 16; of 8 where OpenCV does not take the file."""
+    """Decode an AVIF of 10 or 12 bit to the whole range of 16; to 8 where OpenCV does not take it."""
     try:
         pixels = decode_by_opencv(None, data)
     except ValueError:
@@ -137,7 +137,7 @@ def decode_deep_avif(data, header):
 
 
 def decode_ppm(data):
-    """Pixels of a PPM or PGM, whose levels end at any number up to 65535."""
+    """Decode a PPM or PGM, whose white may be any level up to 65535."""
     found = PPM.match(data)
     kind, width, height, top = map(int, found.groups()) if found else (0, 0, 0, 0)
     dtype, shape = (np.uint8 if top < 256 else '>u2'), (height, width, 3)[: kind - 3]
@@ -150,7 +150,7 @@ def decode_ppm(data):
 
 
 def decode_by_pillow(data):
-    """Pixels by Pillow, palettes as RGB."""
+    """Decode by Pillow, palettes to RGB."""
     with formats.reading_by('Pillow'), Image.open(io.BytesIO(data)) as image:
         image.load()
         has_alpha = image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info
@@ -159,7 +159,7 @@ def decode_by_pillow(data):
 
 
 def decode_by_opencv(path, data):
-    """Pixels by OpenCV, of 3 or 4 channels as RGB or RGBA.
+    """Decode by OpenCV, 3 or 4 channels to RGB or RGBA.
 
     Args:
         path: the file of these bytes, or None for the bytes alone.
@@ -199,7 +199,7 @@ def reverse_channels(photo):
 
 
 def encode(extension, pixels, blocks, writing):
-    """A file's bytes, also as a uint8 array, in the format of an extension.
+    """Encode pixels in the format of an extension; returns bytes or a uint8 array of them.
 
     Args:
         pixels: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, or in a TIFF and PNG (H, W, 2), uint8 or uint16.
@@ -242,7 +242,7 @@ def encode(extension, pixels, blocks, writing):
 
 
 def encode_small_jp2(pixels):
-    """A lossless JPEG 2000's bytes, of any size."""
+    """Encode a lossless JPEG 2000 of any size."""
     if pixels.dtype == np.uint16 and pixels.ndim == 3:
         raise ValueError(f'a JPEG 2000 of 16-bit colours has sides of {JP2_SIDE} pixels or more')
     file = io.BytesIO()
@@ -251,7 +251,7 @@ def encode_small_jp2(pixels):
 
 
 def encode_by_opencv(extension, pixels, blocks, header):
-    """A file's bytes by OpenCV, with EXIF, XMP and profile where it writes them itself."""
+    """Encode by OpenCV, with EXIF, XMP and profile where it writes them itself."""
     options = []
     if extension == '.webp':
         options = [cv2.IMWRITE_WEBP_QUALITY, 101 if header.lossless else QUALITY]  # above 100: lossless

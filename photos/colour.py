@@ -87,7 +87,7 @@ class Space:
         return photo
 
     def from_srgb(self, enhanced, own):
-        """Own levels of a result that was made from as_srgb(own); written over `own`.
+        """Write the own levels of a result that was made from as_srgb(own) over `own`.
 
         Args:
             enhanced: (H, W, 3) uint16 sRGB.
@@ -136,14 +136,14 @@ def read_space(icc):
 
 
 def read_tags(icc):
-    """{name: bytes} of a profile's tags."""
+    """Read a profile's tags: {name: bytes}."""
     (count,) = struct.unpack_from('>I', icc, 128)
     entries = [struct.unpack_from('>4sII', icc, 132 + 12 * i) for i in range(min(count, 200))]
     return {name: icc[at : at + size] for name, at, size in entries}
 
 
 def read_curve(tag):
-    """A curve at 65536 levels, rising, in [0, 1]."""
+    """Read a curve at 65536 levels, rising, in [0, 1]."""
     x = RAMP
     if tag[:4] == b'curv':
         (count,) = struct.unpack_from('>I', tag, 8)
@@ -174,7 +174,7 @@ def read_curve(tag):
 
 
 def make_profile(name, primaries, gamma=0.0):
-    """An ICC profile, version 4, of PRIMARIES (or four xy) and a gamma; 0 is sRGB's curve."""
+    """Make an ICC profile, version 4, of PRIMARIES (or four xy) and a gamma; 0 is sRGB's curve."""
     points = PRIMARIES.get(primaries, primaries) if not isinstance(primaries, tuple) else primaries
     columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in points]).T
     white = columns[:, 3]
@@ -237,7 +237,7 @@ def refuse_hdr(kind):
 
 
 def by_tables(pixels, mode, icc):
-    """sRGB of an 8-bit photo through littlecms, or None where the profile does not fit.
+    """Convert an 8-bit photo to sRGB by littlecms; None where the profile does not fit.
 
     Args:
         pixels: (H, W, 3 or 4) uint8.

@@ -12,7 +12,7 @@ from photos.metadata import NAMES
 
 @dataclass(frozen=True)
 class Format:
-    """One format: what of a photo a file of it holds when we write it."""
+    """What of a photo a file of one format keeps when we write it."""
 
     name: str
     extensions: tuple
@@ -84,7 +84,7 @@ def holds(extension, name, block):
 
 @contextlib.contextmanager
 def reading_by(library):
-    """Whatever a library raises inside, on a damaged file anything may come, becomes a ValueError that names it."""
+    """Turn whatever a library raises on a damaged file into a ValueError that names the library."""
     try:
         yield
     except MemoryError:
@@ -96,7 +96,7 @@ def reading_by(library):
 
 
 def in_words(names):
-    """A list of blocks in words: 'EXIF, XMP and the colour profile'."""
+    """Name blocks in words: 'EXIF, XMP and the colour profile'."""
     words = [words for name, words in NAMES.items() if name in names]
     return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
@@ -119,7 +119,7 @@ BRANDS = {
 
 
 def kind_of(data):
-    """What a file is by its first bytes: a name as 'JPEG', 'TIFF', 'HEIC', 'RAW', 'PDF' ...; '' where nobody knows."""
+    """Tell a file's kind by its first bytes: 'JPEG', 'TIFF', 'HEIC', 'RAW', 'PDF' ...; '' if it is none of these."""
     if data[4:8] == b'ftyp':
         (size,) = struct.unpack('>I', data[:4])
         brands = [data[8:12], *(data[at : at + 4] for at in range(16, min(size, 256), 4))]

@@ -37,7 +37,7 @@ SAMPLING = {  # of chroma, by the luma's factors
 
 
 def read_header(data):
-    """Header of a JPEG's bytes.
+    """Read the Header of a JPEG's bytes.
 
     Raises:
         ValueError: not whole, or of a kind that cannot be read.
@@ -77,7 +77,7 @@ def read_header(data):
 
 
 def open_segments(data):
-    """Pillow's picture of a JPEG's bytes, read up to its pixels.
+    """Open a JPEG's bytes by Pillow, which reads the segments in front of the pixels.
 
     Raises:
         ValueError: not whole, or not of 8 bit.
@@ -93,7 +93,7 @@ def open_segments(data):
 
 
 def find_end(data, image):
-    """Place behind the end of the first picture.
+    """Find the place behind the end of the first picture.
 
     Args:
         image: from open_segments.
@@ -120,7 +120,7 @@ def name_of(body):
 
 
 def jpeg_quality(table):
-    """The quality of our encoder whose luminance table is nearest to a file's, 1 to 100."""
+    """Return the quality, 1 to 100, at which our encoder's luminance table is nearest to a file's."""
     return 1 + int(np.argmin(np.abs(luminance_tables() - np.sort(table)).sum(axis=1)))
 
 
@@ -138,7 +138,7 @@ MPF_TYPES = {0x010001: 'preview', 0x010002: 'preview', 0x020001: 'part of a pano
 
 
 def name_others(data, end, image):
-    """What stands behind a JPEG's first picture, in words.
+    """Name what stands behind a JPEG's first picture.
 
     Args:
         end: of the first picture.
@@ -163,7 +163,7 @@ def name_others(data, end, image):
 
 
 def name_picture(picture, kind):
-    """A further picture by its MPF type, or by what its own segments say."""
+    """Name a further picture by its MPF type, or by what its own segments say."""
     if kind in MPF_TYPES:
         return MPF_TYPES[kind]
     head = picture[: 1 << 16].lower()
@@ -176,7 +176,7 @@ def name_picture(picture, kind):
 
 
 def decode(data, header):
-    """A JPEG's pixels as they are stored: (H, W), (H, W, 3) RGB, or (H, W, 4) CMYK of which 255 is no ink.
+    """Decode a JPEG as it is stored: (H, W), (H, W, 3) RGB, or (H, W, 4) CMYK of which 255 is no ink.
 
     Raises:
         ValueError: damaged, or not a kind that libjpeg reads.
@@ -190,7 +190,7 @@ def decode(data, header):
 
 
 def decode_odd(data, header, options):
-    """The pixels of a JPEG that libjpeg warns of or simplejpeg does not take.
+    """Decode a JPEG that libjpeg warns of or simplejpeg does not take.
 
     Raises:
         ValueError: it is damaged.
@@ -212,7 +212,7 @@ def decode_odd(data, header, options):
 
 
 def repair_harmless(data, header):
-    """A JPEG's bytes for its decoder alone, without what libjpeg warns of though it spoils no pixel.
+    """Return a JPEG's bytes without what libjpeg warns of though it spoils no pixel; for the decoder alone.
 
     Blocks of metadata and bytes between the segments go, whatever is wrong with them; unknown numbers in the blocks of
     JFIF and Adobe, and a sequential scan's header in a progressive file's way, as some phones write it, become right.
@@ -243,7 +243,7 @@ def repair_harmless(data, header):
 
 
 def encode(pixels, header, metadata, quality, sampling_444=False):
-    """The bytes of a JPEG as a uint8 array, as progressive and subsampled as the header says.
+    """Encode a JPEG as progressive and subsampled as the header says; returns a uint8 array of its bytes.
 
     Args:
         pixels: (H, W) or (H, W, 3) BGR, uint8.
@@ -258,7 +258,7 @@ def encode(pixels, header, metadata, quality, sampling_444=False):
 
 
 def add_metadata(data, metadata):
-    """A JPEG's bytes with its blocks behind its JFIF segment, and the resolution in that."""
+    """Add the blocks behind a JPEG's JFIF segment, and the resolution to that."""
     heads = {
         'exif': (0xE1, EXIF),
         'xmp': (0xE1, XMP),

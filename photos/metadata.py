@@ -39,7 +39,7 @@ DESCRIPTIVE = {269, 270, 271, 272, 285, 282, 283, 296, 305, 306, 315, 316, 33432
 
 
 def found_blocks(exif, xmp, icc):
-    """{name: bytes} of those blocks that are there."""
+    """Return {name: bytes} of those blocks that are there."""
     blocks = {'exif': exif, 'xmp': xmp, 'icc': icc}
     return {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}
 
@@ -53,7 +53,7 @@ def swaps_sides(orientation):
 
 
 def read_exif(exif):
-    """Tags of an EXIF block, none of what is no such block."""
+    """Read the Tags of an EXIF block; without any where it is damaged."""
     try:
         return read_directories(exif)[0]
     except ValueError:
@@ -70,7 +70,7 @@ def as_orientation(value):
 
 
 def upright_exif(exif, size=None):
-    """An EXIF block that says that the photo stands upright, without the thumbnail of the dark original.
+    """Make an EXIF block say that the photo stands upright; the thumbnail of the dark original goes.
 
     Changed in place, so that a maker's note finds its own parts again; b'' for what is no EXIF as it should be.
 
@@ -96,7 +96,7 @@ def upright_exif(exif, size=None):
 
 
 def exif_of_tags(tags):
-    """An EXIF block of a TIFF's or RAW file's tags: what describes the photo, not how its pixels lie."""
+    """Make an EXIF block of those tags of a TIFF or RAW file that describe the photo, not its pixels' layout."""
     image = {number: tag for number, tag in tags.image.items() if number in DESCRIPTIVE}
     exif = {number: tag for number, tag in tags.exif.items() if number not in PIXELS}
     if not (image.keys() - {282, 283, 296} or exif or tags.gps):
@@ -107,7 +107,7 @@ def exif_of_tags(tags):
 
 
 def free_note(tags):
-    """Let the maker's note go where it may: at any place if it holds no places in its file, else where it stood.
+    """Fix the maker's note at its place, unless it holds no places in its file and may stand anywhere.
 
     Returns:
         False where that is too far behind for an EXIF block: the note is gone then.
@@ -143,7 +143,7 @@ XMLNS = 'http://www.w3.org/2000/xmlns/'
 
 
 def xmp_orientation(xmp):
-    """The tiff:Orientation of an XMP packet, 1 to 8; 0 where it has none."""
+    """Return the tiff:Orientation of an XMP packet, 1 to 8; 0 where it has none."""
     if b'Orientation' not in xmp:
         return 0
     try:
@@ -155,7 +155,7 @@ def xmp_orientation(xmp):
 
 
 def upright_xmp(xmp):
-    """An XMP packet that says that the photo stands upright and points to nothing that is left out.
+    """Make an XMP packet say that the photo stands upright and point to nothing that is left out.
 
     One that has nothing to change stays byte for byte; b'' for what is no XML.
     """
@@ -180,14 +180,14 @@ def upright_xmp(xmp):
 
 
 def parse_xmp(xmp):
-    """Document of a packet's XML. Raises ExpatError, ValueError: it is none."""
+    """Parse a packet's XML. Raises ExpatError, ValueError: it is none."""
     if b'<!DOCTYPE' in xmp or b'<!ENTITY' in xmp:
         raise ValueError('parse_xmp: expected no entities')  # an XMP packet has none; a bomb has
     return minidom.parseString(bytes(xmp).strip(b'\0 \r\n\t'))
 
 
 def nodes_of(element):
-    """Every element below a node, and every attribute of theirs."""
+    """Yield every element below a node, and every attribute of theirs."""
     for child in element.childNodes:
         if child.nodeType == child.ELEMENT_NODE:
             yield child
@@ -224,7 +224,7 @@ STALE = {1033, 1036, 1039, 1058, 1059, 1060, 1061}  # thumbnails; copies of prof
 
 
 def resources(block):
-    """[(number, bytes of the whole resource, its body)] of Photoshop's image resources."""
+    """Split Photoshop's image resources: [(number, bytes of the whole resource, its body)]."""
     found, at = [], 0
     while block[at : at + 4] in (b'8BIM', b'MeSa', b'AgHg', b'PHUT', b'DCSR') and at + 12 <= len(block):
         name = 1 + block[at + 6]
@@ -241,15 +241,15 @@ def resources(block):
 
 
 def clean_resources(block):
-    """Photoshop's image resources without thumbnails and copies of other blocks."""
+    """Leave thumbnails and copies of other blocks out of Photoshop's image resources."""
     return b''.join(whole for number, whole, _ in resources(block) if number not in STALE)
 
 
 def iptc_of(block):
-    """The IPTC records in Photoshop's image resources, b'' where there are none."""
+    """Return the IPTC records in Photoshop's image resources, b'' where there are none."""
     return next((body for number, _, body in resources(block) if number == IPTC), b'')
 
 
 def resources_of(iptc):
-    """Photoshop's image resources that hold IPTC records alone."""
+    """Make Photoshop's image resources that hold IPTC records alone."""
     return b'8BIM\x04\x04\0\0' + struct.pack('>I', len(iptc)) + iptc + b'\0' * (len(iptc) % 2)

@@ -23,7 +23,7 @@ HEIF_QUALITY, HEIF_PRESET = 80, 'ultrafast'  # by measurement, see docs/speed.md
 
 
 def load(module, package, what):
-    """An optional package's module.
+    """Import an optional package's module.
 
     Raises:
         ValueError: it is not installed.
@@ -46,7 +46,7 @@ def can_encode_heif():
 
 
 def open_heif(data):
-    """(Header, pillow-heif's picture whose pixels are not decoded yet) of a HEIC's bytes.
+    """Read a HEIC's bytes: (Header, pillow-heif's picture, whose pixels are not decoded yet).
 
     Raises:
         ValueError: pillow-heif is not installed, or the file is damaged.
@@ -70,19 +70,19 @@ def open_heif(data):
 
 
 def decode_heif(file, header):
-    """Pixels (H, W) or (H, W, 3 or 4), uint8 or uint16 over its whole range, turned by HEIF's own rule."""
+    """Decode to (H, W) or (H, W, 3 or 4), uint8, or uint16 over its whole range, turned by HEIF's own rule."""
     with reading_by('libheif'):
         pixels = np.asarray(file)
     return widen(pixels, header.bits) if pixels.dtype == np.uint16 else pixels
 
 
 def widen(pixels, bits):
-    """Levels of 10 or 12 bit, which stand in the upper bits of 16, spread over all of 16: white is 65535."""
+    """Spread levels of 10 or 12 bit, which stand in the upper bits of 16, over all of 16: white becomes 65535."""
     return pixels | (pixels >> bits) if bits < 16 else pixels
 
 
 def encode_heif(pixels, metadata, chroma):
-    """The bytes of a HEIC.
+    """Encode a HEIC; returns its bytes.
 
     Args:
         pixels: (H, W), (H, W, 3) RGB or (H, W, 4), uint8, or uint16 that is written with 10 bit.
@@ -109,7 +109,7 @@ def encode_heif(pixels, metadata, chroma):
 
 
 def read_jxl(data):
-    """(Header, pixels (H, W) or (H, W, 2 to 4)) of a JPEG XL's bytes.
+    """Read a JPEG XL's bytes: (Header, pixels (H, W) or (H, W, 2 to 4)).
 
     Raises:
         ValueError: the plugin is not installed, or the file is damaged.
@@ -131,7 +131,7 @@ def read_jxl(data):
 
 
 def is_animated(data):
-    """Whether a JPEG XL's first header, bits from the lowest on, says that it moves."""
+    """Whether a JPEG XL's first header, read bit by bit from the lowest, says that it is an animation."""
     starts = [start + 4 * (kind == b'jxlp') for kind, start, _ in boxes(data) if kind in (b'jxlc', b'jxlp')]
     at = 0 if data.startswith(b'\xff\n') else (starts or [len(data)])[0]
     bits = int.from_bytes(data[at + 2 : at + 42], 'little')
@@ -157,7 +157,7 @@ def is_animated(data):
 
 
 def encode_jxl(pixels, metadata, quality):
-    """The bytes of a JPEG XL of (H, W, 3 or 4) RGB or (H, W), uint8.
+    """Encode (H, W), or (H, W, 3 or 4) RGB, uint8, as JPEG XL; returns its bytes.
 
     Raises:
         ValueError: the plugin is not installed.
@@ -180,7 +180,7 @@ SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118
 
 
 def read_raw(data, check_size):
-    """(Header, (H, W, 3) uint16 sRGB photo) of a RAW file's bytes.
+    """Develop a RAW file's bytes: (Header, (H, W, 3) uint16 sRGB photo).
 
     Args:
         check_size: called with (width, height) before the photo is developed.
@@ -222,7 +222,7 @@ def check_strips(data):
 
 
 def all_directories(data):
-    """Tags of every directory of a TIFF-like file, those in SubIFDs too."""
+    """Read the Tags of every directory of a TIFF-like file, those in SubIFDs too."""
     try:
         found = read_directories(data)
     except ValueError:
@@ -247,7 +247,7 @@ def check_levels(raw):
 
 
 def describe_raw(data):
-    """(Tags, XMP packet) of a RAW file."""
+    """Read (Tags, XMP packet) of a RAW file."""
     if data[4:8] == b'ftyp':  # CR3: directory 0, EXIF, maker's note and GPS as a TIFF each
         found = {kind: data[start:end] for kind, start, end in boxes(data)}
         image, exif, note, gps = (read_directories(found[b'CMT%d' % i])[0].image if b'CMT%d' % i in found else {}

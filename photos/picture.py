@@ -34,7 +34,7 @@ class Picture:
 
 
 def list_photos(folder):
-    """Paths of the photos in a folder, sorted by name; hidden files and other types are left out.
+    """List the paths of the photos in a folder by name; hidden files and other types are left out.
 
     Raises:
         FileNotFoundError: no such folder, or no photo in it.
@@ -51,7 +51,7 @@ def list_photos(folder):
 
 
 def read_photo(path):
-    """The (H, W, 3) sRGB photo of a file, uint8 or uint16 as the file has it, upright; grey becomes RGB, no alpha.
+    """Read the (H, W, 3) sRGB photo of a file, uint8 or uint16 as the file has it, upright; grey as RGB, no alpha.
 
     Raises:
         ValueError, OSError: see read_picture.
@@ -77,18 +77,18 @@ def read_picture(path, megapixels=MEGAPIXELS):
     try:
         header, pixels = codecs.read(path, data, check_size)
         check_size(pixels.shape[1::-1])
-        picture = assemble(pixels, header)
+        picture = make_picture(pixels, header)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     picture.status = status
     return picture
 
 
-def assemble(pixels, header):
-    """Picture of decoded pixels, as they are stored."""
+def make_picture(pixels, header):
+    """Make a Picture of pixels as they are stored."""
     notes = list(header.left_out)
     pixels = turn_upright(pixels, header.orientation)
-    pixels = to_rgb(pixels, header, notes)
+    pixels = convert_cmyk_and_lab(pixels, header, notes)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
     grey = channels < 3 or header.mode in ('L', 'LA', '1')
@@ -107,15 +107,15 @@ def assemble(pixels, header):
 
 
 def turn_upright(pixels, orientation):
-    """Pixels as EXIF's orientation (1 to 8) says that they are seen."""
+    """Turn pixels as EXIF's orientation (1 to 8) says that they are seen."""
     if metadata.swaps_sides(orientation):
         pixels = cv2.transpose(pixels)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return pixels if flip is None else cv2.flip(pixels, flip)
 
 
-def to_rgb(pixels, header, notes):
-    """CMYK (255 is no ink) and Lab as sRGB, and their profile gone; other pixels as they are."""
+def convert_cmyk_and_lab(pixels, header, notes):
+    """Convert CMYK (255 is no ink) and Lab to sRGB and drop their profile; other pixels stay as they are."""
     if header.mode not in ('CMYK', 'LAB'):
         return pixels
     profile = header.metadata.pop('icc', b'')
@@ -131,20 +131,20 @@ def to_rgb(pixels, header, notes):
 
 
 def divide_by_alpha(photo, alpha):
-    """Colours that were multiplied by their alpha as they would be without; black where nothing shows."""
+    """Undo that colours were multiplied by their alpha; black where nothing shows."""
     top = np.float32(np.iinfo(photo.dtype).max)
     scale = np.where(alpha, top / np.maximum(alpha, 1), 0).astype(np.float32)
     return np.minimum(np.rint(photo * scale[..., None]), top).astype(photo.dtype)
 
 
 def multiply_by_alpha(photo, alpha):
-    """The other way; what divide_by_alpha gave comes back exactly."""
+    """Undo divide_by_alpha, exactly."""
     share = alpha.astype(np.float32) / np.iinfo(photo.dtype).max
     return np.rint(photo * share[..., None]).astype(photo.dtype)
 
 
 def clean_metadata(header, notes, size):
-    """Make the blocks right for an upright photo without thumbnails and second pictures; empty ones go."""
+    """Make the blocks true of an upright photo without thumbnails and second pictures; empty ones go."""
     blocks = header.metadata
     for name, clean in (('exif', lambda block: metadata.upright_exif(block, size)), ('xmp', metadata.upright_xmp)):
         if blocks.get(name):
@@ -192,7 +192,7 @@ def find_space(picture):
 
 
 def as_plain_srgb(picture):
-    """The picture without its own colour space: what is written for it then is taken as sRGB, of any size."""
+    """Drop the picture's own colour space: what is written for it then is taken as sRGB, of any size."""
     if picture.space:
         picture.space = picture.own = None
         picture.header.metadata.pop('icc', None)

@@ -26,7 +26,7 @@ RAW_PROFILES = {b'exif': 'exif', b'app1': 'app1', b'iptc': 'iptc', b'8bim': 'ipt
 
 
 def chunks(data, check=True):
-    """[(name, start, end of its body)] of a PNG's chunks.
+    """List a PNG's chunks: [(name, start, end of its body)].
 
     Raises:
         ValueError: truncated, or a chunk of pixels or header does not have its checksum.
@@ -39,7 +39,7 @@ def chunks(data, check=True):
             break
         sum_in_file = int.from_bytes(data[end : end + 4], 'big')
         if check and name[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end]) != sum_in_file:
-            raise ValueError(f'expected an undamaged photo, the checksum of {show(name)} is wrong')
+            raise ValueError(f'expected an undamaged photo, the checksum of {printable_name(name)} is wrong')
         found.append((name, at + 8, end))
         if name == b'IEND':
             return found
@@ -48,7 +48,7 @@ def chunks(data, check=True):
 
 
 def read_header(data):
-    """Header of a PNG's bytes.
+    """Read the Header of a PNG's bytes.
 
     Raises:
         ValueError: not whole.
@@ -79,25 +79,25 @@ def read_header(data):
             if not read_profile(header.metadata, name, body):
                 texts += data[start - 8 : end + 4]
         elif name not in SILENT:
-            header.left_out.append(f'its PNG chunk {show(name)} is left out')
+            header.left_out.append(f'its PNG chunk {printable_name(name)} is left out')
     header.metadata['text'] = texts
     if b'sRGB' not in colours and not header.colour and 'icc' not in header.metadata:
         header.gamma = read_gamma(colours)
     return header
 
 
-def show(name):
-    """A chunk's name as text, bytes that are no letters as numbers."""
+def printable_name(name):
+    """Return a chunk's name as text, bytes that are no letters as numbers."""
     return repr(name)[2:-1]
 
 
 def add_alpha(pixels, key):
-    """Grey pixels (H, W) with alpha: nothing shows where they are of the level `key`."""
+    """Add alpha to grey pixels (H, W): nothing shows where they are of the level `key`."""
     return np.dstack([pixels, np.where(pixels == key, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)])
 
 
 def only_pixels(data):
-    """A PNG's bytes without what libpng may complain of: profiles, texts, EXIF."""
+    """Leave out of a PNG's bytes what libpng may complain of: profiles, texts, EXIF."""
     found = chunks(data, check=False)
     if all(name in PIXELS for name, _, _ in found):
         return data
@@ -106,7 +106,7 @@ def only_pixels(data):
 
 
 def read_gamma(chunks):
-    """(gamma, its primaries and white as eight xy) that gAMA and cHRM say, () where they say sRGB or nothing."""
+    """Return (gamma, its primaries and white as eight xy) of gAMA and cHRM, () where they say sRGB or nothing."""
     if len(chunks.get(b'gAMA', b'')) != 4:
         return ()
     gamma = struct.unpack('>I', chunks[b'gAMA'])[0] / 1e5
@@ -141,7 +141,7 @@ def read_profile(metadata, name, body):
 
 
 def inflate(data):
-    """Unpacked bytes, b'' where they are damaged or a bomb."""
+    """Unpack bytes; b'' where they are damaged or a bomb."""
     with contextlib.suppress(zlib.error):
         unpacker = zlib.decompressobj()
         unpacked = unpacker.decompress(data, LIMIT)
@@ -150,7 +150,7 @@ def inflate(data):
 
 
 def as_utf8(text):
-    """A comment's bytes as UTF-8; what is none is taken for Latin-1."""
+    """Return a comment's bytes as UTF-8; what is none is taken for Latin-1."""
     text = text.rstrip(b'\0').replace(b'\0', b' ')
     with contextlib.suppress(UnicodeDecodeError):
         return text.decode().encode()
@@ -162,12 +162,12 @@ def chunk(name, body):
 
 
 def raw_profile(block):
-    """The text of ImageMagick's raw profile of IPTC."""
+    """Write IPTC as ImageMagick's raw profile."""
     return b'\niptc\n%8d\n' % len(block) + re.sub(b'(.{72})', rb'\1\n', block.hex().encode()) + b'\n'
 
 
 def add_metadata(data, metadata):
-    """A PNG's bytes, a uint8 array, with its blocks behind its header chunk."""
+    """Add the blocks behind a PNG's header chunk; takes and returns a uint8 array of bytes."""
     makers = {
         'icc': lambda profile: chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(profile)),
         'resolution': lambda xy: chunk(b'pHYs', struct.pack('>IIB', *(min(round(v), 2**31 - 1) for v in xy), 1)),

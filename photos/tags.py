@@ -53,7 +53,7 @@ class Tags:
 
 
 def read_directories(data):
-    """[Tags] of every directory in a file's chain, those that a damaged chain still leads to.
+    """Read every directory in a file's chain, or those that a damaged chain still leads to: [Tags].
 
     Args:
         data: bytes of a TIFF, BigTIFF, EXIF block (from its II or MM), or RAW file with another number behind that.
@@ -87,7 +87,7 @@ def read_directories(data):
 
 
 def read_directory(data, at, order, big=False):
-    """({number: Tag}, place of the next directory) of the directory at a place; tags that lie outside are left out."""
+    """Read a directory: ({number: Tag}, place of the next one); tags that lie outside of the file are left out."""
     if at > len(data):
         raise ValueError('read_directory: expected a directory inside the file')
     count = struct.unpack_from(order + ('Q' if big else 'H'), data, at)[0]
@@ -109,7 +109,7 @@ def read_directory(data, at, order, big=False):
 
 
 def pack_directories(tags, start=8):
-    """The bytes of a picture's directories, to stand at a place of a file."""
+    """Pack a picture's directories for a place of a file."""
     parts = [dict(tags.image), dict(tags.exif), dict(tags.gps), dict(tags.interop)]
     empty = Tag(4, 1, bytes(4))
     if parts[3]:
@@ -130,7 +130,7 @@ def pack_directories(tags, start=8):
 
 
 def pack_directory(tags, at, order):
-    """One directory for a place of a file: its entries in the order of their numbers, then their longer values."""
+    """Pack one directory for a place of a file: its entries by their numbers, then their longer values."""
     head, tail = struct.pack(order + 'H', len(tags)), b''
     beyond = at + 2 + 12 * len(tags) + 4
     for number, tag in sorted(tags.items()):
@@ -146,7 +146,7 @@ def pack_directory(tags, at, order):
 
 
 def start_of_file(tags, at=None):
-    """The bytes in front of everything else: a TIFF's header, and the maker's note at its place.
+    """Return the bytes in front of everything else: a TIFF's header, and the maker's note at its place.
 
     Args:
         at: place of the first directory; None is behind these bytes.

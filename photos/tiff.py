@@ -25,7 +25,7 @@ INCHES = {2: 0.0254, 3: 0.01}  # metres of a resolution's unit
 
 
 def read_header(data):
-    """Header of a TIFF's bytes; `header.page` is the photo's page among those of the file.
+    """Read the Header of a TIFF's bytes; `header.page` is the photo's page among those of the file.
 
     Raises:
         ValueError: not whole, or of a kind that cannot be read.
@@ -68,7 +68,7 @@ def read_header(data):
 
 
 def read_blocks(header, tags):
-    """The metadata of a page's tags, and which of its tags are not kept."""
+    """Read the metadata of a page's tags, and name the tags that are not kept."""
     value = lambda number: tags.image[number].value if number in tags.image else b''  # noqa: E731
     if not free_note(tags):
         header.left_out.append("EXIF's maker note is left out: it holds places in this file")
@@ -88,7 +88,7 @@ def read_blocks(header, tags):
 
 
 def resolution_of(tags):
-    """(x, y) per metre of a TIFF's or EXIF's tags, () where they say none."""
+    """Return (x, y) per metre of a TIFF's tags, () where they say none."""
     metres = INCHES.get(tags.integer(296, 2))
     values = [
         tags.image[number].value for number in (282, 283) if number in tags.image and tags.image[number].type == 5
@@ -103,7 +103,7 @@ def resolution_of(tags):
 
 
 def decode(data, header):
-    """The pixels of a TIFF's photo as they are stored: (H, W), or (H, W, 2 to 4) grey or RGB, with a further channel.
+    """Decode a TIFF's photo as it is stored: (H, W), or (H, W, 2 to 4) grey or RGB with a further channel.
 
     CMYK and Lab come as Pillow's (H, W, 4 or 3) of 8 bit, palettes as RGB. Not turned.
 
@@ -139,7 +139,7 @@ def decode(data, header):
 
 
 def by_others(data, header, planar, negative, compression):
-    """Pixels in a compression that tifffile does not have."""
+    """Decode a compression that tifffile does not have."""
     plain = not planar and header.page == 0 and header.mode in ('L', 'RGB', 'RGBA')
     if header.bits == 8 and (header.mode != 'RGB' or not plain):
         return by_pillow(data, header)
@@ -157,7 +157,7 @@ def by_others(data, header, planar, negative, compression):
 
 
 def by_pillow(data, header):
-    """An 8-bit page's pixels by Pillow, which knows palettes, YCbCr and whatever libtiff unpacks."""
+    """Decode an 8-bit page by Pillow, which knows palettes, YCbCr and whatever libtiff unpacks."""
     with reading_by('Pillow'), Image.open(io.BytesIO(data)) as image:
         image.seek(header.page)
         image.load()
@@ -174,7 +174,7 @@ STRIP = 1 << 18  # bytes of a strip before it is packed
 
 
 def encode(pixels, metadata, extra=''):
-    """A deflated TIFF's bytes as a uint8 array, with EXIF, GPS, XMP, colour profile, IPTC and resolution.
+    """Encode a deflated TIFF with its metadata; returns a uint8 array of its bytes.
 
     Args:
         pixels: (H, W) or (H, W, 2 to 4) grey or RGB with alpha, uint8 or uint16.
@@ -215,7 +215,7 @@ def encode(pixels, metadata, extra=''):
 
 
 def deflate(data):
-    """Packed bytes; isal, which is optional, is several times as fast."""
+    """Pack bytes, by isal if it is installed: several times as fast."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -224,7 +224,7 @@ def deflate(data):
 
 
 def predict(rows, order):
-    """Rows as differences to the pixel on the left (predictor 2), in a byte order."""
+    """Return rows as differences to the pixel on the left (predictor 2), in a byte order."""
     differences = rows.copy()
     differences[:, 1:] -= rows[:, :-1]
     return differences.astype(rows.dtype.newbyteorder(order), copy=False).tobytes()
