@@ -165,7 +165,8 @@ class Desk:
         here, device = os.path.isdir(opt.checkpoints_dir), utils.pick_device(opt.device)
         self.looks = find_looks(opt.checkpoints_dir if here else os.path.join(ROOT, opt.checkpoints_dir))
         self.network = lru_cache(lambda look: load_network(self.looks[look], device)[0])
-        self.read = lru_cache(maxsize=1)(self.read)  # not again for each step of a slider
+        self.read = lru_cache(maxsize=1)(self.read)  # this and the next not again for each step of a slider
+        self.grid = lru_cache(maxsize=1)(lambda look, path: predict_grid(self.network(look), self.read(path)[0]))
         self.samples = [[path] for path in list_photos(SAMPLES)] if os.path.isdir(SAMPLES) else []
         self.tabs = {}  # {session: Tab}
 
@@ -257,8 +258,7 @@ class Desk:
         look, strength, denoise = photo.settings
         denoise = max(denoise, 0) if is_video(photo.job.path) else denoise  # as inference.enhance_videos has it
         full, grey = self.read(photo.job.path)
-        network = self.network(look)
-        grid = predict_grid(network, full)
+        network, grid = self.network(look), self.grid(look, photo.job.path)
         enhanced, _ = apply_grid(network, full, grid, Edit(strength, denoise))
         _, light = apply_grid(network, shrink(full), grid, keep_illumination=True)
         if grey:
