@@ -19,7 +19,7 @@ from runs.checkpoint import load_network
 
 av = pytest.importorskip('av')
 
-from video.boxes import TO_ENTRY, boxes, edit  # noqa: E402
+from video.boxes import boxes  # noqa: E402
 from video.colors import find_layout, planes_to_rgb, rgb_to_planes  # noqa: E402
 from video.enhance import VideoEdit, enhance_video, map_in_order, prefetch  # noqa: E402
 from video.lowres import shrink_plane  # noqa: E402
@@ -500,11 +500,12 @@ def test_mp4_keeps_xmp_keys_and_what_makes_it_360_degree(network, tmp_path):
     keys = box(b'keys', full, b'\0\0\0\1', box(b'mdta', b'com.android.version'))
     values = box(b'ilst', box(b'\0\0\0\1', box(b'data', b'\0\0\0\1', bytes(4), b'13')))
     meta = box(b'meta', box(b'hdlr', bytes(8), b'mdta', bytes(13)), keys, values)
-    moov = edit(
-        data[at:],
-        (b'trak', *TO_ENTRY),
-        lambda entry: box(entry[4:8], entry[8:], spatial) if entry[4:8] == b'avc1' else entry,
-    )
+    moov = bytearray(data[at:])
+    parents = [moov.index(kind) - 4 for kind in (b'moov', b'trak', b'mdia', b'minf', b'stbl', b'stsd', b'avc1')]
+    entry_end = parents[-1] + struct.unpack_from('>I', moov, parents[-1])[0]
+    for start in parents:
+        struct.pack_into('>I', moov, start, struct.unpack_from('>I', moov, start)[0] + len(spatial))
+    moov[entry_end:entry_end] = spatial
     xmp = box(b'uuid', bytes.fromhex('be7acfcb97a942e89c71999491e3afac'), b'<x:xmpmeta/>')
     place = box(b'udta', box(b'\xa9xyz', b'\0\x16\x15\xc7+51.500-000.100+0.000/'))
     (tmp_path / 'a.mp4').write_bytes(data[:at] + box(b'moov', moov[8:], meta, place) + xmp)

@@ -9,11 +9,10 @@ import mmap
 import struct
 
 REST = {b'udta', b'meta', b'uuid'}  # of moov and of trak
-SPATIAL = {b'st3d', b'sv3d'}  # of the video's sample entry
-HEADS = {b'stsd': 16}  # bytes in front of a box's boxes; of the others 8
-ENTRY_HEAD = 86  # ... of a video's sample entry
-TO_ENTRY = (b'mdia', b'minf', b'stbl', b'stsd', None)  # from trak; None is any box
-STREAMS = {b'hdrl', b'movi', b'idx1', b'JUNK'}  # of AVI: what FFmpeg writes itself
+SPATIAL = {b'st3d', b'sv3d'}  # of a video's sample entry
+ENTRY_HEAD = 86  # bytes in front of its boxes
+WAY = {b'moov': b'trak', b'trak': b'mdia', b'mdia': b'minf', b'minf': b'stbl', b'stbl': b'stsd'}  # to sample entries
+STREAMS = {b'hdrl', b'movi', b'idx1', b'JUNK', b'RIFF'}  # of AVI: what FFmpeg writes itself
 
 
 def open_map(path):
@@ -34,16 +33,9 @@ def boxes(data, start=0):
         start = end
 
 
-def inside(box, head=0):
+def inside(box, head=8):
     """[(type, bytes)] of the boxes in a box whose own head has so many bytes."""
-    return [(kind, box[start:end]) for kind, start, end in boxes(box, head or HEADS.get(box[4:8], 8))]
-
-
-def find(box, path):
-    """The first box along a path of types, b'' where there is none."""
-    for wanted in path:
-        box = next((part for kind, part in inside(box) if wanted in (kind, None)), b'')
-    return box
+    return [(kind, box[start:end]) for kind, start, end in boxes(box, head)]
 
 
 def pack(*parts):
@@ -51,24 +43,27 @@ def pack(*parts):
     return struct.pack('>I', 4 + sum(map(len, parts))) + b''.join(parts)
 
 
-def edit(box, path, change):
-    """A box with each box along a path of types in it replaced by change(it)."""
-    if not path:
-        return change(box)
-    parts = [edit(part, path[1:], change) if path[0] in (kind, None) else part for kind, part in inside(box)]
-    return pack(box[4 : HEADS.get(box[4:8], 8)], *parts)
-
-
 def track_id(trak):
-    head = find(trak, [b'tkhd'])
+    head = dict(inside(trak)).get(b'tkhd', b'')
     return struct.unpack_from('>I', head, 28 if head[8] else 20)[0] if len(head) >= 32 else 0
 
 
-def take_rest(box, original):
-    """A box with what of REST the original has, in place of its own of these types."""
-    rest = [(kind, part) for kind, part in inside(original) if kind in REST]
-    kinds = {kind for kind, _ in rest}
-    return pack(box[4:8], *[part for kind, part in inside(box) if kind not in kinds], *[part for _, part in rest])
+def graft(box, original, tracks):
+    """A moov, or a box in it, with REST and SPATIAL of the original one, in place of its own; see copy_boxes."""
+    kind, given = box[4:8], inside(original)
+    if kind == b'stsd':  # with one entry
+        entry = next((part for _, part in inside(original, 16)), b'')
+        spatial = [part for inner, part in inside(entry, ENTRY_HEAD) if inner in SPATIAL]
+        return pack(box[4:16], pack(box[20:], *spatial)) if spatial else box
+    rest = [(inner, part) for inner, part in given if inner in REST and kind in (b'moov', b'trak')]
+    parts, kinds = [], {inner for inner, _ in rest}
+    for inner, part in inside(box):
+        if inner == WAY[kind]:
+            same = [o for k, o in given if k == inner and (k != b'trak' or track_id(o) == tracks.get(track_id(part)))]
+            part = graft(part, same[0], tracks) if same else part
+        if inner not in kinds:
+            parts.append(part)
+    return pack(kind, *parts, *[part for _, part in rest])
 
 
 def copy_boxes(source, result, tracks):
@@ -80,19 +75,11 @@ def copy_boxes(source, result, tracks):
     """
     with open_map(source) as data:
         top = [(kind, data[start:end]) for kind, start, end in boxes(data) if kind in (b'moov', b'uuid')]
-    original = next((part for kind, part in top if kind == b'moov'), pack(b'moov'))
-    originals = {track_id(part): part for kind, part in inside(original) if kind == b'trak'}
-
-    def change(trak):
-        other = originals.get(tracks.get(track_id(trak)), pack(b'trak'))
-        spatial = [part for kind, part in inside(find(other, TO_ENTRY), ENTRY_HEAD) if kind in SPATIAL]
-        return take_rest(edit(trak, TO_ENTRY, lambda entry: pack(entry[4:], *spatial)) if spatial else trak, other)
-
     with open_map(result) as data:
         start, moov = next((start, data[start:end]) for kind, start, end in boxes(data) if kind == b'moov')
     with open(result, 'r+b') as file:
         file.seek(start)
-        file.write(take_rest(edit(moov, [b'trak'], change), original))
+        file.write(graft(moov, dict(top).get(b'moov', pack(b'moov')), tracks))
         file.writelines(part for kind, part in top if kind == b'uuid')
         file.truncate()
 
@@ -113,7 +100,7 @@ def read_chunks(path):
         for kind, start, end in chunks(data, 12, len(data)):
             if kind == b'hdrl':
                 found += b''.join(data[s:e] for kind, s, e in chunks(data, start + 12, end) if kind == b'IDIT')
-            elif kind not in STREAMS | {b'RIFF'}:
+            elif kind not in STREAMS:
                 found += data[start:end]
     return found
 

@@ -10,7 +10,6 @@ import errno
 import functools
 import itertools
 import os
-import queue
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,6 @@ from video.writer import Result
 
 DECODED = 4  # frames that decoding runs ahead
 WAITING_BYTES = 256 << 20  # of frames that wait for the grids of later ones
-WAIT = 0.1  # seconds between looks at whether the consumer has stopped
 
 
 class VideoEdit(NamedTuple):
@@ -76,6 +74,8 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
             raise OSError(error.errno, error.strerror, error.filename or result) from error
         reason = error.log[2].strip() if error.log else error.strerror or error
         raise ValueError(f'{path}: {reason}') from error
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 def write_enhanced(network, source, partial, name, ask, progress):
@@ -83,7 +83,7 @@ def write_enhanced(network, source, partial, name, ask, progress):
     frames = contextlib.closing(prefetch(read_frames(source), DECODED))
     with frames as decoded, ThreadPoolExecutor(cores()) as pool:
         first = next(decoded, None)
-        planar, layout = check_first(source.path, first, ask.max_megapixels)
+        planar, layout = check_first(first, ask.max_megapixels)
         waiting = max(WAITING_BYTES // sum(plane.buffer_size for plane in first.planes), 8)
         turns = quarter_turns(first)
 
@@ -117,21 +117,18 @@ def write_enhanced(network, source, partial, name, ask, progress):
             output.container.close()
 
 
-def check_first(path, frame, max_megapixels):
+def check_first(frame, max_megapixels):
     """frame_layout of a video's first frame.
 
     Raises:
         ValueError: there is none, it is HDR or too large, or its colours are not known here.
     """
     if frame is None:
-        raise ValueError(f'{path}: expected frames in its video, found none')
+        raise ValueError('expected frames in its video, found none')
     if frame.width * frame.height > max_megapixels * 1e6:
-        raise ValueError(f'{path}: expected at most {max_megapixels:g} megapixels, got {frame.width} x {frame.height}')
-    refuse_hdr(path, frame.color_trc, {data.type.name for data in frame.side_data})
-    try:
-        return frame_layout(frame)
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
+        raise ValueError(f'expected at most {max_megapixels:g} megapixels, got {frame.width} x {frame.height}')
+    refuse_hdr(frame.color_trc, {data.type.name for data in frame.side_data})
+    return frame_layout(frame)
 
 
 def enhance_frame(network, layout, edit, buffers, graded):
@@ -153,46 +150,22 @@ def enhance_frame(network, layout, edit, buffers, graded):
 
 
 def prefetch(items, size):
-    """Yield the items of an iterable, which runs on a thread up to `size` items ahead.
+    """Yield the items of a generator, which runs on a thread up to `size` items ahead.
 
-    What it raises is raised here. Where the consumer stops, by closing this generator or by an exception, the iterable
+    What it raises is raised here. Where the consumer stops, by closing this generator or by an exception, the generator
     is closed and its thread ends before `close` returns.
     """
-    ready, stopped = queue.Queue(size), threading.Event()
-
-    def put(kind, value):
-        while not stopped.is_set():
-            try:
-                return ready.put((kind, value), timeout=WAIT)
-            except queue.Full:
-                continue
-
-    def run():
+    end, ahead = object(), deque()
+    with ThreadPoolExecutor(1) as thread:
         try:
-            for item in items:
-                put('item', item)
-                if stopped.is_set():
-                    break
-        except BaseException as error:  # the consumer's thread raises it
-            put('error', error)
+            ahead.extend(thread.submit(next, items, end) for _ in range(size))
+            while (item := ahead.popleft().result()) is not end:
+                ahead.append(thread.submit(next, items, end))
+                yield item
         finally:
-            if hasattr(items, 'close'):
-                items.close()
-            put('end', None)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == 'error':
-                raise value
-            if kind == 'end':
-                return
-            yield value
-    finally:
-        stopped.set()
-        thread.join()
+            for future in ahead:
+                future.cancel()
+            thread.submit(items.close)
 
 
 def map_in_order(pool, work, items, count):
@@ -208,5 +181,4 @@ def map_in_order(pool, work, items, count):
     finally:
         for future in pending:
             future.cancel()
-        if hasattr(items, 'close'):
-            items.close()
+        items.close()

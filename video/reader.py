@@ -61,12 +61,12 @@ def open_source(path):
     try:
         moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not moving:
-            raise ValueError(f'{path}: expected a video stream, found none')
+            raise ValueError('expected a video stream, found none')
         chosen = [s for s in moving if s.disposition & Disposition.default] or moving
         stream = chosen[0]
         if stream.codec_context is None:
-            raise ValueError(f'{path}: its video has a codec that is not decoded here')
-        refuse_hdr(path, stream.codec_context.color_trc)
+            raise ValueError('its video has a codec that is not decoded here')
+        refuse_hdr(stream.codec_context.color_trc)
         source = Source(path, container, stream, [s for s in container.streams if s is not stream])
         if len(moving) > 1:
             source.notes.append('only the main video stream of a file is enhanced, the others are copied')
@@ -77,11 +77,11 @@ def open_source(path):
         raise
 
 
-def refuse_hdr(path, transfer, side_data=()):
+def refuse_hdr(transfer, side_data=()):
     """Raises: ValueError: the transfer characteristics or side data of a frame are those of HDR."""
     name = HDR.get(int(transfer)) or next((name for name in DYNAMIC if name in side_data), '')
     if name:
-        raise ValueError(f'{path}: expected a video of standard dynamic range, got HDR: {name}')
+        raise ValueError(f'expected a video of standard dynamic range, got HDR: {name}')
 
 
 def read_frames(source):
@@ -104,14 +104,14 @@ def read_frames(source):
             frames = packet.decode()
         except av.FFmpegError as error:
             at = f'at {float(packet.pts * packet.time_base):.2f} s' if packet.pts is not None else 'at its end'
-            raise ValueError(f'{source.path}: cannot be decoded {at}: {error.strerror}') from error
+            raise ValueError(f'cannot be decoded {at}: {error.strerror}') from error
         if times is not None and packet.size:
             times.append(packet.dts)
         for frame in frames:
             first = first or frame
             if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
                 raise ValueError(
-                    f'{source.path}: its picture changes from {first.width} x {first.height} {first.format.name} to '
+                    f'its picture changes from {first.width} x {first.height} {first.format.name} to '
                     f'{frame.width} x {frame.height} {frame.format.name}'
                 )
             if times:

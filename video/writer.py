@@ -109,12 +109,10 @@ class Result:
         if codec in QUANTISER:
             context.flags |= Flags.qscale
             context.global_quality = QUANTISER[codec]
-        elif 'crf' in settings and source.bit_rate:
-            limit_rate(context, encoder, round(RATE_LIMIT * source.bit_rate))
+        elif 'crf' in settings:
+            limit_encoder(context, encoder, frame, source)
         if codec == kept and self.is_mov and codec in ('hevc', 'rawvideo') and self.pixels == frame.format.name:
             context.codec_tag = original.codec_tag  # Apple's players take hvc1 only; of raw frames it says the format
-        if encoder in LOOKAHEAD:
-            limit_lookahead(context, encoder, frame, source.frames)
         if matrix := display_matrix(frame):
             stream.set_display_matrix(matrix)
         stream.metadata.update({name: text for name, text in source.stream.metadata.items() if name != 'alpha_mode'})
@@ -254,17 +252,15 @@ def result_tags(frame, context, pixels, codec):
     return tags
 
 
-def limit_rate(context, encoder, most):
-    """Have constant quality take at most so many bits per second."""
-    if encoder in ('libvpx', 'libvpx-vp9'):
+def limit_encoder(context, encoder, frame, source):
+    """Bound the bits per second that constant quality may take, and the memory of looking ahead."""
+    most = round(RATE_LIMIT * source.bit_rate)
+    if encoder.startswith('libvpx'):
         context.bit_rate = most
-    else:
+    elif most:
         context.options |= {'maxrate': str(most), 'bufsize': str(2 * most)}
-
-
-def limit_lookahead(context, encoder, frame, count):
-    """Bound an encoder's memory; libx265's first decoding times are undefined in videos shorter than its reordering."""
-    ahead = min(LOOKAHEAD_BYTES // sum(plane.buffer_size for plane in frame.planes), LOOKAHEAD[encoder])
-    name = f'{encoder[3:]}-params'
-    words = [context.options.get(name, ''), f'rc-lookahead={max(ahead, 5)}', 'bframes=0' if 0 < count < 8 else '']
-    context.options |= {name: ':'.join(filter(None, words))}
+    if usual := LOOKAHEAD.get(encoder[:7]):
+        ahead = min(LOOKAHEAD_BYTES // sum(plane.buffer_size for plane in frame.planes), usual)
+        name, few = f'{encoder[3:7]}-params', 0 < source.frames < 8  # x265's decoding times are undefined in so few
+        words = [context.options.get(name, ''), f'rc-lookahead={max(ahead, 5)}', 'bframes=0' if few else '']
+        context.options |= {name: ':'.join(filter(None, words))}
