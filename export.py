@@ -138,7 +138,7 @@ def cell_coords(size, cells, align_corners):
 
 
 def shrink(photo, mode):
-    """The copy that the network looks at, (N, 3, 256, 256) float levels of 255, as kernels.look makes it.
+    """The copy that the network looks at, (N, 3, 256, 256) float levels of 255, as photos.lowres.make_lowres makes it.
 
     Args:
         photo: (N, 3, H, W) uint8.

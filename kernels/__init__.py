@@ -17,8 +17,8 @@ from kernels.common import Rule
 from kernels.denoise import SAMPLE, denoise_plain, remove_noise
 from loss import PRESETS, total_loss
 from model import LOW_SIZE, STRONGEST, add_pedestal, apply_affine, build_network, reflectance, slice_grid
-from photos.levels import resize_lowres, to_photo, to_tensor
-from photos.lowres import make_lowres_batch, shrink
+from photos.levels import to_photo, to_tensor
+from photos.lowres import make_lowres, make_lowres_batch
 
 LOCK = threading.Lock()  # one trial of the kernels, however many threads ask for them at once
 
@@ -32,12 +32,6 @@ def cpu_kernels():
         print(f'note: plain torch path, about 40 times slower: Numba is not usable ({error})', file=sys.stderr)
         return None
     return cpu
-
-
-@functools.lru_cache
-def cpu_part(name):
-    """The Numba module cpu_shrink or cpu_denoise, imported when it is needed first; hubconf.py has it imported then."""
-    return importlib.import_module(f'.{name}', __name__)
 
 
 @functools.lru_cache(maxsize=1)
@@ -223,10 +217,9 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_p
     every = 1 if keep_illumination else SAMPLE if edit.denoise else 0
     enhanced, illumination = run_network(network, photo, grid, edit, every, in_place)
     if edit.denoise:
-        fused = network.fused and cpu_kernels()
-        denoise = cpu_part('cpu_denoise').denoise if fused else denoise_plain
+        kernels = cpu_kernels() if network.fused else None
         samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
-        remove_noise(enhanced, samples, edit.denoise, edit.strength, denoise)
+        remove_noise(enhanced, samples, edit.denoise, edit.strength, kernels.denoise if kernels else denoise_plain)
     return enhanced, illumination if keep_illumination else None
 
 
@@ -246,17 +239,3 @@ def run_network(network, photo, grid, edit, every, in_place):
     illumination = network.illuminate(grid, fullres)
     enhanced = to_photo(network.reflectance(fullres, illumination, edit.strength), photo.dtype, edit.round_down)
     return enhanced, illumination[0, :, ::every, ::every].permute(1, 2, 0).cpu().numpy() if every else None
-
-
-def make_lowres(photo, mode):
-    """The (256, 256, 3) copy of a photo that the coefficient network looks at.
-
-    Args:
-        mode: see model.IlluminationNet. 'area' gives float32 levels of 255, the others the photo's dtype.
-    """
-    if mode != 'area':
-        return resize_lowres(photo, mode)
-    if cpu_kernels():
-        return cpu_part('cpu_shrink').shrink(photo)
-    planes = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)
-    return shrink(planes).permute(1, 2, 0).numpy() / np.float32(1 if photo.dtype == np.uint8 else 257)

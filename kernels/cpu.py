@@ -24,6 +24,7 @@ from numba.extending import intrinsic, overload
 import loss
 import model
 from kernels.common import Rule, count_elements, grid_intervals
+from kernels.cpu_denoise import denoise  # noqa: F401 - the dispatcher takes it from here
 from model import FoldedGuide
 from system.jit import FAST, inlined, kernel, parallel_rows
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from kernels import make_lowres
 from pairs.degrade import Darkening, Degradation, darken, degrade, finish
+from photos.lowres import make_lowres
 
 
 class Recipe(NamedTuple):

@@ -3,12 +3,9 @@
 Tables are indexed by the square root of linear light: gamma curves are nearly straight over it, black included.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-from numba import njit
 
-from system.process import cores
+from system.jit import inlined, kernel
 
 TOP = 65535
 RED, GREEN, BLUE = np.float32(0.2126), np.float32(0.7152), np.float32(0.0722)  # shares of sRGB's luminance
@@ -16,26 +13,22 @@ MOST = np.float32(16)  # by which what lies outside of sRGB is brightened at mos
 TINY = np.float32(1e-4)
 
 
-def kernel(function):
-    return njit(function, nogil=True, cache=True, error_model='numpy', fastmath={'contract', 'nsz', 'arcp'})
-
-
-@kernel
+@inlined
 def root(value):
     """Index of linear light in a table by its square root."""
     return np.int32(np.sqrt(min(max(value, np.float32(0)), np.float32(1))) * np.float32(TOP) + np.float32(0.5))
 
 
-@kernel
+@inlined
 def mix(matrix, row, r, g, b):
     return matrix[row, 0] * r + matrix[row, 1] * g + matrix[row, 2] * b
 
 
 @kernel
-def show_rows(own, tables, matrix, to_srgb, photo):
-    """Write the 16-bit sRGB of own levels to `photo`, clipped."""
+def show_rows(own, rows, tables, matrix, to_srgb, photo):
+    """Write the 16-bit sRGB of own levels to `photo`, clipped; rows rows[0] to rows[1] - 1."""
     red, green, blue = tables
-    for y in range(own.shape[0]):
+    for y in range(rows[0], rows[1]):
         for x in range(own.shape[1]):
             r, g, b = red[own[y, x, 0]], green[own[y, x, 1]], blue[own[y, x, 2]]
             photo[y, x, 0] = to_srgb[root(mix(matrix, 0, r, g, b))]
@@ -44,10 +37,10 @@ def show_rows(own, tables, matrix, to_srgb, photo):
 
 
 @kernel
-def return_rows(enhanced, own, tables, matrix, to_srgb, from_srgb, inverse, levels):
+def return_rows(enhanced, own, rows, tables, matrix, to_srgb, from_srgb, inverse, levels):
     """Write the own levels of what was made of show_rows' photo over `own`; a pixel that did not change keeps its."""
     red, green, blue = tables
-    for y in range(own.shape[0]):
+    for y in range(rows[0], rows[1]):
         for x in range(own.shape[1]):
             r, g, b = red[own[y, x, 0]], green[own[y, x, 1]], blue[own[y, x, 2]]
             r, g, b = mix(matrix, 0, r, g, b), mix(matrix, 1, r, g, b), mix(matrix, 2, r, g, b)
@@ -65,14 +58,58 @@ def return_rows(enhanced, own, tables, matrix, to_srgb, from_srgb, inverse, leve
             own[y, x, 2] = levels[2][root(mix(inverse, 2, r, g, b))]
 
 
-def in_strips(rows, work):
-    """Call work(slice) for strips of rows on as many threads as there are cores."""
-    count = max(1, min(cores(), rows // 64))
-    edges = [rows * i // count for i in range(count + 1)]
-    strips = [slice(*edges[i : i + 2]) for i in range(count)]
-    if count == 1:
-        return work(strips[0])
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(work, strip) for strip in strips]:
-            done.result()
-    return None
+@inlined
+def mix_rows(photo, at, weights, line):
+    """Sum of weights times rows at, at + 1 ... of photo (H, n) into line (n,), four at a time; the last may weigh 0."""
+    f = np.float32
+    for k in range(0, weights.size, 4):
+        count = weights.size - k
+        w0 = weights[k]
+        w1 = weights[k + 1] if count > 1 else f(0)
+        w2 = weights[k + 2] if count > 2 else f(0)
+        w3 = weights[k + 3] if count > 3 else f(0)
+        first = at + k
+        a, b = photo[first], photo[first + min(1, count - 1)]
+        c, d = photo[first + min(2, count - 1)], photo[first + min(3, count - 1)]
+        if k == 0:
+            for x in range(line.size):
+                line[x] = w0 * f(a[x]) + w1 * f(b[x]) + w2 * f(c[x]) + w3 * f(d[x])
+        else:
+            for x in range(line.size):
+                line[x] += w0 * f(a[x]) + w1 * f(b[x]) + w2 * f(c[x]) + w3 * f(d[x])
+
+
+@inlined
+def mix_columns(line, columns, weights, scale, channels, out):
+    """out (256, channels): scale times sums of weights times a line's pixels; one channel is taken thrice."""
+    middle, last = channels // 2, channels - 1
+    for j in range(columns.size):
+        pixels = line[channels * columns[j] : channels * (columns[j] + weights.shape[1])]
+        red, green, blue = np.float32(0), np.float32(0), np.float32(0)
+        for k in range(weights.shape[1]):
+            w = weights[j, k]
+            red += w * pixels[channels * k]
+            green += w * pixels[channels * k + middle]
+            blue += w * pixels[channels * k + last]
+        out[j, last] = blue * scale
+        out[j, middle] = green * scale
+        out[j, 0] = red * scale
+
+
+@kernel
+def shrink_rows(photo, lowres, lines, taps, scale):
+    """Lines lines[0] to lines[1] - 1 of lowres (256, 256, C) float32, the area shrink of a photo times scale.
+
+    photo: jit.either of (H, W * C). taps: first rows and their weights, first columns and theirs, see shrink_taps.
+    """
+    rows, row_weights, columns, column_weights = taps
+    line = np.empty(photo[0].shape[1] + photo[1].shape[1], np.float32)
+    for y in range(lines[0], lines[1]):
+        if photo[0].size:
+            mix_rows(photo[0], rows[y], row_weights[y], line)
+        else:
+            mix_rows(photo[1], rows[y], row_weights[y], line)
+        if lowres.shape[2] == 3:
+            mix_columns(line, columns, column_weights, scale, 3, lowres[y])
+        else:
+            mix_columns(line, columns, column_weights, scale, 1, lowres[y])

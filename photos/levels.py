@@ -1,6 +1,5 @@
-"""Photos as arrays of levels and as tensors in [0, 1]; the low-resolution copy."""
+"""Photos as arrays of levels and as tensors in [0, 1]."""
 
-import cv2
 import numpy as np
 import torch
 
@@ -25,11 +24,3 @@ def to_photo(tensor, dtype=np.uint8, round_down=False):
     top = int(np.iinfo(dtype).max)
     levels = tensor.reshape(tensor.shape[-3:]).mul(top).clamp(0, top).permute(1, 2, 0)
     return (levels if round_down else levels.round()).cpu().numpy().astype(dtype)
-
-
-def resize_lowres(photo, mode='bilinear'):
-    """The (256, 256, 3) copy that the coefficient network looks at; mode 'bilinear' or 'nearest'."""
-    if photo.shape[:2] == (LOW_SIZE, LOW_SIZE):
-        return photo
-    interpolation = {'bilinear': cv2.INTER_LINEAR, 'nearest': cv2.INTER_NEAREST}[mode]
-    return cv2.resize(photo, (LOW_SIZE, LOW_SIZE), interpolation=interpolation)

@@ -3,18 +3,25 @@
 Each side on its own: where it shrinks, a new pixel is the mean of what it covers, fractions of pixels counted; where it
 grows, bilinear with pixel centres at half-integers. So one photo at any size gives about one copy, on every machine and
 every version of OpenCV. `shrink` here is the definition, two products with weight matrices, on any device and where a
-graph is exported; kernels do the same in one pass on the CPU.
+graph is exported; `shrink_area` does the same with a photo of levels in one pass.
 
-Departure from both systems: theirs are bilinear without antialiasing and nearest, see photos.levels.resize_lowres.
+Departure from both systems: theirs are bilinear without antialiasing and nearest, see `make_lowres`.
 """
 
 import functools
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from photos.levels import LOW_SIZE
+
+try:
+    from photos.convert import shrink_rows
+    from system.jit import either, parallel_rows
+except ImportError:  # no Numba
+    shrink_rows = None
 
 
 @functools.lru_cache(maxsize=64)
@@ -56,11 +63,38 @@ def shrink(images):
     return rows @ (images @ columns.T)
 
 
+def shrink_area(image, scale=1.0):
+    """shrink of levels (H, W, C) uint8 or uint16, in one pass where Numba is: (256, 256, C) float32, times scale."""
+    height, width, channels = image.shape
+    scale = np.float32(scale)
+    if shrink_rows is None:
+        return (shrink(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)).permute(1, 2, 0) * scale).numpy()
+    photo = either(np.ascontiguousarray(image).reshape(height, width * channels))
+    lowres = np.empty((LOW_SIZE, LOW_SIZE, channels), np.float32)
+    taps = (*shrink_taps(height), *shrink_taps(width))
+    parallel_rows(LOW_SIZE, lambda *lines: shrink_rows(photo, lowres, lines, taps, scale))
+    return lowres
+
+
+def make_lowres(photo, mode):
+    """The (256, 256, 3) copy of a photo (H, W, 3), uint8 or uint16, that the coefficient network looks at.
+
+    Args:
+        mode: see model.IlluminationNet. 'area' gives float32 levels of 255, 'bilinear' and 'nearest' the photo's dtype.
+    """
+    if mode == 'area':
+        return shrink_area(photo, 1 if photo.dtype == np.uint8 else 1 / 257)
+    if photo.shape[:2] == (LOW_SIZE, LOW_SIZE):
+        return photo
+    interpolation = {'bilinear': cv2.INTER_LINEAR, 'nearest': cv2.INTER_NEAREST}[mode]
+    return cv2.resize(photo, (LOW_SIZE, LOW_SIZE), interpolation=interpolation)
+
+
 def make_lowres_batch(fullres, mode):
     """The copies of photos (N, 3, H, W) in [0, 1] on any device: (N, 3, 256, 256), differentiable, not rounded.
 
     Args:
-        mode: 'area', 'bilinear' or 'nearest', see `shrink` and levels.resize_lowres.
+        mode: 'area', 'bilinear' or 'nearest', see make_lowres.
     """
     if mode == 'area':
         return shrink(fullres)

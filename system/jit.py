@@ -1,4 +1,4 @@
-"""How the CPU kernels are compiled by Numba and shared among threads.
+"""How code is compiled by Numba and rows of pixels are shared among threads, for all rooms.
 
 Kernels release the GIL and take a range of rows; `parallel_rows` shares the rows among Python threads. So they need no
 OpenMP, can run in several threads at once, and survive fork.
@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numba
+import numpy as np
 from numba import njit
 from numba.core.codegen import get_host_cpu_features
 from torch.utils.data import get_worker_info
@@ -45,6 +46,14 @@ def kernel(function):
 def inlined(function):
     """A function that becomes a part of the kernels which call it."""
     return njit(function, fastmath=FAST, error_model='numpy', inline='always')
+
+
+def either(photo):
+    """(photo, nothing) or (nothing, photo): the same types for 8 and 16 bit, so that a kernel is compiled once."""
+    nothing = (0,) * photo.ndim
+    if photo.dtype == np.uint8:
+        return photo, np.empty(nothing, np.uint16)
+    return np.empty(nothing, np.uint8), photo
 
 
 @lru_cache(maxsize=1)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import export
-from kernels import Edit, enhance_photo, make_lowres
+from kernels import Edit, enhance_photo
 from model import build_network
+from photos.lowres import make_lowres
 from runs.checkpoint import load_network
 
 MODES = ('area', 'bilinear', 'nearest')

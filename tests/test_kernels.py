@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import kernels
-from kernels import Edit, cpu, enhance_batch, enhance_photo, estimate_illumination, make_lowres, training_loss
+from kernels import Edit, cpu, enhance_batch, enhance_photo, estimate_illumination, training_loss
 from kernels.common import Rule
 from loss import PRESETS
 from model import FoldedGuide, build_network
 from photos.levels import to_photo, to_tensor
-from photos.lowres import make_lowres_batch
+from photos.lowres import make_lowres, make_lowres_batch
 
 ARCHS = ['hdrnet', 'deepupe']
 

@@ -22,7 +22,8 @@ from kernels import Edit, cuda, enhance_photo, rule_of  # noqa: E402
 from kernels.common import Rule  # noqa: E402
 from loss import PRESETS, total_loss  # noqa: E402
 from model import reflectance  # noqa: E402
-from photos.levels import resize_lowres, to_tensor  # noqa: E402
+from photos.levels import to_tensor  # noqa: E402
+from photos.lowres import make_lowres  # noqa: E402
 from tests.test_kernels import ARCHS, lively, photo_of  # noqa: E402
 
 
@@ -80,7 +81,7 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     plain, illumination = enhance_photo(network, photo, edit, keep_illumination=True)
     network.to(DEVICE)
     with torch.inference_mode():
-        lowres = to_tensor(resize_lowres(photo, network.lowres_mode), DEVICE)
+        lowres = to_tensor(make_lowres(photo, network.lowres_mode), DEVICE)
         levels = torch.from_numpy(photo if dtype == np.uint8 else photo.astype(np.int32)).to(DEVICE)
         grid, guide = network.predict_grid(lowres)[0], network.guide.fold(lowres)
         ours, our_illumination = cuda.enhance(levels, grid, guide, rule_of(network, edit), every=1)

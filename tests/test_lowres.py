@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import make_lowres
 from model import build_network
-from photos.lowres import shrink, shrink_matrix
+from photos.lowres import make_lowres, shrink, shrink_matrix
 from runs.checkpoint import load_network
 
 SHAPES = [(600, 390), (256, 256), (341, 512), (257, 1), (40, 100), (1, 1), (2, 700), (255, 513)]

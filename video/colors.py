@@ -10,8 +10,12 @@ Source of the equations: ITU-T H.273, section 8.3.
 import re
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from numba import njit
+
+from photos.levels import LOW_SIZE
+from photos.lowres import shrink_area
+from system.jit import inlined, kernel
 
 LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
         9: (0.2627, 0.0593)}  # fmt: skip  # matrix coefficients' code in H.273: weights of red and blue
@@ -96,16 +100,31 @@ def planes_to_rgb(planes, layout, chroma, rgb):
     decode_rows(luma, cb, cr, *chroma, layout.offset, layout.to_rgb, rgb)
 
 
+def frame_lowres(planes, layout, mode, turns=0):
+    """What the network sees of a frame: (256, 256, 3) uint16, upright; planes are shrunk before colours are made.
+
+    Args:
+        planes: see planes_to_rgb.
+        mode: 'area', 'bilinear' or 'nearest', see model.IlluminationNet.
+        turns: quarter turns counter-clockwise that put the frame upright.
+    """
+    if mode == 'area':
+        planes = [shrink_area(plane[..., None])[..., 0] for plane in planes]
+    else:
+        interpolation = {'bilinear': cv2.INTER_LINEAR, 'nearest': cv2.INTER_NEAREST}[mode]
+        planes = [cv2.resize(plane, (LOW_SIZE, LOW_SIZE), interpolation=interpolation) for plane in planes]
+    lowres = np.empty((LOW_SIZE, LOW_SIZE, 3), np.uint16)
+    planes_to_rgb(planes, layout, (1, 1), lowres)
+    return np.ascontiguousarray(np.rot90(lowres, turns)) if turns else lowres
+
+
 def rgb_to_planes(rgb, layout, planes):
     """Fill Y, Cb and Cr planes, or a grey frame's one, from rgb (H, W, 3) uint16."""
     luma, cb, cr = planes if len(planes) == 3 else (planes[0], planes[0][:0], planes[0][:0])
     encode_rows(rgb, *layout.chroma, layout.offset, layout.from_rgb, np.float32(layout.top), luma, cb, cr)
 
 
-FAST = {'reassoc', 'contract', 'nsz'}
-
-
-@njit(nogil=True, fastmath=FAST, cache=True, error_model='numpy')
+@kernel
 def decode_rows(luma, cb, cr, across, down, offset, matrix, rgb):
     """Planes of any integer dtype to rgb (H, W, 3) uint16; see planes_to_rgb."""
     height, width = luma.shape
@@ -127,7 +146,7 @@ def decode_rows(luma, cb, cr, across, down, offset, matrix, rgb):
                 result[3 * x + c] = np.int32((value if value < top else top) + half)
 
 
-@njit(nogil=True, fastmath=FAST, cache=True, error_model='numpy')
+@inlined
 def repeat(samples, times, offset, row):
     """Fill a row of pixels with samples - offset, each `times` times; the common 1 and 2 without a division."""
     f = np.float32
@@ -145,7 +164,7 @@ def repeat(samples, times, offset, row):
             row[x] = f(samples[x // times]) - offset
 
 
-@njit(nogil=True, fastmath=FAST, cache=True, error_model='numpy')
+@kernel
 def encode_rows(rgb, across, down, offset, matrix, top, luma, cb, cr):
     """rgb (H, W, 3) uint16 to planes of any integer dtype; see rgb_to_planes."""
     height, width = luma.shape
@@ -171,7 +190,7 @@ def encode_rows(rgb, across, down, offset, matrix, top, luma, cb, cr):
             average(reds, across, y % down + 1, c0, top, cr[y // down])
 
 
-@njit(nogil=True, fastmath=FAST, cache=True, error_model='numpy')
+@inlined
 def average(sums, across, rows, offset, top, samples):
     """Fill samples with means over `across` pixels of sums over `rows` rows, + offset; the last has what is left."""
     f = np.float32

@@ -23,8 +23,7 @@ from kernels import FULL, Edit, apply_grid
 from photos.levels import to_tensor
 from system.files import copy_status, save_whole
 from system.process import cores
-from video.colors import planes_to_rgb, rgb_to_planes
-from video.lowres import frame_lowres
+from video.colors import frame_lowres, planes_to_rgb, rgb_to_planes
 from video.reader import frame_layout, frame_planes, open_source, quarter_turns, read_frames, reformat, refuse_hdr
 from video.smoothing import Look, smooth_grids
 from video.writer import Result
