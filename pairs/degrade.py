@@ -156,10 +156,7 @@ def degrade(image, numbers):
     light *= contrast[..., None]
     light += offset
     np.clip(light, 0, 1, out=light)
-    bright = cv2.pow(light, 1 / 2.4)
-    bright *= 1.055
-    bright -= 0.055
-    photo = np.where(light <= 0.0031308, light * np.float32(12.92), bright)
+    photo = encode_srgb(light)
     photo *= top
     if numbers.noise:
         photo += noise_for(*photo.shape[:2], numbers.tile) * np.float32(numbers.noise * top / 255)

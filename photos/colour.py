@@ -17,6 +17,7 @@ import io
 import struct
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
@@ -40,8 +41,9 @@ HDR = {16: 'PQ', 18: 'HLG'}
 
 
 def encode_srgb(linear):
-    """sRGB's levels in [0, 1] of linear light in [0, 1]."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
+    """sRGB's levels in [0, 1] of an array of linear light in [0, 1]."""
+    bright = cv2.pow(linear, 1 / 2.4).reshape(linear.shape)  # twice as fast as numpy's
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * bright - 0.055)
 
 
 def decode_srgb(level):
@@ -80,10 +82,11 @@ class Space:
 
     def as_srgb(self, own):
         """The (H, W, 3) uint16 sRGB photo of own levels, uint8 or uint16."""
-        from photos.convert import in_strips, show_rows  # compiled by Numba, for those who have such a photo
+        from photos.convert import show_rows  # compiled by Numba, for those who have such a photo
+        from system.jit import parallel_rows
 
         photo, tables = np.empty(own.shape, np.uint16), self.linear[own.dtype.type]
-        in_strips(len(own), lambda rows: show_rows(own[rows], tables, self.matrix, TO_SRGB, photo[rows]))
+        parallel_rows(len(own), lambda *rows: show_rows(own, rows, tables, self.matrix, TO_SRGB, photo))
         return photo
 
     def from_srgb(self, enhanced, own):
@@ -93,11 +96,12 @@ class Space:
             enhanced: (H, W, 3) uint16 sRGB.
             own: (H, W, 3) uint8 or uint16.
         """
-        from photos.convert import in_strips, return_rows
+        from photos.convert import return_rows
+        from system.jit import parallel_rows
 
         tables, levels = self.linear[own.dtype.type], self.levels[own.dtype.type]
         rules = tables, self.matrix, TO_SRGB, FROM_SRGB, self.inverse, levels
-        in_strips(len(own), lambda rows: return_rows(enhanced[rows], own[rows], *rules))
+        parallel_rows(len(own), lambda *rows: return_rows(enhanced, own, rows, *rules))
         return own
 
 
