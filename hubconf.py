@@ -45,8 +45,9 @@ def deepupe(checkpoint='general', device=''):
 
         path = os.path.abspath(find_checkpoint(checkpoint))
         network, _ = load_network(path, utils.pick_device(device))
-        black = np.zeros((8, 8, 3), np.uint8)  # has the rest imported, while our names are there
-        kernels.enhance_photo(network, black, kernels.Edit(denoise=1.0))
+        # has the rest imported and Numba's cache read, while our names are there
+        kernels.enhance_photo(network, np.zeros((8, 8, 3), np.uint8), kernels.Edit(denoise=1.0))
+        kernels.enhance_batch(network, torch.zeros(1, 3, 8, 8, device=next(network.parameters()).device))
     finally:
         sys.path.remove(FOLDER)
         for name in [name for name in sys.modules if name.partition('.')[0] in OURS]:
