@@ -39,7 +39,7 @@ from pairs import lists
 from photos.contact_sheet import draw_row
 from photos.levels import to_8bit
 from photos.picture import list_photos, read_photo, write_photo
-from runs.checkpoint import load_network
+from runs.checkpoint import find_checkpoint, load_network
 from scoring.appearance import measure_appearance, measure_faults, to_lab
 from scoring.metrics import LABELS, METRICS, find_lpips
 from scoring.protocol import PROTOCOLS, Protocol, best_gamma, choose_baselines, describe_lol, gamma_decibels
@@ -50,10 +50,10 @@ from system.ranks import all_gather_list, init_distributed, ranks
 
 opt = SimpleNamespace(
     # what is scored, beside the unprocessed input
-    checkpoints_file='checkpoints/general/best.pth',  # ours, or the predecessor's state dict; commas between; '' none
+    checkpoints_file='checkpoints/general/best.pth',  # ours, or its name, or the predecessor's; commas between; '' none
     results_dir='',  # folders of other systems' results, matched by stem, commas between
     baselines='',  # of gamma, best_gamma, clahe, rescale, commas between
-    strength=1.0,  # of the checkpoints: 0 leaves the photo as it is, 1 is the model's result
+    strength=1.0,  # of the checkpoints: 0 leaves the photo as it is, 1 is the model's result, 1.5 more
     denoise=0.0,  # of the checkpoints: 1 takes out the noise that brightening brings up, -1 where it shows; marked
     rounding='',  # of the checkpoints; '' is down for the predecessor's weights, nearest for ours
     # on what
@@ -79,7 +79,7 @@ opt = SimpleNamespace(
 )
 
 RULES = {
-    'strength': (0.0, 1.0),
+    'strength': (0.0, 1.5),
     'denoise': [-1.0, (0.0, None)],
     'rounding': ['', 'nearest', 'down'],
     'split': ['all', 'paper', 'ratio'],
@@ -94,6 +94,7 @@ RULES = {
 }  # fmt: skip
 USUAL = {'strength': 1.0, 'split': 'all', 'dataset_ratio': 0.9, 'seed': 212, 'fused': True}  # else '', 0 or False
 INPUT = 'unprocessed input'
+ROOT = os.path.dirname(os.path.abspath(__file__))
 SHIPPED, SAMPLES = 'checkpoints/general/best.pth', 'sample_imgs/pairs.csv'  # it is scored on them by default
 
 
@@ -107,7 +108,8 @@ def main(opt):
     protocol = PROTOCOLS.get(opt.protocol, Protocol(opt.resize, opt.crop_border, opt.gt_mean))
     protocol.check()
     functions, blanks = ({}, {}) if opt.photos else choose_metrics(opt.metrics)
-    checkpoints, baselines = lists.list_names(opt.checkpoints_file), lists.list_names(opt.baselines)
+    checkpoints = [find_checkpoint(name) for name in lists.list_names(opt.checkpoints_file)]
+    baselines = lists.list_names(opt.baselines)
     name, pairs, notes = choose_pairs(opt, checkpoints)
     result_dir = make_result_dir(opt, checkpoints, name)
     methods = choose_methods(opt, checkpoints, baselines, pairs, protocol)
@@ -253,7 +255,8 @@ def find_test_pairs(opt, checkpoints):
     if not opt.pairs_file and not checkpoints:
         raise ValueError('pairs_file: expected a CSV list, or --dataset_dir, or a checkpoint, got none')
     saved = os.path.join(os.path.dirname((checkpoints or [''])[0]), 'valid_pairs.csv')
-    pairs_file = opt.pairs_file or (SAMPLES if checkpoints == [SHIPPED] else saved)
+    shipped = list(map(os.path.realpath, checkpoints)) == [os.path.realpath(os.path.join(ROOT, SHIPPED))]
+    pairs_file = opt.pairs_file or (os.path.join(ROOT, SAMPLES) if shipped else saved)
     if not os.path.isfile(pairs_file):
         hint = '' if opt.pairs_file else ' (no --pairs_file or --dataset_dir given)'
         raise FileNotFoundError(f'{pairs_file}: expected a CSV list of pairs, found no such file{hint}')

@@ -557,7 +557,7 @@ def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_pat
         ({'photos': 'a', 'baselines': 'best_gamma'}, 'baselines: expected only without best_gamma.* with --photos'),
         ({'pairs_file': 5}, 'pairs_file: expected text, got 5'),
         ({'dataset_ratio': '0.9'}, "dataset_ratio: expected 0 to 0.99, got '0.9'"),
-        ({'strength': 1.5}, 'strength: expected 0 to 1, got 1.5'),
+        ({'strength': 2.0}, 'strength: expected 0 to 1.5, got 2.0'),
         ({'protocol': 'psnr'}, "protocol: expected one of '', lol, lol_gt_mean, got 'psnr'"),
         ({'crop_border': -1}, 'crop_border: expected a whole number, 0 or more, got -1'),
     ],
@@ -721,10 +721,11 @@ def test_photos_paired_with_themselves_are_said_to_be(make_pairs, tmp_path):
     assert '1 of 4 pairs are a photo with itself' in (tmp_path / 'out' / 'table.md').read_text()
 
 
-def test_default_run_scores_the_sample_photos(tmp_path):
-    assert run_test(metrics='psnr', result_dir=str(tmp_path)) == 0
+@pytest.mark.parametrize('values', [{}, {'checkpoints_file': 'general'}])
+def test_default_run_scores_the_sample_photos(tmp_path, values):
+    assert run_test(metrics='psnr', result_dir=str(tmp_path), **values) == 0
     summary = read_summary(tmp_path)
-    assert (summary['pairs'], summary['photos']) == ('sample_imgs_pairs', 6)
+    assert (summary['pairs'], summary['photos']) == ('sample_imgs_pairs', 5)
     assert (
         summary['methods']['general_best']['psnr']['mean'] > summary['methods']['unprocessed input']['psnr']['mean'] + 5
     )
