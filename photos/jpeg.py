@@ -18,8 +18,7 @@ import simplejpeg
 from PIL import JpegImagePlugin
 
 from photos.formats import Header, reading_by
-from photos.metadata import clean_resources
-from photos.tags import read_directories
+from photos.metadata import clean_resources, read_directories
 
 EXIF, XMP, ICC = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0', b'ICC_PROFILE\0'
 EXTENDED, PHOTOSHOP, MPF = b'http://ns.adobe.com/xmp/extension/\0', b'Photoshop 3.0\0', b'MPF\0'

@@ -16,8 +16,7 @@ from PIL import Image
 from photos import jpeg
 from photos.boxes import XMP, boxes, colour_of
 from photos.formats import Header, reading_by
-from photos.metadata import exif_of_tags, found_blocks
-from photos.tags import MAKER_NOTE, Tag, Tags, read_directories, read_directory
+from photos.metadata import MAKER_NOTE, Tag, Tags, exif_of_tags, found_blocks, read_directories, read_directory
 
 HEIF_QUALITY, HEIF_PRESET = 80, 'ultrafast'  # by measurement, see docs/speed.md
 

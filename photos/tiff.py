@@ -14,8 +14,20 @@ import numpy as np
 from PIL import Image
 
 from photos.formats import Header, reading_by
-from photos.metadata import clean_resources, exif_of_tags, free_note, iptc_of, orientation_of, read_exif, resources_of
-from photos.tags import ORIENTATION, Tag, pack_directories, read_directories, start_of_file
+from photos.metadata import (
+    ORIENTATION,
+    Tag,
+    clean_resources,
+    exif_of_tags,
+    free_note,
+    iptc_of,
+    orientation_of,
+    pack_directories,
+    read_directories,
+    read_exif,
+    resources_of,
+    start_of_file,
+)
 
 XMP, IPTC, PHOTOSHOP, PROFILE, LAYERS = 700, 33723, 34377, 34675, 37724
 MEANT = {*range(254, 348), *range(512, 522), *range(529, 533), 559, XMP, IPTC, PHOTOSHOP, PROFILE,

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from photos import boxes, formats, metadata
+from photos.metadata import read_directories
 from photos.picture import Picture, read_photo, read_picture, write_picture
-from photos.tags import read_directories
 from tests.files import SRGB, close, exif, returned, scene
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from photos import formats, metadata, tiff
 from photos.folder import result_name
+from photos.metadata import read_directories
 from photos.picture import read_photo, read_picture, write_picture
-from photos.tags import read_directories
 from tests.files import ALPHA, PACKET, SRGB, chunk, close, exif, make_jpeg, scene
 
 

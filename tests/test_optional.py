@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from photos import metadata, optional
+from photos.metadata import Tag, Tags, pack_directories, read_directories
 from photos.picture import read_picture
-from photos.tags import Tag, Tags, pack_directories, read_directories
 from tests.files import PACKET, UPRIGHT, close, exif, make_jpeg, make_tiff, returned, scene
 
 

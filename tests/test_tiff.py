@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 
 from photos import jpeg, metadata, tiff
+from photos.metadata import MAKER_NOTE, Tag, Tags, pack_directories, read_directories, start_of_file
 from photos.picture import read_photo, read_picture, write_picture
-from photos.tags import MAKER_NOTE, Tag, Tags, pack_directories, read_directories, start_of_file
 from tests.files import ALPHA, DEEP, SRGB, UPRIGHT, close, exif, insert, make_jpeg, make_tiff, returned, scene, segment
 
 KINDS = {
