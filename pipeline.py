@@ -20,7 +20,7 @@ from model import LOW_SIZE
 from pairs import augment, degrade
 from photos.picture import read_photo
 from system.files import error_line, raise_all
-from system.process import available_memory, cores
+from system.process import cores
 
 
 def read_pair(pair):
@@ -64,8 +64,8 @@ def load_pairs(pairs, positions=None, cache='ram', folder=None, least=1):
 
     Args:
         positions: range of those to load; None is all.
-        cache: where the decoded photos stay: 'ram'; 'file', an unnamed temporary file mapped into memory; 'auto', ram
-            when they take up to half of what is available, else file; 'none', they are only checked.
+        cache: where the decoded photos stay: 'ram'; 'file', an unnamed temporary file mapped into memory, as fast
+            while there is memory for it; 'none', they are only checked.
         folder: where the temporary file lies; None is the system's.
         least: pixels of the shortest side that is taken.
     Raises:
@@ -85,19 +85,18 @@ def load_pairs(pairs, positions=None, cache='ram', folder=None, least=1):
             problems.append(f'{pair[0]}: expected {least} x {least} pixels or more, got {width} x {height}')
         return photos
 
-    if cache == 'auto':
-        first = [load(pair) for pair in wanted[:8]]
-        size = sum(photo.nbytes for photos in first if photos for photo in photos)
-        cache = 'file' if size / max(len(first), 1) * len(wanted) > available_memory() / 2 else 'ram'
     with ThreadPoolExecutor(cores()) as pool, tempfile.TemporaryFile(dir=folder) as file:
         places = []
-        for photos in tqdm(pool.map(load, wanted), 'read pairs', len(wanted), disable=None, leave=False):
-            if cache == 'file' and photos:
-                places.append(
-                    [(file.tell(), file.write(photo.tobytes()), photo.dtype, photo.shape) for photo in photos]
-                )
-            loaded.append(photos if cache == 'ram' else None)
-        file.flush()
+        try:
+            for photos in tqdm(pool.map(load, wanted), 'read pairs', len(wanted), disable=None, leave=False):
+                loaded.append(photos if cache == 'ram' else None)
+                if cache == 'file' and photos:
+                    places.append([(file.tell(), file.write(p.tobytes()), p.dtype, p.shape) for p in photos])
+            file.flush()
+        except OSError as error:
+            raise OSError(
+                f'cache: no room for decoded photos in {folder} ({error}); --cache none takes none'
+            ) from error
         raise_all(sorted(set(problems)), 'pairs')
         if places:
             content = np.memmap(file, np.uint8, 'r')

@@ -249,7 +249,7 @@ def find_test_pairs(opt, checkpoints):
             raise FileNotFoundError(f'dataset_dir: expected {wanted}, got {opt.dataset_dir!r}')
         return opt.protocol, lists.find_pairs(folder)
     if opt.dataset_dir:
-        pairs = lists.choose_split(lists.find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)
+        pairs = lists.split_dataset(lists.find_pairs(opt.dataset_dir), opt.split, opt.dataset_ratio, opt.seed)[1]
         name = os.path.basename(os.path.abspath(opt.dataset_dir))
         return name + ('' if opt.split == 'all' else f'_{opt.split}'), pairs
     if not opt.pairs_file and not checkpoints:

@@ -52,7 +52,7 @@ opt = SimpleNamespace(
     good_identity_share=0.25,  # share of these items that stay as they are, photo and target
     good_ranges='mild',  # what is simulated from the others: mild, moods, general or vivid, see pairs/degrade.py RANGES
     finish='',  # whose targets get the ranges' black point too: kept (what stays), all, or '' (what is simulated)
-    cache='auto',  # decoded photos: ram, file (memory-mapped), auto (ram while they fit), none (decode every epoch)
+    cache='file',  # decoded photos: file (memory-mapped, beside the runs), ram, or none (decode every epoch)
     num_workers=-1,  # threads that prepare batches; -1 is one per core up to 8, 0 does it between the steps
     limit=0,  # for a first smoke run: only so many training and validation pairs; 0 is all
     overfit=0,  # only so many pairs, validated on themselves, not augmented; 0 is off
@@ -118,7 +118,7 @@ RULES = {  # of every option, see utils.check_options
     'dataset_ratio': (0.01, 0.99), 'full_size': (1, 8192), 'identity_share': (0.0, 1.0), 'darken': (0.0, 1.0),
     'max_stops': (0.5, 16.0), 'good_weight': (0.001, 1000.0), 'good_identity_share': (0.0, 1.0),
     'good_ranges': ['mild', 'moods', 'general', 'vivid'], 'finish': ['', 'kept', 'all'],
-    'cache': ['auto', 'ram', 'file', 'none'], 'num_workers': (-1, None), 'limit': (0, None), 'overfit': (0, None),
+    'cache': ['file', 'ram', 'none'], 'num_workers': (-1, None), 'limit': (0, None), 'overfit': (0, None),
     'total_epochs': (1, None), 'train_batch_size': (2, None), 'lr': (1e-12, None), 'weight_decay': (0.0, None),
     'schedule': ['steps', 'constant', 'cosine'], 'grad_clip': (0.0, None), 'ema': (0.0, 0.999999),
     'amp': ['', 'bf16', 'fp16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
@@ -254,7 +254,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     """
     network, optimizer, scaler, weights = state.network, state.optimizer, state.scaler, loss_weights(opt)
     loader.dataset.set_epoch(epoch)
-    sums, last, start = None, None, time.perf_counter()
+    sums, unchecked, start = 0.0, [], time.perf_counter()
     model.train()
     label = f'epoch {epoch}/{opt.total_epochs}'
     bar = tqdm(loader, label, len(loader), disable=None if loader.rank == 0 else True, leave=False, dynamic_ncols=True)
@@ -275,10 +275,12 @@ def train_epoch(state, model, loader, epoch, opt, folder):
         if opt.ema:
             update_average(state.average, network, opt.ema, done)
 
-        check_loss(last, loader.dataset, folder.path)  # the step before: nothing waits for the device
-        last = epoch, step, positions, utils.fetch(losses['total'])
-        values = torch.stack([value.detach() for value in losses.values()])
-        sums = values if sums is None else sums + values
+        sums = sums + torch.stack([value.detach() for value in losses.values()])
+        unchecked.append((step, positions, losses['total'].detach()))
+        at_hand = loader.device.type == 'cpu' or step == len(loader)  # a GPU is not waited for at every step
+        if at_hand or step % 20 == 0:
+            check_losses(unchecked, loader.dataset, f'epoch {epoch}', folder.path)
+            unchecked = []
         if step % 20 == 0:
             seconds = (time.perf_counter() - start) / step * (opt.total_epochs * len(loader) - done)
             progress = f'loss={(sums[0] / step).item():.4f}, {tqdm.format_interval(seconds)} left without validation'
@@ -290,7 +292,6 @@ def train_epoch(state, model, loader, epoch, opt, folder):
             enhanced = network.reflectance(fullres, illumination.detach())
             for name, images in (('input', fullres), ('reflect', enhanced), ('illumination', illumination)):
                 save_sheet(f'{sheet}_{name}.png', images)
-    check_loss(last, loader.dataset, folder.path)
     if name := state.find_not_finite():
         raise ValueError(f'training: expected finite weights, got others in {name} after epoch {epoch}; '
                          f'{folder.path}/last.pth holds epoch {epoch - 1}')  # fmt: skip
@@ -382,19 +383,17 @@ def scale_of(photo):
     return np.float32(np.iinfo(photo.dtype).max)
 
 
-def check_loss(last, dataset, exp_dir):
-    """Stop a run whose loss is not a number, naming the photos of the batch."""
-    if last is None:
-        return
-    epoch, step, positions, fetched = last
-    loss = fetched()
-    if loss.isfinite():
-        return
-    names = ', '.join(dataset.pairs[dataset.order[position]][0] for position in positions)
-    raise ValueError(
-        f'training: expected a finite loss, got {loss.item()} in epoch {epoch}, step {step}; '
-        f'{exp_dir}/last.pth holds epoch {epoch - 1}; its photos: {names}'
-    )
+def check_losses(steps, dataset, epoch, exp_dir):
+    """Stop a run whose loss is not a number, naming the photos of the batch.
+
+    Args:
+        steps: list of (step, positions of its batch, loss).
+    """
+    for step, positions, loss in steps:
+        if not loss.isfinite():
+            names = ', '.join(dataset.pairs[dataset.order[position]][0] for position in positions)
+            raise ValueError(f'training: expected a finite loss, got {loss.item()} in {epoch}, step {step}; '
+                             f'{exp_dir}/last.pth holds the epoch before; its photos: {names}')  # fmt: skip
 
 
 def warn_of_overlap(data, overfit):

@@ -173,25 +173,3 @@ def pick_device(device):
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'device: expected cpu or a CUDA device of this machine, got {device!r}') from error
     return chosen
-
-
-def fetch(tensor):
-    """Start to copy a tensor to the host; returns a function that waits for that alone and gives the copy.
-
-    On CUDA `.item()` would wait for all that is queued on the device, what came after the tensor included.
-    """
-    import torch
-
-    tensor = tensor.detach()
-    if tensor.device.type != 'cuda':
-        return lambda: tensor
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    copy.copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()
-    done.record(torch.cuda.current_stream(tensor.device))
-
-    def wait():
-        done.synchronize()
-        return copy
-
-    return wait

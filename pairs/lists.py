@@ -243,36 +243,26 @@ def split_pairs(pairs, ratio, seed):
     return [pairs[i] for i in order[:count]], [pairs[i] for i in order[count:]]
 
 
-def choose_split(pairs, split, ratio, seed):
-    """The part of a dataset's pairs to test on.
+def split_dataset(pairs, split, ratio, seed):
+    """(training pairs, test pairs) of a dataset.
 
     Args:
-        split: 'all'; 'paper', FiveK's ids a4501 to a5000 (DeepUPE's test set); 'ratio', what train.py validates on with
-            the same dataset_ratio and seed.
+        split: 'all' tests on all; 'paper' on FiveK's ids a4501 to a5000 (DeepUPE's test set); 'ratio' as split_pairs.
     Raises:
         ValueError: unknown split, or no pair of the paper's ids.
     """
-    return pairs if split == 'all' else split_dataset(pairs, split, ratio, seed)[1]
-
-
-def split_dataset(pairs, split, ratio, seed):
-    """(training pairs, test pairs) of a dataset; see choose_split, which gives the second.
-
-    Raises:
-        ValueError: unknown split, or no pair on one side of the paper's.
-    """
     if split == 'ratio':
         return split_pairs(pairs, ratio, seed)
-    if split != 'paper':
+    if split not in ('all', 'paper'):
         raise ValueError(f'split: expected all, paper or ratio, got {split!r}')
-    chosen = [pair for pair in pairs if 4501 <= fivek_id(pair[0]) <= 5000]
-    rest = [pair for pair in pairs if pair not in set(chosen)]
+    chosen = [pair for pair in pairs if split == 'all' or 4501 <= fivek_id(pair[0]) <= 5000]
     if not chosen:
         raise ValueError(
             'split: expected file names that begin with a4501 to a5000 (FiveK) to test on, found none; '
             'other photos need --split ratio, or a list or folder to validate on'
         )
-    return rest, chosen
+    tested = set(chosen)
+    return [pair for pair in pairs if pair not in tested], chosen
 
 
 def fivek_id(path):

@@ -75,7 +75,7 @@ def test_darkening_ends_at_a_mean_light_of_darkest():
     assert (degrade.darken(dark // 2, STOP) == dark // 2).all()
 
 
-def test_levels_of_a_hazy_photo_are_its_ends_and_those_of_a_flat_one_stay_in_bounds():
+def test_levels_are_a_hazy_photos_ends_within_bounds():
     hazy = np.linspace(60, 220, 30000).astype(np.uint8).reshape(100, 100, 3)
     black, white = degrade.find_levels(hazy, (0.5, 0.5))
     assert [black * 255, white * 255] == pytest.approx([60.8, 219.2], abs=1.5)
@@ -89,7 +89,7 @@ def test_levels_of_a_hazy_photo_are_its_ends_and_those_of_a_flat_one_stay_in_bou
     assert deep == pytest.approx(degrade.find_levels(hazy, (0.5, 2.0)))
 
 
-def test_a_black_point_leaves_the_tones_above_nearly_as_they_are():
+def test_a_black_point_leaves_the_tones_above():
     hazy = np.linspace(25, 220, 30000).astype(np.uint8).reshape(100, 100, 3)
     _, target = degrade.degrade(hazy, PLAIN._replace(black=25 / 255))
     assert target.min() == 0
@@ -137,7 +137,7 @@ def test_a_kept_good_photo_stays_and_a_degraded_one_darker(make_pairs):
             assert photo.mean() <= (255 if keep else 0.7 * target.mean())
 
 
-def test_what_stays_is_finished_by_levels_whether_it_has_a_partner_or_not(make_pairs):
+def test_what_stays_is_finished_with_or_without_a_partner(make_pairs):
     pairs = lists.find_pairs(make_pairs(4))
     good = [(target, target) for _, target in pairs], 1.0
     ranges = degrade.Ranges(levels=(5.0, 0.0), cast=0.0)

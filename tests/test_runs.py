@@ -98,7 +98,7 @@ def test_a_run_that_left_nothing_leaves_no_folder(tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
-def test_log_of_a_resumed_run_has_one_kind_of_line_end_and_no_epoch_twice(tmp_path):
+def test_log_of_a_resumed_run_has_no_epoch_twice(tmp_path):
     log = tmp_path / 'run' / 'log.csv'
     log.parent.mkdir()
     log.write_bytes(b'epoch,total,psnr\r\n1,0.5,20\r\n2,0.4,\r\n3,0.3')  # as older runs wrote, killed while writing
@@ -132,7 +132,7 @@ def ticks(path, charts, monkeypatch):
 
 
 @pytest.mark.parametrize('values', [[1e7, 3.0, 0.1], [0.31, 0.29, 0.2], [1e-3, 1e100], [0.5], [0.0, -1.0]])
-def test_loss_has_about_ten_labels_on_a_log_scale_whatever_its_range(tmp_path, monkeypatch, values):
+def test_a_loss_curve_has_about_ten_labels(tmp_path, monkeypatch, values):
     path = tmp_path / 'curves.png'
     run = {**dict(enumerate(values, 1)), 8: float('inf'), 9: float('nan')}
     labels, scale = ticks(path, [('training loss', {'': [run]}, True)], monkeypatch)

@@ -341,10 +341,10 @@ def test_large_photos_are_measured_on_a_smaller_copy():
 
 def test_papers_split_is_the_last_500_ids():
     pairs = [(f'input/a{i:04d}-IMG.jpg', '') for i in (1, 4500, 4501, 5000)] + [('input/a45010.jpg', '')]
-    assert [pair[0][6:11] for pair in lists.choose_split(pairs, 'paper', 0.9, 1)] == ['a4501', 'a5000']
-    assert lists.choose_split(pairs, 'ratio', 0.6, 1) == lists.split_pairs(pairs, 0.6, 1)[1]
+    assert [pair[0][6:11] for pair in lists.split_dataset(pairs, 'paper', 0.9, 1)[1]] == ['a4501', 'a5000']
+    assert lists.split_dataset(pairs, 'ratio', 0.6, 1) == lists.split_pairs(pairs, 0.6, 1)
     with pytest.raises(ValueError, match='a4501 to a5000'):
-        lists.choose_split(pairs[:2], 'paper', 0.9, 1)
+        lists.split_dataset(pairs[:2], 'paper', 0.9, 1)
 
 
 def test_predecessors_options_are_read_and_nothing_in_them_runs(make_pairs, tmp_path):

@@ -12,7 +12,6 @@ from photos import levels
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import load_network, save_checkpoint
 from scoring import sheets
-from system import process
 
 
 def test_overrides_take_the_type_of_the_default():
@@ -204,40 +203,6 @@ def test_predecessors_weights_see_bgr(tmp_path):
         theirs = network(lowres.flip(1), fullres.flip(1)).flip(1)
         torch.testing.assert_close(ours(lowres, fullres), theirs, atol=1e-5, rtol=1e-5)  # sums in another order
     assert checkpoint['arch'] == 'hdrnet'
-
-
-@pytest.mark.parametrize(
-    ('line', 'files', 'left'),
-    [
-        ('0::/job', {'job/memory.max': '1000', 'job/memory.current': '700'}, [300]),
-        (
-            '0::/job',
-            {'job/memory.max': 'max', 'job/memory.current': '7', 'memory.max': '9', 'memory.current': '5'},
-            [4],
-        ),
-        (
-            '0::/a/b',
-            {'memory.max': '1000', 'memory.current': '700', 'memory.stat': 'anon 9\ninactive_file 50\n'},
-            [350],
-        ),
-        ('4:cpu,memory:/', {'memory/memory.limit_in_bytes': '800', 'memory/memory.usage_in_bytes': '900'}, [0]),
-        ('3:cpu:/x', {'memory/memory.limit_in_bytes': '800', 'memory/memory.usage_in_bytes': '1'}, []),
-    ],
-)
-def test_control_groups_limit_the_memory_that_is_left(tmp_path, line, files, left):
-    (tmp_path / 'cgroup').write_text(line + '\n')
-    for name, text in files.items():
-        path = tmp_path / 'fs' / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert process.memory_left_by_groups(str(tmp_path / 'cgroup'), str(tmp_path / 'fs')) == left
-
-
-def test_available_memory_is_shared_among_ranks(monkeypatch):
-    monkeypatch.setattr(process, 'memory_left_by_groups', lambda: [1000])
-    assert process.available_memory() == 1000
-    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
-    assert process.available_memory() == 250
 
 
 def test_sheet_holds_sixteen_pictures(tmp_path):

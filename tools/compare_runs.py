@@ -6,7 +6,6 @@ Runs whose names differ only in a number at the end (seeds) share a colour. Writ
 the illumination and reflectance that the first run of each name gave the photos of images_dir after epoch 1.
 """
 
-import csv
 import glob
 import os
 import re
@@ -20,6 +19,7 @@ from kernels import enhance_photo
 from photos.picture import list_photos, read_photo, write_photo
 from runs.checkpoint import load_network
 from runs.curves import draw_curves
+from system.files import read_csv
 
 opt = SimpleNamespace(
     runs='',  # folders of runs, commas between
@@ -49,8 +49,7 @@ def main(opt):
 
 def read_psnr(run):
     """{epoch: validation PSNR} of a run."""
-    with open(os.path.join(run, 'log.csv'), newline='', encoding='utf-8') as file:
-        return {int(row['epoch']): float(row['psnr']) for row in csv.DictReader(file) if row['psnr']}
+    return {int(row['epoch']): float(row['psnr']) for row in read_csv(os.path.join(run, 'log.csv')) if row['psnr']}
 
 
 def first_epoch(run, images_dir, height=110):
