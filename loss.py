@@ -1,4 +1,4 @@
-"""The loss terms of DeepUPE and one of ours as pure functions, and their totals as both systems weigh them.
+"""The loss terms of DeepUPE and two of ours as pure functions, and their totals as both systems weigh them.
 
 Images are RGB (N, 3, H, W) in [0, 1]; every term is a scalar, 0 at its best.
 
@@ -7,8 +7,8 @@ Source: Wang et al., CVPR 2019, as implemented in hermosayhl/DeepUPE_pytorch (`h
 
 Departures: the colour term adds eps to both norms and to the dot product, so two black pixels agree (both systems count
 them as orthogonal, a constant) and its gradient stays bounded; differences in the smoothness term cover every pair of
-neighbours (the predecessor leaves out the first row and column). The structure term is in neither system and has weight
-0 in both presets.
+neighbours (the predecessor leaves out the first row and column). The structure and tone terms are in neither system
+and have weight 0 in both presets.
 """
 
 import torch
@@ -16,12 +16,13 @@ import torch.nn.functional as F
 
 # weights of both systems; deepupe's smoothness is 2 x (mean / 2)
 PRESETS = {
-    'hdrnet': {'reconstruction': 1.0, 'color': 0.2, 'smoothness': 0.05, 'structure': 0.0},
-    'deepupe': {'reconstruction': 1.0, 'color': 1.0, 'smoothness': 2.0 / 2, 'structure': 0.0},
+    'hdrnet': {'reconstruction': 1.0, 'color': 0.2, 'smoothness': 0.05, 'structure': 0.0, 'tone': 0.0},
+    'deepupe': {'reconstruction': 1.0, 'color': 1.0, 'smoothness': 2.0 / 2, 'structure': 0.0, 'tone': 0.0},
 }
 LOG_EPS = 1e-4  # log of 0 is -inf, so lift by eps
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as the paper's code has it
 WINDOW, STRIDE = 7, 4  # pixels: scikit-image's SSIM window, on every fourth row and column
+TONE_LIFT = 1e-3  # the slope of a square root at black is bounded by it
 C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for a range of 1
 
 
@@ -96,6 +97,19 @@ def structure_loss(enhanced, target):
     return (1 - means * (2 * covariance + C2) / (var_x + var_y + C2)).mean()
 
 
+def tone_loss(enhanced, target, every=2):
+    """Mean squared difference of the square roots of levels on each `every`th row and column, lifted by TONE_LIFT.
+
+    Dark tones count as they are seen: in R = I / S the gradient of the squared error of R fades with R / S, so that
+    blacks which are too light cost next to nothing.
+
+    Args:
+        enhanced, target: (N, 3, H, W); below 0 counts as 0.
+    """
+    first, second = ((images[..., ::every, ::every].clamp(min=0) + TONE_LIFT).sqrt() for images in (enhanced, target))
+    return F.mse_loss(first, second)
+
+
 def count_windows(height, width):
     """Rows and columns of structure_loss's windows.
 
@@ -136,6 +150,7 @@ def total_loss(fullres, illumination, enhanced, target, preset='hdrnet', weights
         'color': lambda: color_loss(enhanced, target),
         'smoothness': lambda: smoothness_loss(illumination, guide(fullres)),
         'structure': lambda: structure_loss(enhanced, target),
+        'tone': lambda: tone_loss(enhanced, target),
     }
     values = {name: term() if weights[name] else enhanced.new_zeros(()) for name, term in terms.items()}
     return {'total': sum(weights[name] * value for name, value in values.items()), **values}

@@ -72,6 +72,7 @@ opt = SimpleNamespace(
     w_color=-1.0,
     w_smoothness=-1.0,
     w_structure=-1.0,  # 1 - SSIM; in neither system's preset
+    w_tone=-1.0,  # squared error of square roots, in which blacks count; in neither system's preset
     # run
     seed=212,
     deterministic=False,  # on CUDA, the same weights every time; slower. On the CPU it is always so
@@ -123,7 +124,7 @@ RULES = {  # of every option, see utils.check_options
     'schedule': ['steps', 'constant', 'cosine'], 'grad_clip': (0.0, None), 'ema': (0.0, 0.999999),
     'amp': ['', 'bf16', 'fp16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
     'visualize_batch': (1, None),
-    **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure')},
+    **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure', 'tone')},
     **dict.fromkeys(('augment', 'drop_last', 'deterministic', 'fused', 'tensorboard'), bool),
     **dict.fromkeys(('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
                      'device', 'exp_name', 'checkpoints_dir', 'resume'), str),

@@ -15,11 +15,12 @@ import torch
 
 from kernels.common import Rule
 from kernels.denoise import SAMPLE, denoise_plain, remove_noise
-from loss import PRESETS, total_loss
+from loss import PRESETS, tone_loss, total_loss
 from model import LOW_SIZE, STRONGEST, add_pedestal, apply_affine, build_network, reflectance, slice_grid
 from photos.levels import to_photo, to_tensor
 from photos.lowres import make_lowres, make_lowres_batch
 
+FUSED_TERMS = 'reconstruction', 'color', 'smoothness', 'structure'  # of the loss, in the kernels' order
 LOCK = threading.Lock()  # one trial of the kernels, however many threads ask for them at once
 
 
@@ -71,7 +72,7 @@ def try_kernels(kernels, device):
     grid.requires_grad_()
     guide = network.guide.fold(fullres)
     illumination = kernels.illuminate(fullres, grid, guide, rule)
-    weights = tuple(PRESETS['hdrnet'].values())
+    weights = tuple(PRESETS['hdrnet'][name] for name in FUSED_TERMS)
     loss, _ = kernels.FusedLoss.apply(illumination, fullres, target, eps, True, False, weights)
     ours = illumination, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
     for value, expected in zip(ours, plain, strict=True):
@@ -134,9 +135,15 @@ def training_loss(network, fullres, illumination, target, clamp, preset, weights
         return total_loss(fullres, illumination, enhanced, target, preset, weights)
     weights = {**PRESETS[preset], **(weights or {})}
     total, terms = kernels.FusedLoss.apply(
-        illumination, fullres, target, eps, clamp, preset == 'deepupe', tuple(weights.values())
+        illumination, fullres, target, eps, clamp, preset == 'deepupe', tuple(weights[name] for name in FUSED_TERMS)
     )
-    return {'total': total, **{name: term * (weights[name] > 0) for name, term in zip(weights, terms, strict=True)}}
+    tone = total.new_zeros(())
+    if weights['tone']:  # plain torch: a quarter of the pixels
+        photo, s, wanted = (images[..., ::2, ::2] for images in (fullres, illumination, target))
+        tone = tone_loss(reflectance(photo, s, eps, clamp=clamp), wanted, every=1)
+        total = total + weights['tone'] * tone
+    terms = {name: term * (weights[name] > 0) for name, term in zip(FUSED_TERMS, terms, strict=True)}
+    return {'total': total, **terms, 'tone': tone}
 
 
 @torch.no_grad()

@@ -217,7 +217,7 @@ def test_slice_apply_gradcheck(tanh, align_corners, clip):
             for size in [(9, 11), (1, 5), (5, 1)]
             for weights in [{}, {'color': 0.0}, {'smoothness': 0.0}]
         ],
-        *[(size, {'structure': 0.7}) for size in [(7, 7), (10, 12), (29, 83)]],
+        *[(size, {'structure': 0.7, 'tone': 0.3}) for size in [(7, 7), (10, 12), (29, 83)]],
     ],
 )
 def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, size):

@@ -14,6 +14,7 @@ from loss import (
     reconstruction_loss,
     smoothness_loss,
     structure_loss,
+    tone_loss,
     total_loss,
 )
 from model import build_network, reflectance
@@ -94,6 +95,12 @@ def test_structure_is_scikit_images_ssim_on_every_fourth_window():
     ]
     assert structure_loss(first, second).item() == pytest.approx(1 - np.mean(windows), abs=1e-12)
     assert structure_loss(first, first).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_tone_is_the_closed_form_on_constants():
+    first, second = (torch.full((1, 3, 5, 6), value, dtype=torch.float64) for value in (0.043, 0.008))
+    assert tone_loss(first, second).item() == pytest.approx((0.044**0.5 - 0.009**0.5) ** 2, abs=1e-12)
+    assert tone_loss(first, first).item() == 0
 
 
 @pytest.mark.parametrize('fused', [False, True])
