@@ -703,13 +703,16 @@ def test_lol_on_other_photos_gets_another_label(make_pairs, tmp_path):
 
 
 def test_papers_split_says_how_many_of_500(make_pairs, tmp_path):
-    folder = make_pairs(4)
-    for i, number in enumerate((4500, 4501, 4777, 5000)):
+    """README's command for another system's results, on a made-up FiveK of twelve photos."""
+    folder = make_pairs(12)
+    for i in range(12):
         for side in ('input', 'target'):
-            os.rename(f'{folder}/{side}/p{i}.png', f'{folder}/{side}/a{number}.png')
-    values = {'checkpoints_file': '', 'dataset_dir': folder, 'metrics': 'psnr'}
+            os.rename(f'{folder}/{side}/p{i}.png', f'{folder}/{side}/a{4495 + i}-IMG.png')
+    values = {'checkpoints_file': '', 'results_dir': f'{folder}/target', 'dataset_dir': folder, 'metrics': 'psnr'}
     assert run_test(**values, split='paper', result_dir=str(tmp_path / 'out')) == 0
-    assert read_summary(tmp_path / 'out')['pairs'] == 'data_paper_3_of_500'
+    summary = read_summary(tmp_path / 'out')
+    assert (summary['pairs'], summary['photos']) == ('data_paper_6_of_500', 6)
+    assert summary['methods']['target']['psnr']['mean'] == 'inf'
     assert "NOT THE PAPER'S TEST SET" in (tmp_path / 'out' / 'table.md').read_text()
 
 
