@@ -2,7 +2,7 @@
 
     python inference.py my_photos                        into my_photos/enhanced
     python inference.py photo.jpg brighter.jpg           one photo to one file
-    python inference.py my_photos -o brighter --look vivid --strength 0.7
+    python inference.py my_photos -o brighter --strength 0.7
     python inference.py my_photos/IMG_*.jpg -o brighter --recursive --contact_sheet
 
 Every photo comes out under its own name, upright, at its own size, bit depth and format, with transparency, EXIF, XMP
@@ -37,7 +37,7 @@ opt = SimpleNamespace(
     recursive=False,  # the folders below too; the result folder mirrors them
     max_megapixels=300.0,  # larger photos and frames are refused
     # light and colour
-    checkpoints_file='general',  # general, or vivid: deeper blacks, more colour; or a trained network's file
+    checkpoints_file='general',  # a shipped network's name, or the file of one that you trained
     strength=1.0,  # 0 leaves the photo as it is, 0.5 brightens it half as much, 1.5 more
     denoise=-1.0,  # noise that brightening brings up is taken out: 1 always, 0 never, -1 in photos where it shows
     video_smoothing=1.0,  # seconds before and after, over which a video's brightness is evened; 0: each frame alone

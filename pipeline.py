@@ -115,10 +115,9 @@ class Items(NamedTuple):
     full_size: int = 512  # side of fullres and target in pixels (hdrnet)
     augment: bool = True  # crop, flip and rotate (hdrnet); crop at random, else in the middle (deepupe)
     identity_share: float = 0.0  # probability that an item is (target, target), so that good photos stay as they are
-    darken: float = 0.0  # probability that a pair's photo is darkened by 0.5 to max_stops more; its target stays
+    darken: float = 0.0  # probability that a photo is darkened by 0.5 to max_stops more; its target stays
     max_stops: float = 4.5
     good_identity_share: float = 0.25  # probability that an item of a good photo without partner stays as it is
-    finish: str = ''  # whose targets get levels, as the simulated photos' do: kept (all that stays), all, or '': none
     ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
     lowres_mode: str = 'bilinear'  # see augment.render
 
@@ -172,13 +171,13 @@ class PairDataset:
         good = index >= self.first_good
         kept = share < (items.good_identity_share if good else items.identity_share)
         steps = self.draw_steps(target.shape, rng)
-        if good or (items.finish and kept):
-            levels = self.find_levels(index, target) if items.finish or not kept else (0.0, 1.0)
-            return augment.Recipe(True, steps, degrade.draw_degradation(items.ranges, levels, rng, kept))
-        levels = self.find_levels(index, target) if items.finish == 'all' else ()
+        degradation = None
+        if good:
+            levels = (0.0, 1.0) if kept else self.find_levels(index, target)
+            degradation = degrade.draw_degradation(items.ranges, levels, rng, kept)
         dark = not kept and items.darken and rng.random() < items.darken
         darkening = degrade.draw_darkening(items.max_stops, rng) if dark else None
-        return augment.Recipe(kept, steps, darkening=darkening, levels=levels)
+        return augment.Recipe(good or kept, steps, degradation, darkening)
 
     def find_levels(self, index, target):
         """The levels of a pair's target that become black and white, found once."""

@@ -3,7 +3,7 @@
     python train.py --recipe paper --dataset_dir path/to/fivek --exp_name paper
     python train.py --recipe predecessor --dataset_dir path/to/fivek --exp_name predecessor
     python train.py --train_pairs a/train.csv,b/train.csv --valid_pairs b/valid.csv --exp_name mine
-    python train.py --good_photos my_photos --exp_name mine   # no pairs: inputs are simulated from good photos
+    python train.py --good_photos my_photos --exp_name mine   # no pairs: it learns your taste
     python train.py ... --resume auto                         # go on where a killed run stopped, or begin
     torchrun --nproc_per_node=8 train.py ...                  # the same global batch, shared
 
@@ -23,7 +23,8 @@ from types import SimpleNamespace
 import utils
 
 opt = SimpleNamespace(
-    recipe='',  # predecessor, paper, lol or general, see RECIPES; '' is the architecture's own: predecessor, or paper
+    recipe='',  # predecessor, paper, lol, general or taste, see RECIPES; '' is taste for good photos alone, else the
+    # architecture's own: predecessor, or paper
     # network
     arch='hdrnet',  # hdrnet (the predecessor) or deepupe (the paper's released graph)
     luma_bins=8,  # depth of the bilateral grid
@@ -35,6 +36,7 @@ opt = SimpleNamespace(
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
     tint=1.0,  # share of the differences between S's channels that evaluation keeps, so that hues stay; theirs is 1
     start_from='',  # a checkpoint to train further, whose network options then replace those above
+    freeze_norm=False,  # BatchNorm keeps the statistics of start_from: few photos give no better ones
     # data
     dataset_dir='',  # input/ and expertC_gt/, low/ and high/, ... (docs/training.md), by stem; '' is data/fivek
     split='ratio',  # of it: ratio, paper (FiveK's a4501 to a5000 validate), or the predecessor's options.pkl
@@ -45,13 +47,11 @@ opt = SimpleNamespace(
     full_size=512,  # side in pixels that photos are resized to in training (hdrnet; deepupe crops 256)
     augment=True,  # crop, flip and rotate (hdrnet); crop at random, else in the middle (deepupe)
     identity_share=0.0,  # share of the pairs that are (target, target), so that good photos stay as they are
-    darken=0.0,  # share of the pairs whose photo gets 0.5 to max_stops stops less light, and noise; its target stays
+    darken=0.0,  # share of the others whose photo gets 0.5 to max_stops stops less light, and noise; its target stays
     max_stops=4.5,
     good_photos='',  # folders of good photos without partners, commas between, from which dark ones are simulated
     good_weight=1.0,  # how often each of them is drawn in an epoch
     good_identity_share=0.25,  # share of these items that stay as they are, photo and target
-    good_ranges='mild',  # what is simulated from the others: mild, moods, general or vivid, see pairs/degrade.py RANGES
-    finish='',  # whose targets get the ranges' black point too: kept (what stays), all, or '' (what is simulated)
     cache='file',  # decoded photos: file (memory-mapped, beside the runs), ram, or none (decode every epoch)
     num_workers=-1,  # threads that prepare batches; -1 is one per core up to 8, 0 does it between the steps
     limit=0,  # for a first smoke run: only so many training and validation pairs; 0 is all
@@ -88,11 +88,13 @@ opt = SimpleNamespace(
 
 RECIPES = {  # predecessor is the block above; the others say what differs from it. Sources: docs/training.md
     'predecessor': {
-        'arch': 'hdrnet', 'spatial_bin': 0, 'pedestal': 0.0, 'lowres': 'bilinear', 'split': 'ratio',
+        'arch': 'hdrnet', 'start_from': '', 'freeze_norm': False, 'spatial_bin': 0, 'pedestal': 0.0, 'tint': 1.0,
+        'lowres': 'bilinear', 'split': 'ratio',
         'dataset_ratio': 0.9, 'full_size': 512, 'identity_share': 0.0, 'darken': 0.0, 'max_stops': 4.5,
-        'good_weight': 1.0, 'good_identity_share': 0.25, 'good_ranges': 'mild', 'finish': '', 'total_epochs': 100,
+        'good_weight': 1.0, 'good_identity_share': 0.25, 'total_epochs': 100,
         'train_batch_size': 16, 'drop_last': False, 'lr': 1e-2, 'weight_decay': 1e-5, 'schedule': 'steps', 'ema': 0.0,
-        'w_color': -1.0, 'w_smoothness': -1.0, 'w_structure': -1.0, 'seed': 212, 'valid_interval': 1,
+        'w_reconstruction': -1.0, 'w_color': -1.0, 'w_smoothness': -1.0, 'w_structure': -1.0, 'w_tone': -1.0,
+        'seed': 212, 'valid_interval': 1,
     },
     'paper': {
         'arch': 'deepupe', 'lowres': 'nearest', 'split': 'paper', 'total_epochs': 40, 'train_batch_size': 16,
@@ -104,10 +106,16 @@ RECIPES = {  # predecessor is the block above; the others say what differs from 
         'valid_interval': 5,
     },
     'general': {
-        'spatial_bin': 16, 'pedestal': 2.0, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.2, 'darken': 0.1,
-        'max_stops': 4.0, 'good_weight': 4.0, 'good_identity_share': 0.2, 'good_ranges': 'general', 'finish': 'kept',
-        'total_epochs': 24, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998, 'w_color': 0.4,
-        'w_smoothness': 0.002, 'w_structure': 0.3, 'valid_interval': 24,
+        'spatial_bin': 16, 'tint': 0.5, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.08, 'darken': 0.35,
+        'good_identity_share': 1.0, 'total_epochs': 45, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998,
+        'w_reconstruction': 0.5, 'w_color': 2.0, 'w_smoothness': 0.002, 'w_structure': 0.5, 'w_tone': 2.0,
+        'valid_interval': 15,
+    },
+    'taste': {
+        'start_from': 'general', 'freeze_norm': True, 'dataset_ratio': 0.8, 'full_size': 256, 'good_weight': 2.0,
+        'good_identity_share': 0.2, 'darken': 0.35, 'total_epochs': 20, 'lr': 5e-4,
+        'schedule': 'cosine', 'ema': 0.98, 'w_reconstruction': 0.5, 'w_color': 2.0, 'w_smoothness': 0.002,
+        'w_structure': 0.5, 'w_tone': 2.0,
     },
 }  # fmt: skip
 
@@ -118,14 +126,13 @@ RULES = {  # of every option, see utils.check_options
     'tint': (0.0, 1.0),
     'dataset_ratio': (0.01, 0.99), 'full_size': (1, 8192), 'identity_share': (0.0, 1.0), 'darken': (0.0, 1.0),
     'max_stops': (0.5, 16.0), 'good_weight': (0.001, 1000.0), 'good_identity_share': (0.0, 1.0),
-    'good_ranges': ['mild', 'moods', 'general', 'vivid'], 'finish': ['', 'kept', 'all'],
     'cache': ['file', 'ram', 'none'], 'num_workers': (-1, None), 'limit': (0, None), 'overfit': (0, None),
     'total_epochs': (1, None), 'train_batch_size': (2, None), 'lr': (1e-12, None), 'weight_decay': (0.0, None),
     'schedule': ['steps', 'constant', 'cosine'], 'grad_clip': (0.0, None), 'ema': (0.0, 0.999999),
     'amp': ['', 'bf16', 'fp16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
     'visualize_batch': (1, None),
     **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure', 'tone')},
-    **dict.fromkeys(('augment', 'drop_last', 'deterministic', 'fused', 'tensorboard'), bool),
+    **dict.fromkeys(('augment', 'freeze_norm', 'drop_last', 'deterministic', 'fused', 'tensorboard'), bool),
     **dict.fromkeys(('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
                      'device', 'exp_name', 'checkpoints_dir', 'resume'), str),
 }  # fmt: skip
@@ -162,7 +169,7 @@ import pipeline
 from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
 from model import VARIANTS, build_network
-from pairs.degrade import RANGES
+from pairs.degrade import Ranges
 from pairs.lists import (
     find_good,
     find_overlap,
@@ -180,9 +187,10 @@ from runs.state import RunData, State, adopt_options
 from scoring.metrics import psnr, ssim
 from scoring.sheets import save_sheet
 from system.process import cores, tune_malloc
-from system.ranks import all_gather_list, init_distributed
+from system.ranks import BatchNorm, all_gather_list, init_distributed
 
 NETWORK = 'arch', *VARIANTS  # its options
+LEAST_GOOD = 20  # photos of one's taste: with fewer, the few that validate say nothing
 AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -210,7 +218,7 @@ def main(opt):
         train_lists, good, valid_pairs = choose_pairs(opt)
         items = pipeline.Items(
             opt.arch, opt.full_size, opt.augment, opt.identity_share, opt.darken, opt.max_stops,
-            opt.good_identity_share, opt.finish, RANGES[opt.good_ranges], network.lowres_mode,
+            opt.good_identity_share, Ranges(), network.lowres_mode,
         )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
         dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
@@ -221,7 +229,7 @@ def main(opt):
             valid_pairs, range(rank, len(valid_pairs), world), opt.cache, beside, least=7
         )
         if not train_lists and not opt.valid_pairs:  # good photos alone
-            valid_photos.simulated = RANGES[opt.good_ranges], opt.seed
+            valid_photos.simulated = Ranges(), opt.seed
         data = RunData.of(dataset, valid_pairs)
 
         # resume
@@ -234,6 +242,12 @@ def main(opt):
             resumed = f'resumed {path} after epoch {state.epoch}, best PSNR {state.best:.3f}'
             print(resumed if checkpoint else 'a new run')
             warn_of_overlap(data, opt.overfit)
+        if opt.start_from and not checkpoint:  # best.pth is never worse than the start
+            state.scores = validate(state.average, valid_photos)
+            state.best = state.scores['psnr']
+            folder.save_best(state)
+            unprocessed = np.mean([psnr(*valid_photos[i]) for i in range(len(valid_photos))])
+            folder.reference = f'  (start {state.best:.3f}, unprocessed {unprocessed:.3f})'
 
         for epoch in range(state.epoch + 1, opt.total_epochs + 1):
             row = train_epoch(state, model, loader, epoch, opt, folder)
@@ -257,6 +271,8 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     loader.dataset.set_epoch(epoch)
     sums, unchecked, start = 0.0, [], time.perf_counter()
     model.train()
+    if opt.freeze_norm:
+        network.apply(lambda module: module.eval() if isinstance(module, BatchNorm) else None)
     label = f'epoch {epoch}/{opt.total_epochs}'
     bar = tqdm(loader, label, len(loader), disable=None if loader.rank == 0 else True, leave=False, dynamic_ncols=True)
     for step, (positions, (lowres, fullres, target)) in enumerate(bar, 1):
@@ -415,7 +431,9 @@ def warn_of_overlap(data, overfit):
 
 def choose_recipe(opt, given=()):
     """Fill in the recipe's values of those options that are neither in `given` nor changed in the block at the top."""
-    opt.recipe = opt.recipe or ('paper' if opt.arch == 'deepupe' else 'predecessor')
+    alone = opt.good_photos and not (opt.train_pairs or opt.dataset_dir or opt.start_from)
+    usual = 'paper' if opt.arch == 'deepupe' else 'taste' if alone else 'predecessor'
+    opt.recipe = opt.recipe or usual
     for name, value in RECIPES[opt.recipe].items():
         if name not in given and getattr(opt, name) == RECIPES['predecessor'][name]:
             setattr(opt, name, value)
@@ -449,9 +467,9 @@ def check_combination(opt):
         **dict.fromkeys(('split', 'dataset_ratio'), (not opt.valid_pairs, 'without --valid_pairs')),
         'train_weights': (opt.train_pairs, 'with --train_pairs'),
         'full_size': (opt.arch == 'hdrnet', 'with --arch hdrnet'),
+        'freeze_norm': (opt.start_from, 'with --start_from'),
         'max_stops': (opt.darken, 'with --darken'),
         **dict.fromkeys(('good_weight', 'good_identity_share'), (opt.good_photos, 'with --good_photos')),
-        'good_ranges': (opt.good_photos or opt.finish, 'with --good_photos or --finish'),
         'limit': (not opt.overfit, 'without --overfit'),
         **dict.fromkeys(NETWORK, (not opt.start_from, 'without --start_from, which brings its network')),
     }
@@ -516,6 +534,8 @@ def choose_pairs(opt):
             pairs, valid_pairs = split_dataset(pairs, opt.split, opt.dataset_ratio, opt.seed)
         train_lists = [(pairs, 1.0)]
     elif not valid_pairs:
+        if len(good) < LEAST_GOOD and not (opt.overfit or opt.limit):
+            raise ValueError(f'good_photos: expected {LEAST_GOOD} or more photos, got {len(good)} in {opt.good_photos}')
         good, valid_pairs = split_pairs(good, opt.dataset_ratio, opt.seed)
     if opt.overfit or opt.limit:
         count = opt.overfit or opt.limit

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from pairs.degrade import Darkening, Degradation, darken, degrade, finish
+from pairs.degrade import Darkening, Degradation, darken, degrade
 from photos.lowres import make_lowres
 
 
@@ -20,7 +20,6 @@ class Recipe(NamedTuple):
     steps: tuple  # geometry of both: ('window', y, x, height, width), ('flip',), ('turn', degrees), ('resize', h, w)
     degradation: Degradation | None = None  # the photo and its target are simulated from the target
     darkening: Darkening | None = None  # the photo is darkened further, its target stays
-    levels: tuple = ()  # (black, white) of the target, which become 0 and 1
 
 
 # -------------------------------------------------------------------------------------------------------- draw
@@ -92,8 +91,7 @@ def render(photo, target, recipe, full_size, lowres_mode='bilinear'):
     if recipe.darkening:
         photo = darken(squeeze(photo, full_size), recipe.darkening)
     lowres = make_lowres(photo, lowres_mode)
-    target = squeeze(target, full_size)
-    return lowres, squeeze(photo, full_size), finish(target, recipe.levels) if recipe.levels else target
+    return lowres, squeeze(photo, full_size), squeeze(target, full_size)
 
 
 def squeeze(image, size):

@@ -32,22 +32,14 @@ class Ranges(NamedTuple):
     """What degradations are drawn from, uniformly where nothing else is said."""
 
     stops: tuple = (-0.2, 3.5)  # less light; little is drawn more often, see MILD
-    contrast: tuple = (0.55, 1.0)  # power of the luma around its geometric mean
-    chroma: tuple = (0.45, 1.0)  # factor of the difference to grey
-    flare: float = 0.012  # up to so much of white's light, added before the exposure
+    contrast: tuple = (0.5, 0.85)  # power of the luma around its geometric mean
+    chroma: tuple = (0.4, 0.8)  # factor of the difference to grey
+    flare: float = 0.025  # up to so much of white's light, added before the exposure
     balance: float = 0.04  # each channel of the photo off by up to so much
     cast: float = 0.1  # each channel of photo and target off by up to so much: coloured light stays coloured
     noise: float = 2.0  # standard deviation up to so many levels of 255
-    gamma: tuple = (1.0, 1.0)  # power of the levels of photo and target alike: above 1 is a darker mood, white stays
+    gamma: tuple = (0.65, 1.55)  # power of the levels of photo and target alike: above 1 is a darker mood, white stays
     levels: tuple = (0.5, 0.0)  # percent of the target's pixels that become black, and white
-
-
-RANGES = {  # of train.py's --good_ranges; add yours here
-    'mild': Ranges(),
-    'moods': Ranges(gamma=(0.65, 1.4)),
-    'general': Ranges(contrast=(0.5, 0.85), chroma=(0.4, 0.8), flare=0.025, gamma=(0.65, 1.55)),
-    'vivid': Ranges(contrast=(0.45, 0.8), chroma=(0.35, 0.7), flare=0.025, gamma=(0.65, 1.4)),
-}
 
 
 class Degradation(NamedTuple):
@@ -178,11 +170,6 @@ def darken(photo, numbers):
     noise = noise_for(*photo.shape[:2], numbers.tile)
     light += noise * np.sqrt(light * np.float32(numbers.shot) + np.float32(numbers.read**2))
     return np.rint(encode_srgb(light.clip(0, 1)) * np.float32(top)).astype(photo.dtype)
-
-
-def finish(image, levels):
-    """An image (H, W, 3) uint8 or uint16 with its black and white levels in [0, 1] at 0 and 1, as targets have them."""
-    return relight(image, light_table(Degradation(), np.iinfo(image.dtype).max, *levels))
 
 
 def relight(image, table):

@@ -72,6 +72,7 @@ class RunFolder:
     def __init__(self, path, rank):
         self.path, self.rank = path, rank
         self.log, self.board, self.about = [], None, {}
+        self.reference = ''  # what the validation PSNR is compared with, in words
 
     def read_last(self, resume):
         """(path, checkpoint) of the last.pth that a run goes on from, ('', None) for a new run; alike on all ranks.
@@ -135,20 +136,29 @@ class RunFolder:
         self.log.append(row)
         save_csv(os.path.join(self.path, 'log.csv'), self.log, COLUMNS)
         everything = state.state_dict()
-        weights = {'arch': self.about['opt']['arch'], 'model': everything['model'], 'epoch': state.epoch,
-                   **state.scores, 'opt': self.about['opt']}  # fmt: skip
+        weights = self.weights(state)
         if 'psnr' in row:
             save_checkpoint(os.path.join(self.path, f'epoch_{state.epoch}_psnr_{row["psnr"]:.3f}.pth'), weights)
         if better:
-            save_checkpoint(os.path.join(self.path, 'best.pth'), weights)
+            self.save_best(state)
         save_checkpoint(os.path.join(self.path, 'last.pth'), {**weights, **everything, **self.about})
+
+    def weights(self, state):
+        """What a checkpoint holds that is not for resuming."""
+        return {'arch': self.about['opt']['arch'], 'model': state.average.state_dict(), 'epoch': state.epoch,
+                **state.scores, 'opt': self.about['opt']}  # fmt: skip
+
+    def save_best(self, state):
+        """Write best.pth."""
+        if self.rank == 0:
+            save_checkpoint(os.path.join(self.path, 'best.pth'), self.weights(state))
 
     def report(self, row):
         """Print an epoch's row, redraw curves.png, feed TensorBoard."""
         if self.rank > 0:
             return
         texts = (f'{name} {value:.3f}' if name == 'psnr' else f'{name} {value:.4g}' for name, value in row.items())
-        print('  '.join(texts))
+        print('  '.join(texts) + self.reference)
         try:
             charts = [(title, {'': [self.column(name)]}, name == 'total')
                       for name, title in (('total', 'training loss'), ('psnr', 'validation PSNR in dB'))]  # fmt: skip

@@ -155,9 +155,10 @@ def test_settings_change_for_all_photos_or_for_one(desk, tmp_path):
     add(desk, *(upload(tmp_path, f'{name}.jpg') for name in 'abc'))
     desk.change('general', 0.5, 0, 'this one', TAB)
     desk.pick(SimpleNamespace(index=1), TAB)
-    desk.change('vivid', 1.0, 0, 'all', TAB)
+    desk.looks['mine'] = desk.looks['general']
+    desk.change('mine', 1.0, 0, 'all', TAB)
     assert [photo.settings for photo in desk.tabs['tab'].photos.values()] == [
-        ('vivid', 0.5, 0), ('vivid', 1.0, 0), ('vivid', 1.0, 0)]  # fmt: skip
+        ('mine', 0.5, 0), ('mine', 1.0, 0), ('mine', 1.0, 0)]  # fmt: skip
 
 
 def test_less_strength_gives_a_darker_preview(desk, tmp_path):

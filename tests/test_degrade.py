@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pipeline
-from pairs import augment, degrade, lists
+from pairs import degrade, lists
 from photos.colour import decode_srgb, encode_srgb
 
 PLAIN = degrade.Degradation()
@@ -135,36 +135,3 @@ def test_a_kept_good_photo_stays_and_a_degraded_one_darker(make_pairs):
             _, photo, target = dataset[position]
             assert np.array_equal(photo, target) == bool(keep)
             assert photo.mean() <= (255 if keep else 0.7 * target.mean())
-
-
-def test_what_stays_is_finished_with_or_without_a_partner(make_pairs):
-    pairs = lists.find_pairs(make_pairs(4))
-    good = [(target, target) for _, target in pairs], 1.0
-    ranges = degrade.Ranges(levels=(5.0, 0.0), cast=0.0)
-    items = pipeline.Items('hdrnet', 32, False, identity_share=1.0, good_identity_share=1.0, ranges=ranges)
-    for lists_of, others in (([(pairs, 1.0)], ((), 1.0)), ([], good)):
-        plain, finished = (
-            pipeline.PairDataset(lists_of, items._replace(finish=finish), others) for finish in ('', 'kept')
-        )
-        for position in range(4):
-            _, photo, target = finished[position]
-            assert np.abs(photo.astype(int) - plain[position][1]).max() <= 1
-            assert target.min() < photo.min()
-            assert target.mean() < photo.mean()
-
-
-def test_all_targets_are_finished_where_asked_and_photos_are_not(make_pairs):
-    pairs = lists.find_pairs(make_pairs(4))
-    ranges = degrade.Ranges(levels=(5.0, 3.0))
-    for name in ('', 'kept', 'all'):
-        items = pipeline.Items(full_size=32, augment=False, finish=name, ranges=ranges)
-        dataset = pipeline.PairDataset([(pairs, 1.0)], items)
-        ((positions, (_, photos, targets)),) = pipeline.Loader(dataset, 4, 0)
-        for position, photo, target in zip(positions, photos, targets, strict=True):
-            pair = dataset.photos[int(dataset.order[position])]
-            own = [augment.squeeze(image, 32) for image in pair]
-            if name == 'all':
-                own[1] = degrade.finish(own[1], degrade.find_levels(pair[1], ranges.levels))
-            for image, expected in zip((photo, target), own, strict=True):
-                difference = np.abs(image.permute(1, 2, 0).numpy() * 255 - expected)
-                assert difference.max() < 0.01

@@ -8,7 +8,7 @@ import torch
 
 import pipeline
 from pairs import lists
-from pairs.degrade import RANGES
+from pairs.degrade import Ranges
 
 
 @pytest.mark.parametrize('layout', lists.LAYOUTS)
@@ -72,7 +72,7 @@ def test_uncached_photos_are_not_kept(make_pairs):
 def test_simulated_validation_is_the_same_on_any_rank(make_pairs):
     pairs = [(target, target) for _, target in lists.find_pairs(make_pairs(4))]
     whole, share = (pipeline.load_pairs(pairs, positions) for positions in (None, range(1, 4, 2)))
-    whole.simulated = share.simulated = RANGES['mild'], 1
+    whole.simulated = share.simulated = Ranges(), 1
     for one, other in zip((whole[1], whole[3]), (share[0], share[1]), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import torch
 
 import train
 from pairs import lists
-from pairs.degrade import RANGES
 from runs.checkpoint import read_checkpoint
 from runs.state import RunData
 from system import files
@@ -72,18 +72,34 @@ def test_learning_rate_steps_are_the_predecessors():
 
 
 def test_good_photos_alone_train_a_network_and_are_listed(make_pairs, tmp_path):
-    folder = os.path.join(make_pairs(6), 'target')
+    folder = os.path.join(make_pairs(20), 'target')
     checkpoint = run_training(tmp_path, 'good', good_photos=folder, total_epochs=1)
-    assert checkpoint['opt']['lowres'] == 'bilinear'
+    assert checkpoint['opt']['lowres'] == 'area'  # of the network that it starts from
     train_pairs = lists.read_pairs(str(tmp_path / 'good' / 'train_pairs.csv'))
     valid_pairs = lists.read_pairs(str(tmp_path / 'good' / 'valid_pairs.csv'))
-    assert (len(train_pairs), len(valid_pairs)) == (4, 2)
+    assert (len(train_pairs), len(valid_pairs)) == (15, 5)
     assert all(photo == target for photo, target in train_pairs + valid_pairs)
     hashes = lists.pair_hashes(str(tmp_path / 'good' / 'train_pairs.csv'), train_pairs)
-    assert len(hashes[1]) == 4
+    assert len(hashes[1]) == 15
     again = run_training(tmp_path, 'again', good_photos=folder, total_epochs=1)
     assert again['psnr'] == checkpoint['psnr']  # validation is simulated with a fixed seed
     assert equal(again, checkpoint)
+
+
+def test_taste_is_never_worse_than_its_start(make_pairs, tmp_path, capsys):
+    folder = os.path.join(make_pairs(20), 'target')
+    run_training(tmp_path, 'worse', good_photos=folder, total_epochs=1, lr=0.1)
+    printed = capsys.readouterr().out
+    start, reached = (float(re.search(rf'{name} ([\d.]+)', printed)[1]) for name in (r'\(start', 'psnr'))
+    assert 'unprocessed' in printed
+    assert reached < start
+    best = torch.load(tmp_path / 'worse' / 'best.pth', weights_only=True)
+    assert best['psnr'] == pytest.approx(start, abs=1e-3)
+
+
+def test_too_few_good_photos_are_refused(make_pairs, tmp_path):
+    with pytest.raises(ValueError, match='good_photos: expected 20 or more photos, got 6'):
+        run_training(tmp_path, 'few', good_photos=os.path.join(make_pairs(6), 'target'))
 
 
 def test_good_photos_join_pairs(make_pairs, tmp_path):
@@ -323,10 +339,9 @@ def test_full_disk_leaves_the_last_checkpoint(make_pairs, tmp_path):
         ({'max_stops': 1e9}, 'max_stops: expected 0.5 to 16'),
         ({'lr': float('nan')}, 'lr: expected 1e-12 or more, got nan'),
         ({'split': 'random'}, 'split: expected ratio, paper or'),
-        ({'recipe': 'papers'}, "recipe: expected one of '', predecessor, paper, lol, general, got 'papers'"),
+        ({'recipe': 'papers'}, "recipe: expected one of '', predecessor, paper, lol, general, taste, got 'papers'"),
         ({'train_pairs': 'a.csv', 'valid_pairs': 'b.csv', 'train_weights': 'nan'}, 'train_weights: expected 1 numbers'),
         ({'train_pairs': 'a.csv'}, 'valid_pairs: expected a CSV list or a folder beside train_pairs'),
-        ({'good_ranges': 'wild'}, 'good_ranges: expected one of mild'),
         ({'exp_name': '.'}, 'exp_name: expected the name of a folder'),
         ({'device': 'meta'}, 'device: expected cpu or a CUDA device'),
     ],
@@ -404,11 +419,7 @@ def test_what_is_given_or_changed_inline_stays():
     assert 'lr=0.01 (recipe: 0.0001)' in train.describe_recipe(opt)
     inline = type(train.opt)(**{**vars(train.opt), 'recipe': 'general', 'pedestal': 3.0})
     train.choose_recipe(inline)
-    assert (inline.pedestal, inline.finish) == (3.0, 'kept')
-
-
-def test_ranges_have_a_rule():
-    assert train.RULES['good_ranges'] == list(RANGES)
+    assert (inline.pedestal, inline.tint) == (3.0, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,6 @@ VARIANTS = {  # options of train.py beside the base's
     'target-to-target pairs': '--identity_share 0.12',
     'bilinear lowres': '--lowres bilinear',
     'simulated from good photos': '--good_photos GOOD',
-    'simulated and what stays finished': '--good_photos GOOD --finish kept',
-    'simulated and finished in moods': '--good_photos GOOD --finish kept --good_ranges moods',
-    'simulated in moods and all finished': '--good_photos GOOD --finish all --good_ranges moods',
 }
 
 
