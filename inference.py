@@ -24,6 +24,8 @@ from types import SimpleNamespace
 
 from tqdm import tqdm
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # for the installed command: its package is this folder
+
 import utils
 from photos.folder import SHEET, find_photos, is_due, is_video, plan_jobs, read_record, remember
 from system.files import error_line, printable, remove_stale_parts

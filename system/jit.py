@@ -6,12 +6,14 @@ OpenMP, can run in several threads at once, and survive fork.
 
 import contextlib
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numba
 import numpy as np
 from numba import njit
+from numba.core import event
 from numba.core.codegen import get_host_cpu_features
 from torch.utils.data import get_worker_info
 
@@ -30,6 +32,20 @@ def use_wide_vectors():
 
 
 use_wide_vectors()  # before the first kernel is declared
+
+
+class CompilingNote(event.Listener):
+    """Says once that kernels are compiled, for which a first run waits some seconds."""
+
+    def on_start(self, _):
+        event.unregister('numba:compile', self)
+        print('note: compiling for this machine, once: the first photo waits 10 to 20 seconds', file=sys.stderr)
+
+    def on_end(self, _):
+        pass
+
+
+event.register('numba:compile', CompilingNote())
 
 
 def kernel(function):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -25,3 +27,11 @@ def test_strips_run_in_a_fork_too():
 def test_kernels_run_where_no_cache_can_be_written(monkeypatch):
     monkeypatch.setattr('numba.core.caching.FunctionCache._impl_class._locator_classes', [])
     assert jit.kernel(lambda x: x + 1)(2) == 3
+
+
+def test_compiling_is_said_once_and_not_of_cached_kernels(tmp_path):
+    (tmp_path / 'use.py').write_text('from system.jit import kernel\n@kernel\ndef f(x):\n    return x\nf(1), f(1.0)\n')
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command, env = [sys.executable, tmp_path / 'use.py'], {**os.environ, 'PYTHONPATH': root}
+    said = [subprocess.run(command, env=env, capture_output=True, text=True, check=True).stderr for _ in range(2)]
+    assert [text.count('note: compiling') for text in said] == [1, 0]

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -177,3 +179,69 @@ def test_ablation_compares_runs_with_the_base_and_does_not_repeat_them(make_pair
     assert ablate.main(SimpleNamespace(**options)) == 0
     with pytest.raises(ValueError, match='only: expected some of base'):
         ablate.main(SimpleNamespace(**{**options, 'only': 'nothing'}))
+
+
+def readme_commands():
+    """The commands of README.md in order, without what installs; the page and the export have tests of their own."""
+    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
+        parts = re.findall(r'^```bash\n(.*?)^```|^\|[^|]*\| `([^`|]+)` \|$', file.read(), re.MULTILINE | re.DOTALL)
+    lines = [line.partition(' #')[0].split(' && ')[-1] for part in parts for line in ''.join(part).splitlines()]
+    return [line for line in lines if re.match(r'(\.venv/bin/)?(deepupe|python (train|test))', line)]
+
+
+def test_each_command_of_readme_does_something(tmp_path, monkeypatch, capsys):
+    """In their order in one fresh folder, training on tiny pairs."""
+    rng = np.random.default_rng(0)
+
+    def make(*names, light=255):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            photo = cv2.resize(rng.integers(light // 4, light, (5, 6, 3), dtype=np.uint8), (48, 40))
+            cv2.imwrite(str(tmp_path / name), photo)
+
+    def tree():
+        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob('*') if path.is_file()}
+
+    pairs = [f'a{number:04}.png' for number in (*range(1, 21), 4501, 4502)]
+    make('my_photos/a.jpg', 'my_photos/b.png', 'my_photos/sub/c.jpg', 'photo.jpg', light=60)
+    make(*(f'data/fivek/input/{name}' for name in pairs), light=60)
+    make(*(f'my_best_photos/{i}.jpg' for i in range(12)))
+    for folder in ('data/fivek/expertC_gt', 'other_system/results'):
+        make(*(f'{folder}/{name}' for name in pairs))
+    (tmp_path / 'pairs.csv').write_text(f'input,target\ndata/fivek/input/{pairs[0]},data/fivek/expertC_gt/{pairs[0]}\n')
+    os.symlink(os.path.join(ROOT, 'sample_imgs'), tmp_path / 'sample_imgs')
+    shutil.copytree(os.path.join(ROOT, 'checkpoints', 'general'), tmp_path / 'checkpoints' / 'general')
+    monkeypatch.chdir(tmp_path)
+    commands = readme_commands()
+    assert sum('deepupe' in command for command in commands) >= 7
+    for command in commands:
+        _, *words = command.removeprefix('.venv/bin/').split()
+        name = 'inference.py' if 'deepupe' in command.split()[0] else words.pop(0)
+        if name == 'train.py':
+            epochs = 2 if '--resume' in words else 1
+            words += f'--total_epochs {epochs} --train_batch_size 2 --num_workers 0 --device cpu'.split()
+            words += [] if 'paper' in words else ['--full_size', '32']
+        before = tree()
+        monkeypatch.setattr(sys, 'argv', [name, *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(os.path.join(ROOT, name), run_name='__main__')
+        assert not ended.value.code, (command, ended.value.code, capsys.readouterr().err)
+        assert tree() != before or words == ['--help'], command
+
+
+def test_installed_command_enhances_a_photo_and_has_the_looks(tmp_path):
+    """`pip install .` without network and dependencies, and `deepupe` from another folder."""
+    pytest.importorskip('setuptools')
+    copy = tmp_path / 'copy'
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns('.*', 'docs', 'sample_*', 'tests', '__pycache__', 'build')
+    )
+    pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--no-index']
+    subprocess.run([*pip, '--target', tmp_path / 'site', copy], check=True, capture_output=True)
+    assert sorted(os.listdir(tmp_path / 'site')) == ['bin', 'deepupe', 'deepupe-2.0.dist-info']  # no plain names
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((40, 50, 3), 40, np.uint8))
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
+    command = [sys.executable, tmp_path / 'site' / 'bin' / 'deepupe', 'a.png', 'b.png', '--look', 'vivid']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    assert done.stdout.startswith('1 enhanced into b.png'), done.stderr
+    assert read_photo(str(tmp_path / 'b.png')).mean() > 60
