@@ -82,19 +82,20 @@ class RunFolder:
         Raises:
             FileNotFoundError: no such file. ValueError: the folder holds a run already; not a last.pth.
         """
-        return on_rank0(lambda: self.choose_last(resume))
 
-    def choose_last(self, resume):
-        own = os.path.join(self.path, 'last.pth')
-        if not resume and os.path.exists(own):
-            raise ValueError(f'{self.path}: holds a run already; take another --exp_name, or --resume auto')
-        path = own if resume == 'auto' else resume
-        if not path or (resume == 'auto' and not os.path.exists(own)):
-            return '', None
-        checkpoint = read_checkpoint(path)
-        if 'optimizer' not in checkpoint:
-            raise ValueError(f'{path}: expected a last.pth to resume from, got weights alone')
-        return path, checkpoint
+        def choose():
+            own = os.path.join(self.path, 'last.pth')
+            if not resume and os.path.exists(own):
+                raise ValueError(f'{self.path}: holds a run already; take another --exp_name, or --resume auto')
+            path = own if resume == 'auto' else resume
+            if not path or (resume == 'auto' and not os.path.exists(own)):
+                return '', None
+            checkpoint = read_checkpoint(path)
+            if 'optimizer' not in checkpoint:
+                raise ValueError(f'{path}: expected a last.pth to resume from, got weights alone')
+            return path, checkpoint
+
+        return on_rank0(choose)
 
     def describe(self, opt, data, epoch):
         """Write what describes the run, and leave out what the log has of epochs after `epoch`, which will be repeated.

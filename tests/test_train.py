@@ -137,6 +137,17 @@ def test_seconds_go_on_and_each_start_is_recorded(make_pairs, tmp_path):
     assert starts[0]['torch'] == torch.__version__
 
 
+def test_time_left_is_said_after_a_hundred_steps(make_pairs, tmp_path, capsys):
+    lists.write_pairs(str(tmp_path / 'a.csv'), lists.find_pairs(make_pairs(2)))
+    paths = {'train_pairs': str(tmp_path / 'a.csv'), 'valid_pairs': str(tmp_path / 'data'), 'train_weights': '101'}
+    small = {'full_size': 16, 'luma_bins': 1, 'spatial_bin': 4, 'dataset_ratio': 0.9}
+    run_training(tmp_path, 'run', **paths, **small, total_epochs=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('epoch 1/1, step')]
+    assert len(lines) == 1
+    assert 'step 100/101: loss=' in lines[0]
+    assert lines[0].endswith('left without validation')
+
+
 def test_sixteen_bit_targets_train(make_pairs, tmp_path):
     folder = make_pairs(4)
     for i in range(4):
