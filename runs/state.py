@@ -98,7 +98,8 @@ def adopt_options(opt, checkpoint, path):
         ValueError: options that contradict the checkpoint's, by name.
     """
     before, network = {'drop_last': True, **checkpoint['opt']}, network_options(checkpoint)  # older runs left it out
-    if before.get('simulate') or before.get('jitter') or (before.get('good_photos') and 'good_ranges' not in before):
+    drawn_otherwise = before.get('good_photos') and {'good_stops', 'good_ranges'} & set(before)
+    if before.get('simulate') or before.get('jitter') or drawn_otherwise:
         raise ValueError(f'{path}: expected a run of this version, got one that simulates photos in another way')
     if before.get('start_from'):
         opt.start_from = opt.start_from or before['start_from']

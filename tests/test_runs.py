@@ -1,5 +1,6 @@
 """What a run leaves behind and goes on from: its state, its folder and lock, its curves; ranks that decide together."""
 
+import contextlib
 import os
 import signal
 from types import SimpleNamespace
@@ -193,6 +194,18 @@ def test_options_younger_than_the_checkpoint_are_as_it_was_trained():
     assert (opt.lowres, opt.total_epochs) == ('', 20)
     opt.lr = 0.5
     with pytest.raises(ValueError, match=r'last.pth: expected the options .*: lr is 0.5, was 0.01'):
+        adopt_options(opt, checkpoint, 'last.pth')
+
+
+@pytest.mark.parametrize(
+    ('more', 'refused'),
+    [({'good_photos': 'a'}, False), ({'good_photos': 'a', 'good_stops': '-0.2,3.5'}, True), ({'simulate': 0.1}, True)],
+)
+def test_only_older_runs_with_simulated_photos_are_refused(more, refused):
+    before = {'schedule': 'steps', 'total_epochs': 9, **more}
+    checkpoint = {'arch': 'hdrnet', 'model': build_network('hdrnet').state_dict(), 'opt': before}
+    opt = SimpleNamespace(schedule='steps', total_epochs=9, start_from='', good_photos='a')
+    with pytest.raises(ValueError, match='expected a run of this version') if refused else contextlib.nullcontext():
         adopt_options(opt, checkpoint, 'last.pth')
 
 
