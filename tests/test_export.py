@@ -1,3 +1,5 @@
+import os
+from itertools import pairwise
 from types import SimpleNamespace
 
 import cv2
@@ -52,15 +54,11 @@ def make_network(name):
     return network
 
 
-def check(run, network, separate):
-    """Compare run(**inputs), numpy in and out, with our photos."""
-    for size, strength in (((401, 640), 1.0), ((128, 90), 0.6), ((256, 256), 0.0)):
+def check(run, network):
+    """Compare run(photo, strength), numpy in and out, with our photos."""
+    for size, strength in (((401, 640), 1.0), ((128, 90), 0.6), ((256, 256), 0.0), ((5, 300), 1.5)):
         photo = dark_photo(*size)
-        inputs = {'photo': photo.transpose(2, 0, 1)[None], 'strength': np.array([strength], np.float32)}
-        if separate:
-            lowres = make_lowres(photo, network.lowres_mode)
-            inputs['lowres'] = lowres.transpose(2, 0, 1)[None].astype(np.float32)
-        enhanced = run(**inputs)
+        enhanced = run(photo.transpose(2, 0, 1)[None], np.array([strength], np.float32))
         assert enhanced.dtype == np.uint8
         expected, _ = enhance_photo(network, photo, Edit(strength))
         difference = abs(enhanced[0].transpose(1, 2, 0).astype(int) - expected)
@@ -68,25 +66,61 @@ def check(run, network, separate):
         assert (difference > 0).mean() <= 1e-3
 
 
-@pytest.mark.parametrize('separate', [False, True])
+def by_tiles(predict, apply):
+    """run for `check` of the two graphs, as docs/use.md has it."""
+
+    def run(photo, strength):
+        enhanced = np.empty_like(photo)
+        grid, rows, columns = predict(photo=photo)
+        for top, bottom in pairwise(np.unique(rows)):
+            for left, right in pairwise(np.unique(columns)):
+                tile, place = photo[:, :, top:bottom, left:right], np.array([top, left, *photo.shape[2:]])
+                made = apply(tile=tile, place=place, grid=grid, strength=strength)
+                enhanced[:, :, top:bottom, left:right] = made
+        return enhanced
+
+    return run
+
+
 @pytest.mark.parametrize('align_corners', [False, True])
 @pytest.mark.parametrize('name', ['hdrnet', 'deepupe'])
-def test_what_is_exported_gives_our_photos(name, align_corners, separate):
+def test_what_is_exported_gives_our_photos(name, align_corners):
     network = make_network(name)
     network.align_corners = align_corners
-    module = export.PhotoToPhoto(network)
-    check(lambda **inputs: module(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy(), network, separate)
+
+    def call(module):
+        def run(**inputs):
+            made = module(**{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()})
+            return made.numpy() if torch.is_tensor(made) else [value.numpy() for value in made]
+
+        return run
+
+    whole = call(export.PhotoToPhoto(network))
+    with torch.no_grad():
+        check(lambda photo, strength: whole(photo=photo, strength=strength), network)
+        check(by_tiles(call(export.PhotoToGrid(network)), call(export.TileToTile(network))), network)
 
 
-@pytest.mark.parametrize(('name', 'separate'), [('hdrnet', False), ('deepupe', True)])
-def test_the_onnx_graph_gives_our_photos_by_what_other_runtimes_take(tmp_path, name, separate):
+@pytest.mark.parametrize('name', ['hdrnet', 'deepupe'])
+def test_the_two_graphs_give_our_photos(tmp_path, name):
+    pytest.importorskip('onnxscript')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    network = make_network(name)
+    export.export_onnx(network, str(tmp_path / 'graph.onnx'), tiles=True)
+    assert sorted(os.listdir(tmp_path)) == ['graph_grid.onnx', 'graph_tile.onnx']
+    grid, tile = (onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+                  for path in sorted(tmp_path.iterdir()))  # fmt: skip
+    check(by_tiles(lambda **inputs: grid.run(None, inputs), lambda **inputs: tile.run(None, inputs)[0]), network)
+
+
+def test_the_onnx_graph_gives_our_photos_by_what_other_runtimes_take(tmp_path):
     onnx, _ = pytest.importorskip('onnx'), pytest.importorskip('onnxscript')
     onnxruntime = pytest.importorskip('onnxruntime')
-    network, path = make_network(name), str(tmp_path / 'graph.onnx')
-    export.export_onnx(network, path, separate)
+    network, path = make_network('hdrnet'), str(tmp_path / 'graph.onnx')
+    export.export_onnx(network, path)
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    assert [value.name for value in session.get_inputs()] == ['photo', 'strength', 'lowres'][: 2 + separate]
-    check(lambda **inputs: session.run(None, inputs)[0], network, separate)
+    assert [value.name for value in session.get_inputs()] == ['photo', 'strength']
+    check(lambda photo, strength: session.run(None, {'photo': photo, 'strength': strength})[0], network)
 
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 18)]
