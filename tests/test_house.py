@@ -3,7 +3,6 @@
 import ast
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,10 @@ ROOMS = sorted({name.split('/')[0] for name in SOURCES if '/' in name} - {'tests
 TREES = {name: ast.parse((ROOT / name).read_text(encoding='utf-8')) for name in SOURCES}
 
 
-def find_imports(name, outside_functions=False):
-    """Files of ours that a file imports anywhere in it, or only outside functions."""
+def find_imports(name):
+    """Files of ours that a file imports anywhere in it."""
     found = set()
-    for node in TREES[name].body if outside_functions else ast.walk(TREES[name]):
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -74,22 +73,6 @@ def test_no_two_rooms_use_each_other():
             uses[room] |= {other.split('/')[0] for other in find_imports(name)} & (set(ROOMS) - {room})
     both = {tuple(sorted((room, other))) for room in ROOMS for other in uses[room] if room in uses[other]}
     assert not both
-
-
-def test_inference_starts_with_few_packages():
-    """What `import inference` imports of others; each further one would be waited for on every start."""
-    packages, todo, done = set(), ['inference.py'], set()
-    while todo:
-        name = todo.pop()
-        done.add(name)
-        todo += sorted(find_imports(name, outside_functions=True) - done)
-        for node in TREES[name].body:
-            if isinstance(node, ast.Import):
-                packages |= {alias.name.split('.')[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                packages.add(node.module.split('.')[0])
-    ours = {name.split('/')[0].removesuffix('.py') for name in SOURCES}
-    assert packages - ours - set(sys.stdlib_module_names) <= {'torch', 'numpy', 'cv2', 'PIL', 'simplejpeg', 'tqdm'}
 
 
 @pytest.mark.parametrize('room', ROOMS)

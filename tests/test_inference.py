@@ -666,3 +666,14 @@ def test_ranks_share_what_is_left_and_a_bad_photo_of_one_ends_no_other(checkpoin
     assert len(tree(tmp_path / 'out')) == 7
     sheet = read_photo(str(tmp_path / 'out' / 'contact_sheet.jpg'))
     assert len(sheet) == 3 * (20 + 180)  # six pairs of 4:3
+
+
+def test_nothing_heavy_is_imported_before_photos_are_found_nor_unused_after():
+    """--help is answered at once, and the light install of pyproject.toml is enough."""
+    code = (
+        'import sys; sys.modules.update(dict.fromkeys(("skimage", "scipy", "matplotlib"))); import inference; '
+        'print({"torch", "cv2", "numpy", "numba", "PIL"} & set(sys.modules)); '
+        'import kernels.cpu, kernels.cpu_denoise, photos.contact_sheet, photos.lowres, runs.checkpoint'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.stdout, done.returncode) == ('set()\n', 0), done.stderr

@@ -205,7 +205,7 @@ def test_each_command_of_readme_does_something(tmp_path, monkeypatch, capsys):
     pairs = [f'a{number:04}.png' for number in (*range(1, 21), 4501, 4502)]
     make('my_photos/a.jpg', 'my_photos/b.png', 'my_photos/sub/c.jpg', 'photo.jpg', light=60)
     make(*(f'data/fivek/input/{name}' for name in pairs), light=60)
-    make(*(f'my_best_photos/{i}.jpg' for i in range(12)))
+    make(*(f'my_best_photos/{i}.jpg' for i in range(24)))
     for folder in ('data/fivek/expertC_gt', 'other_system/results'):
         make(*(f'{folder}/{name}' for name in pairs))
     (tmp_path / 'pairs.csv').write_text(f'input,target\ndata/fivek/input/{pairs[0]},data/fivek/expertC_gt/{pairs[0]}\n')
@@ -241,7 +241,7 @@ def test_installed_command_enhances_a_photo_and_has_the_looks(tmp_path):
     assert sorted(os.listdir(tmp_path / 'site')) == ['bin', 'deepupe', 'deepupe-2.0.dist-info']  # no plain names
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((40, 50, 3), 40, np.uint8))
     env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
-    command = [sys.executable, tmp_path / 'site' / 'bin' / 'deepupe', 'a.png', 'b.png', '--look', 'vivid']
+    command = [sys.executable, tmp_path / 'site' / 'bin' / 'deepupe', 'a.png', 'b.png', '--look', 'lol']
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
     assert done.stdout.startswith('1 enhanced into b.png'), done.stderr
     assert read_photo(str(tmp_path / 'b.png')).mean() > 60
