@@ -95,7 +95,7 @@ def main(opt):
     jobs, todo = on_rank0(lambda: (jobs, todo))  # so that each is one rank's
     again = sum(os.path.lexists(job.result) for job in todo)
     if again and rank == 0 and not opt.overwrite:
-        print(f'note: results made with other options before are made again: {again}', file=sys.stderr)
+        print(f'note: earlier results of other options or photos are made again: {again}', file=sys.stderr)
 
     def done(job):
         remember(found.results, job, made_with(job))
@@ -163,7 +163,6 @@ def enhance_file(network, job, opt):
     Raises:
         OSError: the disk is full.
     """
-
     import numpy as np
     import torch
 

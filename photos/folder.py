@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 import functools
 import glob
+import itertools
 import json
 import os
 import pathlib
@@ -40,7 +41,7 @@ class Job(NamedTuple):
     """One photo or video, and what is made of it."""
 
     path: str
-    source: str  # its name in the record: its path below the folder that results are mirrored from
+    source: str  # its name in the record: its path below the folder that results are mirrored from, or its whole path
     result: str
     illumination: str = ''  # '' where it is not asked for; a video has none
     extra: str = ''  # likewise
@@ -251,7 +252,7 @@ def plan_jobs(found, record, format='', illuminations=False, extras=False, sheet
     originals = {os.path.realpath(path) for path in found.paths}
     if sheet and os.path.realpath(os.path.join(found.results, SHEET)) in originals:
         raise ValueError(f'result_dir: the contact sheet would replace the original {found.results}/{SHEET}')
-    sources = [os.path.relpath(path, found.root) for path in found.paths]
+    sources = [os.path.realpath(path) if found.name else os.path.relpath(path, found.root) for path in found.paths]
     names = {sources[0]: found.name} if found.name else choose_names(sources, format, found.results, record)
     jobs = []
     for path, source in zip(found.paths, sources, strict=True):
@@ -281,20 +282,21 @@ def choose_names(sources, format, folder, record):
     def candidates(source):
         stem, extension = os.path.splitext(result_name(source, format))
         longer = f'{stem}_{os.path.splitext(source)[1][1:]}'
-        return [stem + extension, longer + extension, *(f'{longer}_{i}{extension}' for i in range(2, 9))]
+        more = (f'{longer}_{i}{extension}' for i in itertools.count(2))
+        return itertools.chain([stem + extension, longer + extension], more)
 
     def is_free(name, source):
         return name.lower() not in taken and (name not in record or record[name][0] == source or not there(name))
 
     names, taken, all_sources = {}, {SHEET}, set(sources)
-    before = {source: name for name, (source, *_) in record.items() if name in candidates(source)}
+    before = {source: name for name, (source, *_) in record.items() if name in itertools.islice(candidates(source), 9)}
     for source in sources:
-        short, longer, *_ = candidates(source)
+        short, longer = itertools.islice(candidates(source), 2)
         old = source not in before and longer not in all_sources and short != source
         if old and there(longer) and not there(short):
             before[source] = longer  # of a version that made all such names long
     for source in sorted(sources, key=lambda source: (source not in before, result_name(source, format) != source)):
-        choice = [before[source], *candidates(source)] if source in before else candidates(source)
+        choice = itertools.chain([before[source]] if source in before else [], candidates(source))
         names[source] = next(name for name in choice if is_free(name, source))
         taken.add(names[source].lower())
     return names
@@ -339,10 +341,10 @@ def remember(folder, job, options):
 
 
 def is_due(folder, record, job, options):
-    """Whether a job is to be done: its result is not there, or is as a run with other options or extras left it."""
+    """Whether a job is to be done: its result is not there, or as a run of other options, extras or photo left it."""
     if not os.path.lexists(job.result):
         return True
-    _, made, size, time = record.get(os.path.relpath(job.result, folder), ('', '', -1, 0))
+    source, made, size, time = record.get(os.path.relpath(job.result, folder), ('', '', -1, 0))
     status = os.lstat(job.result)
     is_ours = status.st_size == size and abs(status.st_mtime - time) <= 2  # seconds, to which some cards round
-    return is_ours and (made != options or not all(map(os.path.lexists, job.written())))
+    return is_ours and ((source, made) != (job.source, options) or not all(map(os.path.lexists, job.written())))

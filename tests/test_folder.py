@@ -213,7 +213,7 @@ def test_one_photo_goes_to_one_file(tmp_path):
     one, new = f'{tmp_path}/1.jpg', f'{tmp_path}/new.png'
     for found in (find_photos([one, new]), find_photos(one, result=new)):
         assert (found.paths, found.results, found.name) == ([one], str(tmp_path), 'new.png')
-        assert plan_jobs(found, {})[0].result == new
+        assert plan_jobs(found, {})[0][1:3] == (one, new)  # another folder's 1.jpg is another photo
         with pytest.raises(ValueError, match='format: expected none beside a result that is named'):
             plan_jobs(found, {}, format='jpg')
     assert find_photos([one, f'{tmp_path}/2.jpg']).paths == [one, f'{tmp_path}/2.jpg']  # both there: two photos
@@ -247,6 +247,7 @@ def test_a_result_is_due_again_for_other_options_only(tmp_path):
     assert (due('a'), due('b'), due('a', job._replace(illumination=f'{tmp_path}/light.png'))) == (False, True, True)
     remember(results, job, 'b')
     assert (due('a'), due('b')) == (True, False)
+    assert due('b', job._replace(source='other/1.jpg'))
     (tmp_path / '1.jpg').write_text('edited by hand')
     assert not due('a')
 
