@@ -26,7 +26,7 @@ import model
 from kernels.common import Rule, count_elements, grid_intervals
 from kernels.cpu_denoise import denoise  # noqa: F401 - the dispatcher takes it from here
 from model import FoldedGuide
-from system.jit import FAST, inlined, kernel, parallel_rows
+from system.jit import FAST, either, inlined, kernel, parallel_rows
 
 TINY, LOG_EPS, LUMA, WINDOW, STRIDE, C1, C2 = 1e-6, 1e-4, (0.2989, 0.587, 0.114), 7, 4, 0.01**2, 0.03**2
 assert model.TINY == TINY, 'the kernels have the constants of model.py, in a file that the cache looks at'
@@ -303,21 +303,43 @@ def illumination_of_row(pixels, spans, part, row, guide, align_corners, buffers,
 BLOCK = 512  # pixels whose buffers stay in the first-level cache
 
 
+@inlined
+def read_levels(source, pedestal, unit, colors):
+    """Levels of n pixels, flat so that LLVM sees the constant stride of 3, into colors (3, n) in [0, 1]."""
+    f = np.float32
+    red, green, blue = colors[0], colors[1], colors[2]
+    for x in range(red.size):
+        red[x] = (f(source[3 * x]) + pedestal) * unit
+        green[x] = (f(source[3 * x + 1]) + pedestal) * unit
+        blue[x] = (f(source[3 * x + 2]) + pedestal) * unit
+
+
+@inlined
+def write_levels(colors, result):
+    """The other way, of levels that are cut to whole ones."""
+    red, green, blue = colors[0], colors[1], colors[2]
+    for x in range(red.size):
+        result[3 * x] = red[x]
+        result[3 * x + 1] = green[x]
+        result[3 * x + 2] = blue[x]
+
+
 @kernel
 def enhance_rows(images, every, rows, grid, guide, runs, rule):
     """Rows rows[0] to rows[1] - 1 of a photo into another, and S of every so many of its rows and columns.
 
-    images: photo (H, W, 3), uint8 or uint16, enhanced like it, illumination (ceil(H / every), ceil(W / every), 3)
-    float32. every: a divisor of BLOCK, or 0, which leaves illumination alone. grid, guide, runs: as the slice reads
-    them. rule: common.Rule with the pedestal in the photo's own levels.
+    images: photo (H, W, 3), enhanced, both jit.either, illumination (ceil(H / every), ceil(W / every), 3) float32.
+    every: a divisor of BLOCK, or 0, which leaves illumination alone. grid, guide, runs: as the slice reads them.
+    rule: common.Rule with the pedestal in the photo's own levels.
     """
-    photo, enhanced, illumination = images
-    height, width = photo.shape[0], photo.shape[1]
+    (photo8, photo16), (enhanced8, enhanced16), illumination = images
+    deep = photo16.size > 0
+    height, width, _ = photo16.shape if deep else photo8.shape
     f = np.float32
     zero, one, tiny = f(0), f(1), f(TINY)
     half = zero if rule.round_down else f(0.5)  # added before the fraction is cut off
     eps, strength, pedestal = f(rule.eps), f(rule.strength), f(rule.pedestal)
-    top = f(255) if photo.itemsize == 1 else f(65535)
+    top = f(65535) if deep else f(255)
     scale, lift = top + f(2) * pedestal, half - pedestal
     unit = one / scale
     colors, lights = np.empty((3, BLOCK), f), np.empty((3, BLOCK), f)
@@ -327,14 +349,11 @@ def enhance_rows(images, every, rows, grid, guide, runs, rule):
         row_of_grid(grid, y, height, rule.align_corners, row)
         for start in range(0, width, BLOCK):
             size = min(BLOCK, width - start)
-            # flat, so that LLVM sees the constant stride of 3
-            source = photo[y, start : start + size].reshape(-1)
-            result = enhanced[y, start : start + size].reshape(-1)
             red, green, blue = colors[0, :size], colors[1, :size], colors[2, :size]
-            for x in range(size):
-                red[x] = (f(source[3 * x]) + pedestal) * unit
-                green[x] = (f(source[3 * x + 1]) + pedestal) * unit
-                blue[x] = (f(source[3 * x + 2]) + pedestal) * unit
+            if deep:
+                read_levels(photo16[y, start : start + size].reshape(-1), pedestal, unit, colors[:, :size])
+            else:
+                read_levels(photo8[y, start : start + size].reshape(-1), pedestal, unit, colors[:, :size])
             buffers = guides[:size], depths[:size]
             illumination_of_row((red, green, blue), runs.spans[start // BLOCK], runs.part[start : start + size], row,
                                 guide, rule.align_corners, buffers, lights[:, :size])  # fmt: skip
@@ -344,9 +363,7 @@ def enhance_rows(images, every, rows, grid, guide, runs, rule):
                     for x in range(size):
                         clipped = s[x] if s[x] < one else one
                         s[x] = clipped if clipped > value[x] else value[x]
-                if every == 1:
-                    illumination[y, start : start + size, c] = s
-                elif every and y % every == 0:
+                if every and y % every == 0:
                     for x in range(0, size, every):
                         illumination[y // every, (start + x) // every, c] = s[x]
                 if strength == one:
@@ -363,10 +380,10 @@ def enhance_rows(images, every, rows, grid, guide, runs, rule):
                     v = value[x] * scale + lift
                     v = v if v > zero else zero  # also where it is not a number
                     value[x] = v if v < top + half else top + half
-            for x in range(size):
-                result[3 * x] = red[x]
-                result[3 * x + 1] = green[x]
-                result[3 * x + 2] = blue[x]
+            if deep:
+                write_levels(colors[:, :size], enhanced16[y, start : start + size].reshape(-1))
+            else:
+                write_levels(colors[:, :size], enhanced8[y, start : start + size].reshape(-1))
 
 
 def enhance(photo, grid, guide, rule, *, every=0, in_place=False):
@@ -391,7 +408,7 @@ def enhance(photo, grid, guide, rule, *, every=0, in_place=False):
     rule = rule._replace(eps=float(rule.eps), pedestal=float(pedestal), strength=float(rule.strength))
     grid, guide = grid_array(grid[None])[0], guide_arrays(*guide)
     runs = runs_of_row(width, grid.shape[1], rule.align_corners, BLOCK, np.float32)
-    images = photo, enhanced, illumination
+    images = either(photo), either(enhanced), illumination
     parallel_rows(height, lambda first, last: enhance_rows(images, every, (first, last), grid, guide, runs, rule))
     return enhanced, illumination if every else None
 
@@ -417,9 +434,9 @@ def illumination_rows(photo, illumination, rows, grid, guide, runs, rule):
             value, result = photo[n, c, y], illumination[n, c, y]
             for x in range(width):
                 s = out[c, x]
-                if rule.clip:
-                    s = s if s < one else one
-                    s = s if s > value[x] else value[x]
+                if rule.clip:  # what is not a number stays so, here and in reflect: a diverged run is seen by its loss
+                    s = one if s > one else s
+                    s = value[x] if s < value[x] else s
                 result[x] = s
 
 
@@ -710,8 +727,8 @@ def reflect(value, divisor, clamp, tiny, zero, one):
     slope = zero if small else -r / divisor
     if clamp:
         slope = slope if r >= zero and r <= one else zero
-        r = r if r > zero else zero
-        r = r if r < one else one
+        r = zero if r < zero else r
+        r = one if r > one else r
     return r, slope
 
 

@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from system.jit import inlined, kernel, parallel_rows, strip_edges
+from system.jit import either, inlined, kernel, parallel_rows, strip_edges
 
 STEP = 4  # pixels from block to block; a block has 8 x 8
 UNIT = 128  # of the int16 chroma planes: one level of 255
@@ -152,33 +152,44 @@ def pad_row(row, width):
         row[i] = row[4 + mirror(i - 4, width)]
 
 
-@kernel
-def shrink_chroma(photo, planes, rows, scale):
-    """Rows rows[0] to rows[1] - 1 of Cb and Cr (2, ceil H / 2, ceil W / 2), int16, means of 2 x 2 pixels."""
+@inlined
+def chroma_row(photo, y, unit, blue, red):
+    """Row y of Cb and Cr (ceil W / 2), int16, means of 2 x 2 pixels."""
     f = np.float32
     height, width = photo.shape[0], photo.shape[1]
-    unit = f(0.25 * UNIT) * scale
+    a, b = photo[2 * y], photo[min(2 * y + 1, height - 1)]
+    for x in range(blue.size):
+        i, j = 2 * x, min(2 * x + 1, width - 1)
+        r = f(a[i, 0]) + f(a[j, 0]) + f(b[i, 0]) + f(b[j, 0])
+        g = f(a[i, 1]) + f(a[j, 1]) + f(b[i, 1]) + f(b[j, 1])
+        b_ = f(a[i, 2]) + f(a[j, 2]) + f(b[i, 2]) + f(b[j, 2])
+        luma = f(0.299) * r + f(0.587) * g + f(0.114) * b_
+        blue[x] = np.int16(np.floor(unit * f(0.564) * (b_ - luma) + f(0.5)))
+        red[x] = np.int16(np.floor(unit * f(0.713) * (r - luma) + f(0.5)))
+
+
+@kernel
+def shrink_chroma(photo, planes, rows, scale):
+    """Rows rows[0] to rows[1] - 1 of Cb and Cr (2, ceil H / 2, ceil W / 2) of a photo (jit.either)."""
+    unit = np.float32(0.25 * UNIT) * scale
     for y in range(rows[0], rows[1]):
-        a, b = photo[2 * y], photo[min(2 * y + 1, height - 1)]
-        for x in range(planes.shape[2]):
-            i, j = 2 * x, min(2 * x + 1, width - 1)
-            r = f(a[i, 0]) + f(a[j, 0]) + f(b[i, 0]) + f(b[j, 0])
-            g = f(a[i, 1]) + f(a[j, 1]) + f(b[i, 1]) + f(b[j, 1])
-            b_ = f(a[i, 2]) + f(a[j, 2]) + f(b[i, 2]) + f(b[j, 2])
-            luma = f(0.299) * r + f(0.587) * g + f(0.114) * b_
-            planes[0, y, x] = np.int16(np.floor(unit * f(0.564) * (b_ - luma) + f(0.5)))
-            planes[1, y, x] = np.int16(np.floor(unit * f(0.713) * (r - luma) + f(0.5)))
+        if photo[0].size:
+            chroma_row(photo[0], y, unit, planes[0, y], planes[1, y])
+        else:
+            chroma_row(photo[1], y, unit, planes[0, y], planes[1, y])
 
 
 @kernel
 def filter_rows(plane, coarse, thresholds, change, rows, unit):
     """Rows rows[0] to rows[1] - 1 of a plane's change; rows[0] is a multiple of 4.
 
-    plane: (H, W), 1 / unit levels. coarse: change (ceil H / 4, ceil W / 4) that is added before, in levels, or empty.
-    thresholds: (ceil H / 4 + 1, ceil W / 4 + 1). change: (H, W), in the plane's units and with the coarse one.
+    plane: (H, W) int16 of 1 / unit levels and nothing, or nothing and float32 levels: compiled once for both.
+    coarse: change (ceil H / 4, ceil W / 4) that is added before, in levels, or empty. thresholds: (ceil H / 4 + 1,
+    ceil W / 4 + 1). change: a pair as plane, (H, W), in the plane's units and with the coarse one.
     """
     f = np.float32
-    height, width = plane.shape
+    whole = plane[0].size > 0
+    height, width = plane[0].shape if whole else plane[1].shape
     m = thresholds.shape[1] + 1
     window, columns, removed = np.zeros((8, 4 * m), f), np.empty((8, 4, m), f), np.empty((64, m), f)
     carry, carry_weight, weight = np.zeros((4, 4, m), f), np.zeros(m, f), np.empty(m, f)
@@ -201,17 +212,24 @@ def filter_rows(plane, coarse, thresholds, change, rows, unit):
                     t = at - f(left)
                     first = a[left] + part * (b[left] - a[left])
                     extra[x] = first + t * (a[right] + part * (b[right] - a[right]) - first)
-            for x in range(width):
-                row[4 + x] = f(plane[y, x]) / unit + extra[x]
+            if whole:
+                for x in range(width):
+                    row[4 + x] = f(plane[0][y, x]) / unit + extra[x]
+            else:
+                for x in range(width):
+                    row[4 + x] = plane[1][y, x] + extra[x]
             pad_row(row, width)
         if y0 < rows[0] - 4:
             continue
         filter_blocks(window, thresholds[y0 // 4 + 1], columns, removed, carry, carry_weight, weight, step)
         if y0 >= rows[0]:
             for y in range(y0, min(y0 + 4, rows[1])):
-                for x in range(width):
-                    value = (step[y - y0, 4 + x] + added[y - y0, x]) * unit
-                    change[y, x] = np.floor(value + f(0.5)) if unit > f(1) else value
+                if whole:
+                    for x in range(width):
+                        change[0][y, x] = np.floor((step[y - y0, 4 + x] + added[y - y0, x]) * unit + f(0.5))
+                else:
+                    for x in range(width):
+                        change[1][y, x] = step[y - y0, 4 + x] + added[y - y0, x]
 
 
 @inlined
@@ -239,37 +257,65 @@ def shrink_fine(fine, limit):
     return fine if small else limit * limit / fine
 
 
+@inlined
+def luma_row(photo, halo, rows, y, scale, row):
+    """Luma in levels of 255 of a photo's row y, or of the halo's where it lies outside the strip, from row[4] on."""
+    f = np.float32
+    if y < rows[0]:
+        source = halo[max(y - rows[0] + 4, 0)]
+    elif y >= rows[1]:
+        source = halo[4 + y - rows[1]]
+    else:
+        source = photo[y]
+    flat = source.reshape(-1)
+    for x in range(photo.shape[1]):
+        luma = f(0.299) * f(flat[3 * x]) + f(0.587) * f(flat[3 * x + 1]) + f(0.114) * f(flat[3 * x + 2])
+        row[4 + x] = luma * scale
+
+
+@inlined
+def change_row(flat, luma, by_luma, grown, limit, scale):
+    """Add a row's changes to its levels. luma, by_luma: pixels start at 4. grown: chroma and its changes (4, W)."""
+    f = np.float32
+    back, top = f(1) / scale, f(255) / scale
+    blue, red, by_blue, by_red = grown[0], grown[1], grown[2], grown[3]
+    for x in range(limit.size):
+        r, g, b = f(flat[3 * x]), f(flat[3 * x + 1]), f(flat[3 * x + 2])
+        cb = by_blue[x] - shrink_fine((b * scale - luma[4 + x]) * f(0.564) - blue[x], limit[x])
+        cr = by_red[x] - shrink_fine((r * scale - luma[4 + x]) * f(0.713) - red[x], limit[x])
+        share = back * min(f(4) * limit[x], f(1))
+        r += share * (by_luma[4 + x] + cr * f(1 / 0.713))
+        b += share * (by_luma[4 + x] + cb * f(1 / 0.564))
+        g += share * (by_luma[4 + x] - cr * f(0.299 / 0.587 / 0.713) - cb * f(0.114 / 0.587 / 0.564))
+        flat[3 * x] = min(max(r, f(0)), top) + f(0.5)
+        flat[3 * x + 1] = min(max(g, f(0)), top) + f(0.5)
+        flat[3 * x + 2] = min(max(b, f(0)), top) + f(0.5)
+
+
 @kernel
 def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
-    """Denoise rows rows[0] to rows[1] - 1 of photo (H, W, 3) in place; rows[0] is a multiple of 4.
+    """Denoise rows rows[0] to rows[1] - 1 of photo (H, W, 3) in place, jit.either; rows[0] is a multiple of 4.
 
-    halo: (4 + 8, W, 3), copies of the rows above and below, mirrored at the photo's ends. planes, changes: (2, H / 2,
-    W / 2) int16, chroma and its change. thresholds: luma's, see filter_rows. limits: (ceil H / 4, ceil W / 4), those of
-    fine chroma. scale: levels of 255 per level of the photo.
+    halo: (4 + 8, W, 3), jit.either, copies of the rows above and below, mirrored at the photo's ends. planes, changes:
+    (2, H / 2, W / 2) int16, chroma and its change. thresholds: luma's, see filter_rows. limits: (ceil H / 4,
+    ceil W / 4), those of fine chroma. scale: levels of 255 per level of the photo.
     """
     f = np.float32
-    width = photo.shape[1]
+    deep = photo[1].size > 0
+    width = photo[1].shape[1] if deep else photo[0].shape[1]
     m = thresholds.shape[1] + 1
     window, columns, removed = np.zeros((8, 4 * m), f), np.empty((8, 4, m), f), np.empty((64, m), f)
     carry, carry_weight, weight = np.zeros((4, 4, m), f), np.zeros(m, f), np.empty(m, f)
     step, limit = np.empty((4, 4 * m), f), np.empty(width, f)
     lines, grown = np.empty(planes.shape[2] + 2, f), np.empty((4, width), f)
-    back, top = f(1) / scale, f(255) / scale
     for y0 in range(rows[0] - 8, rows[1], 4):
         for i in range(4):
             window[i] = window[4 + i]
-            y = y0 + 4 + i
-            if y < rows[0]:
-                source = halo[max(y - rows[0] + 4, 0)]
-            elif y >= rows[1]:
-                source = halo[4 + y - rows[1]]
+            if deep:
+                luma_row(photo[1], halo[1], rows, y0 + 4 + i, scale, window[4 + i])
             else:
-                source = photo[y]
-            flat, row = source.reshape(-1), window[4 + i]
-            for x in range(width):
-                luma = f(0.299) * f(flat[3 * x]) + f(0.587) * f(flat[3 * x + 1]) + f(0.114) * f(flat[3 * x + 2])
-                row[4 + x] = luma * scale
-            pad_row(row, width)
+                luma_row(photo[0], halo[0], rows, y0 + 4 + i, scale, window[4 + i])
+            pad_row(window[4 + i], width)
         if y0 < rows[0] - 4:
             continue
         filter_blocks(window, thresholds[y0 // 4 + 1], columns, removed, carry, carry_weight, weight, step)
@@ -281,19 +327,10 @@ def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
             for c in range(2):
                 grow_row(planes[c], y, lines, grown[c])
                 grow_row(changes[c], y, lines, grown[2 + c])
-            flat, luma, by_luma = photo[y].reshape(-1), window[y - y0], step[y - y0]
-            blue, red, by_blue, by_red = grown[0], grown[1], grown[2], grown[3]
-            for x in range(width):
-                r, g, b = f(flat[3 * x]), f(flat[3 * x + 1]), f(flat[3 * x + 2])
-                cb = by_blue[x] - shrink_fine((b * scale - luma[4 + x]) * f(0.564) - blue[x], limit[x])
-                cr = by_red[x] - shrink_fine((r * scale - luma[4 + x]) * f(0.713) - red[x], limit[x])
-                share = back * min(f(4) * limit[x], f(1))
-                r += share * (by_luma[4 + x] + cr * f(1 / 0.713))
-                b += share * (by_luma[4 + x] + cb * f(1 / 0.564))
-                g += share * (by_luma[4 + x] - cr * f(0.299 / 0.587 / 0.713) - cb * f(0.114 / 0.587 / 0.564))
-                flat[3 * x] = min(max(r, f(0)), top) + f(0.5)
-                flat[3 * x + 1] = min(max(g, f(0)), top) + f(0.5)
-                flat[3 * x + 2] = min(max(b, f(0)), top) + f(0.5)
+            if deep:
+                change_row(photo[1][y].reshape(-1), window[y - y0], step[y - y0], grown, limit, scale)
+            else:
+                change_row(photo[0][y].reshape(-1), window[y - y0], step[y - y0], grown, limit, scale)
 
 
 def denoise(photo, limits, thresholds):
@@ -301,17 +338,18 @@ def denoise(photo, limits, thresholds):
     height, width, _ = photo.shape
     scale = np.float32(255 / np.iinfo(photo.dtype).max)
     planes = np.empty((2, -(-height // 2), -(-width // 2)), np.int16)
-    parallel_rows(planes.shape[1], lambda a, b: shrink_chroma(photo, planes, (a, b), scale))
+    pair = either(photo)
+    parallel_rows(planes.shape[1], lambda *rows: shrink_chroma(pair, planes, rows, scale))
     changes = np.empty_like(planes)
-    one, unit, none = np.float32(1), np.float32(UNIT), np.empty((0, 0), np.float32)
+    unit, none, nothing = np.float32(UNIT), np.empty((0, 0), np.float32), np.empty((0, 0), np.int16)
     rows = planes.shape[1]
     for plane, change in zip(planes, changes, strict=True):
         coarse = shrink_plane(plane) / unit
         far = np.empty_like(coarse)
-        filter_rows(coarse, none, thresholds[2], far, (0, len(coarse)), one)
+        filter_rows((nothing, coarse), none, thresholds[2], (nothing, far), (0, len(coarse)), unit)
 
         def work(a, b, plane=plane, change=change, far=far):
-            filter_rows(plane, far, thresholds[1], change, (4 * a, min(4 * b, rows)), unit)
+            filter_rows((plane, none), far, thresholds[1], (change, none), (4 * a, min(4 * b, rows)), unit)
 
         parallel_rows(-(-rows // 4), work)
 
@@ -321,11 +359,11 @@ def denoise(photo, limits, thresholds):
         near = np.concatenate([np.arange(a - 4, a), np.arange(b, b + 8)])
         near = np.where(near < 0, -1 - near, near)
         near = np.where(near >= height, 2 * height - 1 - near, near)
-        halos[a] = photo[np.clip(near, 0, height - 1)]
+        halos[a] = either(photo[np.clip(near, 0, height - 1)])
 
     def finish(a, b):
         a, b = 4 * a, min(4 * b, height)
-        denoise_rows(photo, (a, b), halos[a], planes, changes, thresholds[0], limits, scale)
+        denoise_rows(pair, (a, b), halos[a], planes, changes, thresholds[0], limits, scale)
 
     parallel_rows(-(-height // 4), finish)
     return photo

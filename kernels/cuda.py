@@ -117,7 +117,8 @@ def slice_run(left, right, pixels, part, depth, low, high):
 def clipped(illumination, value, clip: tl.constexpr):
     """One channel of the illumination, clipped to [value, 1] if clip."""
     if clip:
-        return tl.maximum(tl.minimum(illumination, 1.0), value)
+        illumination = tl.where(illumination > 1, 1.0, illumination)  # NaN stays: a diverged run is seen by its loss
+        return tl.where(illumination < value, value, illumination)
     return illumination
 
 
@@ -433,7 +434,7 @@ def reflect(value, illumination, eps, tiny, clamp: tl.constexpr):
     slope = tl.where(small, 0.0, -enhanced / divisor)
     if clamp:
         slope = tl.where((enhanced >= 0) & (enhanced <= 1), slope, 0.0)
-        enhanced = tl.minimum(tl.maximum(enhanced, 0.0), 1.0)
+        enhanced = tl.where(enhanced < 0, 0.0, tl.where(enhanced > 1, 1.0, enhanced))
     return enhanced, slope
 
 

@@ -14,38 +14,12 @@ import numba
 import numpy as np
 from numba import njit
 from numba.core import event
-from numba.core.codegen import get_host_cpu_features
 from torch.utils.data import get_worker_info
 
 from system.process import cores
 
-WIDE = '+avx512vbmi,'  # CPUs with it (Ice Lake and later) do not slow down for vectors of 512 bit, as older ones do
 # no nnan, ninf: a network gone wrong must show up as NaN in its output
 FAST = {'reassoc', 'contract', 'arcp', 'nsz', 'afn'}
-
-
-def use_wide_vectors():
-    """Have LLVM fill 512-bit registers, of which it uses half on Intel's CPUs unless told: a fifth faster."""
-    features = get_host_cpu_features()
-    if numba.config.CPU_FEATURES is None and WIDE in features:
-        numba.config.CPU_FEATURES = f'{features},-prefer-256-bit'
-
-
-use_wide_vectors()  # before the first kernel is declared
-
-
-class CompilingNote(event.Listener):
-    """Says once that kernels are compiled, for which a first run waits some seconds."""
-
-    def on_start(self, _):
-        event.unregister('numba:compile', self)
-        print('note: compiling for this machine, once: the first photo waits 10 to 20 seconds', file=sys.stderr)
-
-    def on_end(self, _):
-        pass
-
-
-event.register('numba:compile', CompilingNote())
 
 
 def kernel(function):
@@ -101,3 +75,19 @@ def strip_edges(rows, smallest=16):
     # one strip in a DataLoader's worker: the others have the other cores
     count = 1 if get_worker_info() else max(1, min(4 * cores(), rows // smallest))
     return [rows * i // count for i in range(count + 1)]
+
+
+class Announcement(event.Listener):
+    """Says on stderr, once, that a kernel is compiled, which Numba's cache on disk then keeps."""
+
+    def on_start(self, _):
+        event.unregister('numba:compile', self)
+        print('note: compiling for this machine, once: the first photo waits 10 to 20 seconds', file=sys.stderr)
+
+    def on_end(self, _):
+        pass
+
+
+def announce_compiling():
+    """Have it said when a kernel is compiled; for scripts, before the first one runs."""
+    event.register('numba:compile', Announcement())

@@ -236,6 +236,19 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, weights, si
         torch.testing.assert_close(outcomes[1][name].double(), value.double(), atol=1e-9, rtol=1e-6)
 
 
+@pytest.mark.parametrize('arch', ARCHS)  # deepupe clips the illumination
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('clamp', [False, True])
+def test_diverged_network_has_a_loss_that_is_not_a_number(arch, fused, clamp):
+    network = lively(arch)
+    network.fused = fused
+    with torch.no_grad():
+        network.predict.conv.bias.fill_(float('nan'))
+    photo = torch.rand(2, 3, 5, 9)
+    illumination = estimate_illumination(network, torch.rand(2, 3, 256, 256), photo)
+    assert training_loss(network, photo, illumination, photo.sqrt(), clamp, arch)['total'].isnan()
+
+
 def test_training_step_in_float32_is_close_to_the_plain_one():
     steps = []
     for fused in (False, True):

@@ -91,6 +91,16 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
     np.testing.assert_allclose(our_illumination.cpu().numpy(), illumination, atol=1e-4)
 
 
+@pytest.mark.parametrize('clip', [False, True])
+def test_diverged_network_has_a_loss_that_is_not_a_number(clip):
+    guide = lively('hdrnet').to(DEVICE).guide.fold(torch.rand(1, 3, 2, 9))
+    photo = torch.rand(1, 3, 2, 9, device=DEVICE)
+    grid = torch.full((1, 12, 8, 8, 8), float('nan'), device=DEVICE)
+    illumination = cuda.illuminate(photo, grid, guide, Rule(True, clip))
+    loss, _ = cuda.FusedLoss.apply(illumination, photo, photo.sqrt(), 1e-4, True, clip, (1.0, 0.2, 0.05, 0.0))
+    assert loss.isnan()
+
+
 def test_gradients_repeat_exactly():
     network = lively('hdrnet').to(DEVICE).train()
     fullres = torch.rand(1, 3, 2, 150, device=DEVICE)
