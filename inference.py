@@ -29,7 +29,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # for the instal
 import utils
 from photos.folder import SHEET, find_photos, is_due, is_video, plan_jobs, read_record, remember
 from system.files import error_line, printable, remove_stale_parts
-from system.process import cores, tune_malloc
+from system.process import cores, tune_malloc, use_wide_vectors
 
 # torch and OpenCV are imported where they are used, so that --help and a mistyped name are answered at once
 
@@ -72,11 +72,12 @@ def main(opt):
     found = find_photos(opt.images_dir, opt.recursive, opt.result_dir)
     record = read_record(found.results)
     jobs = plan_jobs(found, record, opt.format, opt.save_illumination, opt.save_extra, opt.contact_sheet)
+    tune_malloc()
+    use_wide_vectors()  # before Numba is imported
 
     from runs.checkpoint import find_checkpoint, load_network
     from system.ranks import all_gather_list, init_distributed, on_rank0
 
-    tune_malloc()
     device = utils.pick_device(opt.device)
     network, _ = load_network(opt.checkpoints_file, device)
     network.fused = opt.fused
@@ -127,6 +128,8 @@ def enhance_jobs(network, jobs, opt, done):
     Raises:
         OSError: the disk is full; what was not started is left out.
     """
+    from kernels import announce_compiling
+
     outcomes, full = [], []
 
     def enhance(job):
@@ -141,7 +144,7 @@ def enhance_jobs(network, jobs, opt, done):
             full.append(error)
             raise
 
-    with ThreadPoolExecutor(min(cores(), len(jobs)) or 1) as pool:
+    with announce_compiling(), ThreadPoolExecutor(min(cores(), len(jobs)) or 1) as pool:
         try:
             for outcome in tqdm(pool.map(enhance, jobs), 'enhance', len(jobs), disable=None, leave=False):
                 outcomes.append(outcome)

@@ -21,6 +21,7 @@ Validation always scores the untouched photos at their own size, each once.
 from types import SimpleNamespace
 
 import utils
+from system.process import use_wide_vectors
 
 opt = SimpleNamespace(
     recipe='',  # predecessor, paper, lol, general or taste, see RECIPES; '' is taste for good photos alone, else the
@@ -148,6 +149,7 @@ def take_ratios(opt):
 if __name__ == '__main__':  # before torch is imported: --help and a wrong option are answered at once
     take_ratios(opt)
     GIVEN = utils.parse_overrides(opt, RULES, __file__)
+    use_wide_vectors()
 
 import os
 

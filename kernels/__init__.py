@@ -4,6 +4,7 @@ On the CPU it is cpu.py (Numba), on CUDA cuda.py (Triton). Where those do not ru
 is the plain torch path of model.py and loss.py, which is the definition and which the kernels are tested against.
 """
 
+import contextlib
 import functools
 import importlib
 import sys
@@ -33,6 +34,15 @@ def cpu_kernels():
         print(f'note: plain torch path, about 40 times slower: Numba is not usable ({error})', file=sys.stderr)
         return None
     return cpu
+
+
+def announce_compiling():
+    """A context, for scripts, in which it is said on stderr that a CPU kernel is compiled, which takes seconds."""
+    if cpu_kernels() is None:
+        return contextlib.nullcontext()
+    from system import jit
+
+    return jit.announce_compiling()
 
 
 @functools.lru_cache(maxsize=1)

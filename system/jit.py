@@ -10,7 +10,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numba import njit
 from numba.core import event
@@ -80,14 +79,18 @@ def strip_edges(rows, smallest=16):
 class Announcement(event.Listener):
     """Says on stderr, once, that a kernel is compiled, which Numba's cache on disk then keeps."""
 
+    said = False
+
     def on_start(self, _):
-        event.unregister('numba:compile', self)
-        print('note: compiling for this machine, once: the first photo waits 10 to 20 seconds', file=sys.stderr)
+        if not self.said:
+            said = 'note: compiling for this machine, once: the first photo waits 10 to 20 seconds'
+            print(said, file=sys.stderr)
+        self.said = True
 
     def on_end(self, _):
         pass
 
 
 def announce_compiling():
-    """Have it said when a kernel is compiled; for scripts, before the first one runs."""
-    event.register('numba:compile', Announcement())
+    """A context, for scripts, in which the first kernel that is compiled is announced."""
+    return event.install_listener('numba:compile', Announcement())

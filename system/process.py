@@ -23,6 +23,20 @@ def tune_malloc():
             libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
 
 
+def use_wide_vectors():
+    """Let Numba, which is not imported yet, fill 512-bit registers: on Intel's CPUs it uses half unless told.
+
+    A fifth faster. CPUs with VBMI (Ice Lake and later) do not slow down for them, as older ones do; AMD's fill them.
+    """
+    try:
+        from llvmlite import binding
+    except ImportError:
+        return
+    features = binding.get_host_cpu_features()
+    if features.get('avx512vbmi') and not binding.get_host_cpu_name().startswith('znver'):
+        os.environ.setdefault('NUMBA_CPU_FEATURES', f'{features.flatten()},-prefer-256-bit')
+
+
 def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

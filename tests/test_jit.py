@@ -29,8 +29,20 @@ def test_kernels_run_where_no_cache_can_be_written(monkeypatch):
     assert jit.kernel(lambda x: x + 1)(2) == 3
 
 
+SCRIPT = """
+from system.jit import announce_compiling, kernel
+
+@kernel
+def f(x):
+    return x
+
+with announce_compiling():
+    f(1), f(1.0)
+"""
+
+
 def test_compiling_is_said_once_and_not_of_cached_kernels(tmp_path):
-    (tmp_path / 'use.py').write_text('from system.jit import kernel\n@kernel\ndef f(x):\n    return x\nf(1), f(1.0)\n')
+    (tmp_path / 'use.py').write_text(SCRIPT)
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command, env = [sys.executable, tmp_path / 'use.py'], {**os.environ, 'PYTHONPATH': root}
     said = [subprocess.run(command, env=env, capture_output=True, text=True, check=True).stderr for _ in range(2)]

@@ -93,7 +93,7 @@ def test_photo_is_the_plain_paths_within_one_level(arch, dtype, strength, pedest
 
 @pytest.mark.parametrize('clip', [False, True])
 def test_diverged_network_has_a_loss_that_is_not_a_number(clip):
-    guide = lively('hdrnet').to(DEVICE).guide.fold(torch.rand(1, 3, 2, 9))
+    guide = lively('hdrnet').to(DEVICE).guide.fold(torch.rand(1, 3, 2, 9, device=DEVICE))
     photo = torch.rand(1, 3, 2, 9, device=DEVICE)
     grid = torch.full((1, 12, 8, 8, 8), float('nan'), device=DEVICE)
     illumination = cuda.illuminate(photo, grid, guide, Rule(True, clip))
