@@ -83,8 +83,7 @@ class Announcement(event.Listener):
 
     def on_start(self, _):
         if not self.said:
-            said = 'note: compiling for this machine, once: the first photo waits 10 to 20 seconds'
-            print(said, file=sys.stderr)
+            print('note: compiling for this machine, once: it takes 10 to 20 seconds', file=sys.stderr)
         self.said = True
 
     def on_end(self, _):
