@@ -15,6 +15,7 @@ from __future__ import annotations  # without gradio there is no gr.Request
 import glob
 import itertools
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -22,6 +23,7 @@ import threading
 import time
 import weakref
 import zipfile
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
@@ -32,8 +34,7 @@ import numpy as np
 import inference
 import utils
 from kernels import Edit, apply_grid, predict_grid
-from photos import formats
-from photos.folder import Job, is_photo, is_video, result_name
+from photos.folder import Job, is_video, result_name
 from photos.levels import to_8bit
 from photos.picture import list_photos, read_picture, write_photo
 from runs.checkpoint import ROOT, load_network
@@ -101,27 +102,26 @@ def build_page(desk):
                 strength = gr.Slider(0, inference.RULES['strength'][1], 1, step=0.01, label='Strength')
                 denoise = gr.Dropdown(NOISE, value=-1, label='Take out noise', interactive=True)
                 scope = gr.Radio(['all', 'this one'], value='all', label='Change these for')
-                make = gr.Button('Enhance at full size', variant='primary', interactive=False)
+                make = gr.Button('Enhance at full size', variant='primary')
                 stop = gr.Button('Stop', variant='stop', visible=False)
-                results = gr.File(label='Results', file_count='multiple', interactive=False, visible=False)
+                results = gr.File(label='Results', file_count='multiple', interactive=False, height=140)
                 archive = gr.DownloadButton('Download all', visible=False)
         with gr.Row():
             place = gr.Image(label='Click where to look closer', height=CLOSE[1], **narrow, **view)
             close = gr.ImageSlider(label='At 100 %', max_height=CLOSE[1], min_width=CLOSE[0] + 2, **view)
-            light = gr.Image(label='The light that it had', height=CLOSE[1], **narrow, **view)
 
-        settings, views, work = [look, strength, denoise], [pair, place, close, light], [make, stop, results, archive]
-        whole = [drop, samples, photos, remove, *settings, *views, *work]
+        settings, views, files = [look, strength, denoise], [pair, place, close], [results, archive]
+        whole = [drop, samples, photos, remove, *settings, *views, *files]
         drop.upload(desk.add, [drop, *settings], whole)
         samples.click(desk.add, [samples, *settings], whole)
         photos.select(desk.pick, None, whole, show_progress='hidden')
         remove.click(desk.remove, None, whole, show_progress='hidden')
         place.select(desk.look_closer, None, views, show_progress='hidden')
         gr.on(
-            [part.input for part in settings], desk.change, [*settings, scope], [*views, *work],
+            [part.input for part in settings], desk.change, [*settings, scope], [*views, *files],
             trigger_mode='always_last', show_progress='hidden',
         )  # fmt: skip
-        make.click(desk.enhance, None, work, show_progress_on=results, concurrency_limit=None)
+        make.click(desk.enhance, None, [make, stop, *files], show_progress_on=results, concurrency_limit=None)
         stop.click(desk.stop, queue=False)
         page.unload(desk.forget)
     return page
@@ -131,11 +131,16 @@ def build_page(desk):
 class Photo:
     """A photo or video that was dropped on the page."""
 
-    job: Job
-    before: str  # path of its preview
+    path: str  # in a folder of its own
     settings: tuple  # (look, strength, denoise)
-    made: tuple = ()  # settings of the result that is there
+    before: str = ''  # path of its preview
     place: tuple = ()  # middle of the view at 100 %, in pixels of the preview; () is the photo's
+
+    @property
+    def job(self):
+        """What inference.py is to do; results of other settings lie in other folders."""
+        folder, name = os.path.split(self.path)
+        return Job(self.path, name, os.path.join(folder, ' '.join(map(str, self.settings)), result_name(name)))
 
 
 class Tab:
@@ -144,21 +149,12 @@ class Tab:
     def __init__(self, folder):
         self.folder = tempfile.mkdtemp(prefix='tab-', dir=folder)
         self.photos, self.shown = {}, ''  # {name: Photo}; the name of the one that is shown
-        self.busy, self.stopped = False, threading.Event()  # whether results are being made, and shall not be
-        self.archive = None  # path of what 'Download all' gives
+        self.stopped = threading.Event()  # whether no more results shall be made
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-
-    def results(self):
-        """Paths of the results that are there; those of other settings do not count."""
-        return [photo.job.result for photo in self.photos.values() if photo.made == photo.settings]
 
 
 class Desk:
-    """The photos of every open tab, and what its buttons do.
-
-    Args:
-        folder: where files may lie while the page runs.
-    """
+    """The photos of every open tab, below a folder, and what its buttons do."""
 
     def __init__(self, opt, folder):
         self.opt, self.folder = opt, folder
@@ -168,7 +164,7 @@ class Desk:
         self.read = lru_cache(maxsize=1)(self.read)  # this and the next not again for each step of a slider
         self.grid = lru_cache(maxsize=1)(lambda look, path: predict_grid(self.network(look), self.read(path)[0]))
         self.samples = [[path] for path in list_photos(SAMPLES)] if os.path.isdir(SAMPLES) else []
-        self.tabs = {}  # {session: Tab}
+        self.tabs = defaultdict(lambda: Tab(folder))  # {session: Tab}
 
     def read(self, path):
         """(photo (H, W, 3), whether it is grey) of a file; of a video a key frame before its middle."""
@@ -182,34 +178,30 @@ class Desk:
                 container.seek((container.duration or 0) // 2)
                 frame = next(container.decode(source.stream))
                 return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90)), False
-        if not is_photo(os.path.basename(path)):
-            raise ValueError(f'{path}: expected a video or a photo (known are {" ".join(formats.READABLE)})')
         picture = read_picture(path, self.opt.max_megapixels)
         return picture.photo, picture.grey
 
     def add(self, paths, look, strength, denoise, request: gr.Request, progress=PROGRESS):
         """Take photos that were dropped and show the first; those that cannot be read are named."""
-        tab = self.tabs.get(request.session_hash) or self.tabs.setdefault(request.session_hash, Tab(self.folder))
-        new = []
+        tab, new = self.tabs[request.session_hash], []
         for path in progress.tqdm(paths or (), 'reading'):
-            taken = {os.path.basename(photo.job.result) for photo in tab.photos.values()}
             stem, extension = os.path.splitext(os.path.basename(path))
-            numbers = itertools.chain([''], (f' ({i})' for i in itertools.count(2)))
-            name = next(name for i in numbers if result_name(name := stem + i + extension) not in taken)
-            folder = tempfile.mkdtemp(dir=tab.folder)
-            job = Job(os.path.join(folder, name), name, os.path.join(folder, 'enhanced', result_name(name)))
-            (shutil.copy if [path] in self.samples else shutil.move)(path, job.path)
-            _, failed, before = inference.attempt(
-                job, lambda f=folder, j=job: save_preview(f, shrink(self.read(j.path)[0]))
-            )
+            names = itertools.chain([stem + extension], (f'{stem} ({i}){extension}' for i in itertools.count(2)))
+            taken = set(map(result_name, tab.photos))
+            name = next(name for name in names if result_name(name) not in taken)
+            photo = Photo(os.path.join(tempfile.mkdtemp(dir=tab.folder), name), (look, strength, denoise))
+            (shutil.copy if [path] in self.samples else shutil.move)(path, photo.path)
+            _, failed, photo.before = inference.attempt(photo.job, lambda p=photo: self.save_before(p.path))
             if failed:
-                warn(failed, job)
-                shutil.rmtree(folder)
-                continue
-            tab.photos[name] = Photo(job, before, (look, strength, denoise))
-            new.append(name)
+                warn(failed, photo.path)
+            else:
+                tab.photos[name] = photo
+                new.append(name)
         tab.shown = new[0] if new else tab.shown
         return self.show_all(tab)
+
+    def save_before(self, path):
+        return save_preview(os.path.dirname(path), shrink(self.read(path)[0]))
 
     def pick(self, event: gr.SelectData, request: gr.Request):
         tab = self.tabs[request.session_hash]
@@ -220,8 +212,8 @@ class Desk:
         """Remove the photo that is shown, and show the one after it, or the last."""
         tab = self.tabs[request.session_hash]
         at = list(tab.photos).index(tab.shown)
-        shutil.rmtree(os.path.dirname(tab.photos.pop(tab.shown).job.path), ignore_errors=True)
-        tab.shown, tab.archive = (list(tab.photos)[at : at + 1] or list(tab.photos)[-1:] or [''])[0], None
+        shutil.rmtree(os.path.dirname(tab.photos.pop(tab.shown).path), ignore_errors=True)
+        tab.shown = (list(tab.photos)[at : at + 1] or list(tab.photos)[-1:] or [''])[0]
         return self.show_all(tab)
 
     def look_closer(self, event: gr.SelectData, request: gr.Request):
@@ -232,52 +224,35 @@ class Desk:
 
     def change(self, look, strength, denoise, scope, request: gr.Request):
         """Take the setting that was changed, for all photos or for the one that is shown."""
-        tab = self.tabs.get(request.session_hash)
-        if not (tab and tab.photos):
-            return gr.skip()
-        before, after = tab.photos[tab.shown].settings, (look, strength, denoise)
+        tab = self.tabs[request.session_hash]
+        before, after = tab.shown and tab.photos[tab.shown].settings, (look, strength, denoise)
         for name, photo in tab.photos.items():
             if scope == 'all' or name == tab.shown:
                 theirs = zip(before, after, photo.settings, strict=True)
                 photo.settings = tuple(own if old == new else new for old, new, own in theirs)
-        tab.archive = None
-        return *self.show(tab), *self.show_work(tab)
+        return *self.show(tab), *show_results(tab)
 
     def show(self, tab):
-        """What the four views show."""
+        """(before, after), the preview to click on, and (before, after) at 100 %, as paths of previews."""
         if not tab.shown:
-            return [None] * 4
+            return [None] * 3
         photo = tab.photos[tab.shown]
-        _, failed, views = inference.attempt(photo.job, lambda: self.make_previews(tab.folder, photo))
-        if failed:
-            warn(failed, photo.job)
-        return views or [None] * 4
-
-    def make_previews(self, folder, photo):
-        """(before, after), where the third lies, (before, after) at 100 %, and the light: paths of previews."""
         look, strength, denoise = photo.settings
-        denoise = max(denoise, 0) if is_video(photo.job.path) else denoise  # as inference.enhance_videos has it
-        full, grey = self.read(photo.job.path)
-        network, grid = self.network(look), self.grid(look, photo.job.path)
-        enhanced, _ = apply_grid(network, full, grid, Edit(strength, denoise))
-        _, light = apply_grid(network, shrink(full), grid, keep_illumination=True)
-        if grey:
-            enhanced = cv2.cvtColor(cv2.cvtColor(enhanced, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        after, (top, left, bottom, right) = to_8bit(shrink(enhanced)), find_close(full.shape, photo.place)
-        corners = np.array([[left, top], [right, bottom]]) * light.shape[0] // full.shape[0]
-        place = cv2.rectangle(after.copy(), *corners.tolist(), (255, 255, 255), 3)
-        close = [whole[top:bottom, left:right] for whole in (full, enhanced)]
-        views = after, place, *close, np.uint8(light.clip(0, 1) * 255)
-        after, place, *close, light = (save_preview(folder, view) for view in views)
-        return (photo.before, after), place, tuple(close), light
+        denoise = max(denoise, 0) if is_video(photo.path) else denoise  # as inference.enhance_videos has it
 
-    def show_work(self, tab):
-        results = tab.results()
-        return (
-            gr.Button(interactive=bool(tab.photos), visible=not tab.busy), gr.Button(visible=tab.busy),
-            gr.File(results or None, visible=bool(results) or tab.busy),
-            gr.DownloadButton(value=tab.archive, visible=bool(tab.archive)),
-        )  # fmt: skip
+        def work():
+            full, grey = self.read(photo.path)
+            enhanced, _ = apply_grid(self.network(look), full, self.grid(look, photo.path), Edit(strength, denoise))
+            if grey:
+                enhanced = cv2.cvtColor(cv2.cvtColor(enhanced, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            after, where = save_preview(tab.folder, shrink(enhanced)), find_close(full.shape, photo.place)
+            close = tuple(save_preview(tab.folder, side[where]) for side in (full, enhanced))
+            return (photo.before, after), after, close
+
+        _, failed, views = inference.attempt(photo.job, work)
+        if failed:
+            warn(failed, photo.path)
+        return views or [None] * 3
 
     def show_all(self, tab):
         photos = [(photo.before, name) for name, photo in tab.photos.items()]
@@ -285,49 +260,45 @@ class Desk:
         settings = tab.photos[tab.shown].settings if tab.shown else [gr.skip()] * 3
         return (
             None, gr.Dataset(visible=not photos), gr.Gallery(photos, selected_index=at, visible=bool(photos)),
-            gr.Button(visible=bool(photos)), *settings, *self.show(tab), *self.show_work(tab),
+            gr.Button(visible=bool(photos)), *settings, *self.show(tab), *show_results(tab),
         )  # fmt: skip
 
     def enhance(self, request: gr.Request, progress=PROGRESS):
         """Write the results that are not there yet, as inference.py writes them."""
         tab = self.tabs[request.session_hash]
-        tab.busy, tab.archive = True, None
         tab.stopped.clear()
-        yield self.show_work(tab)
-        todo = [photo for photo in tab.photos.values() if photo.made != photo.settings]
+        yield gr.Button(visible=False), gr.Button(visible=True), *show_results(tab)
+        todo = [photo for photo in tab.photos.values() if not os.path.exists(photo.job.result)]
         for i, photo in enumerate(todo):
-            name, settings = os.path.basename(photo.job.path), photo.settings
+            name = os.path.basename(photo.path)
             if tab.stopped.is_set():
                 break
             progress((i, len(todo)), desc=name, unit='files')
             try:
                 _, failed, notes = self.write(photo, tab.stopped, progress)
             except (OSError, ValueError) as error:  # the disk is full; the look's file is broken
-                warn(error_line(error), photo.job)
+                warn(error_line(error), photo.path)
                 break
-            photo.made = () if failed else settings
             if failed and name in tab.photos and not tab.stopped.is_set():
-                warn(failed, photo.job)
+                warn(failed, photo.path)
             for note in notes:
                 gr.Info(f'{name}: {note}')
-        tab.busy = False
-        if self.tabs.get(request.session_hash) is tab:
-            tab.archive = pack(tab.results(), tab.folder)
-            yield self.show_work(tab)
+        if request.session_hash in self.tabs:
+            yield gr.Button(visible=True), gr.Button(visible=False), *show_results(tab, pack=True)
 
     def write(self, photo, stopped, progress):
         """What inference.enhance_file gives for a photo; a video is stopped between frames."""
         look, strength, denoise = photo.settings
         asked = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
         asked = SimpleNamespace(**{**vars(inference.opt), **asked})
-        if not is_video(photo.job.path):
+        if not is_video(photo.path):
             return inference.enhance_file(self.network(look), photo.job, asked)
 
         def count(frames, total):
             for i, frame in enumerate(frames):
                 if stopped.is_set():
                     raise ValueError('stopped')
-                progress((i, total or None), desc=os.path.basename(photo.job.path), unit='frames')
+                progress((i, total or None), desc=os.path.basename(photo.path), unit='frames')
                 yield frame
 
         return inference.enhance_videos(self.network(look), [photo.job], asked, lambda job: None, count)[0]
@@ -342,12 +313,20 @@ class Desk:
             self.read.cache_clear()
 
 
-def find_looks(folder):
-    """{name: path} of the checkpoints in a folder, the general one first.
+def show_results(tab, pack=False):
+    """The list of the results of the photos' settings, and the button for all of them, packed anew."""
+    results = [photo.job.result for photo in tab.photos.values() if os.path.exists(photo.job.result)]
+    path = None
+    if pack and len(results) > 1:
+        path = os.path.join(tempfile.mkdtemp(dir=tab.folder), 'enhanced.zip')
+        with zipfile.ZipFile(path, 'w', strict_timestamps=False) as archive:  # stored: photos hardly get smaller
+            for result in results:
+                archive.write(result, os.path.basename(result))
+    return gr.File(results or None), gr.DownloadButton(value=path, visible=bool(path))
 
-    Raises:
-        FileNotFoundError: none.
-    """
+
+def find_looks(folder):
+    """{name: path} of the checkpoints in a folder, the general one first; FileNotFoundError where there is none."""
     names = {os.path.dirname(path) for path in glob.glob('*/best.pth', root_dir=folder)} - BENCHMARKS
     if not names:
         raise FileNotFoundError(f'{folder}: expected folders with a best.pth, found none')
@@ -362,11 +341,11 @@ def shrink(photo):
 
 
 def find_close(shape, place):
-    """(top, left, bottom, right) of what is seen at 100 % of a photo, around a place (x, y) of its preview."""
+    """The slices of a photo that are seen at 100 %, around a place (x, y) of its preview."""
     size = shape[1::-1]
     middle = np.multiply(place, max(*size, PREVIEW) / PREVIEW) if place else np.divide(size, 2)
     left, top = np.clip(middle - np.divide(CLOSE, 2), 0, np.maximum(np.subtract(size, CLOSE), 0)).astype(int)
-    return top, left, min(top + CLOSE[1], size[1]), min(left + CLOSE[0], size[0])
+    return slice(top, top + CLOSE[1]), slice(left, left + CLOSE[0])
 
 
 def save_preview(folder, photo):
@@ -379,22 +358,9 @@ def save_preview(folder, photo):
     return path
 
 
-def pack(results, folder):
-    """Path of a new .zip with all results; None for fewer than two."""
-    if len(results) < 2:
-        return None
-    path = os.path.join(tempfile.mkdtemp(dir=folder), 'enhanced.zip')
-    with zipfile.ZipFile(path, 'w', strict_timestamps=False) as archive:  # stored: photos hardly get smaller
-        for result in results:
-            archive.write(result, os.path.basename(result))
-    return path
-
-
-def warn(message, job):
-    """Say until it is closed why something failed, with the photo's name in place of its path here."""
-    for path in (job.result, job.path):
-        message = message.replace(path, os.path.basename(path))
-    gr.Warning(message, duration=None)
+def warn(message, path):
+    """Say until it is closed why something failed, without the folders of this page."""
+    gr.Warning(re.sub(re.escape(os.path.dirname(path)) + r'/(.*/)?', '', message), duration=None)
 
 
 if __name__ == '__main__':
