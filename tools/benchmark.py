@@ -16,10 +16,12 @@ import sys
 import tempfile
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 import utils
 from kernels import enhance_photo
+from model import ARCHITECTURES, build_network
 from photos.picture import write_photo
 from system.files import save_json
 from system.process import describe_machine
@@ -42,6 +44,7 @@ def main(opt):
     machine = describe_machine()  # with the load that others cause
     table = Table()
     both = workloads.load_both(opt.checkpoints_file)
+    costs = measure_costs(opt)
     add_photos(table, opt, both)
     add_steps(table, opt, [arch for arch, _ in both])
     add_forms(table, opt)
@@ -52,8 +55,28 @@ def main(opt):
         add_folder(table, opt, folder)
         add_start(table, opt, folder)
     add_memory_of_inference(table, opt)
-    save_json(opt.result_json, {'machine': machine, 'options': vars(opt), 'rows': table.rows})
+    save_json(opt.result_json, {'machine': machine, 'options': vars(opt), 'costs': costs, 'rows': table.rows})
     return 0
+
+
+SIZES = {'256': (256, 256), '512': (512, 512), '1080p': (1080, 1920), '4K': (2160, 3840), '24 MP': (4000, 6000)}
+
+
+def measure_costs(opt):
+    """Parameters, multiply-accumulates, seconds and peak memory of one 8-bit photo of each size, printed too."""
+    rows, empty = [], measure_peak(workloads.do_nothing)
+    print(f'{"":16} {"parameters":>10} {"GMAC":>8} {"seconds":>8} {"GB":>6}')
+    for arch in ARCHITECTURES:
+        network = build_network(arch).eval()
+        parameters = sum(value.numel() for value in network.parameters())
+        for name, (height, width) in SIZES.items():
+            photo = np.zeros((height, width, 3), np.uint8)
+            (seconds,) = time_in_turn([functools.partial(enhance_photo, network, photo)], opt.repeats)
+            memory = measure_peak(workloads.enhance_black, arch, height, width) - empty
+            macs = workloads.count_macs(network, height * width) / 1e9
+            rows.append([arch, name, parameters, macs, seconds, memory])
+            print(f'{arch + ", " + name:16} {parameters:10,} {macs:8.3f} {seconds:8.4f} {memory:6.2f}', flush=True)
+    return rows
 
 
 class Table:

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import inference
-from kernels import estimate_illumination, rule_of, training_loss
+from kernels import enhance_photo, estimate_illumination, rule_of, training_loss
 from model import build_network
 from photos.picture import write_photo
 from runs.checkpoint import load_network
@@ -31,6 +32,22 @@ def plain(network):
     network = copy.deepcopy(network)
     network.fused = False
     return network
+
+
+def count_macs(network, pixels):
+    """Multiply-accumulates of a photo: those of the coefficient network, counted by torch, and of each pixel.
+
+    A pixel takes 4 for each unit of the folded guide, 8 x 12 for the trilinear sample of the grid, 9 for the affine.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.predict_grid(torch.zeros(1, 3, 256, 256))
+    units = len(network.guide.fold(torch.zeros(1, 3, 1, 1)).mix)
+    return counter.get_total_flops() // 2 + pixels * (4 * units + 8 * 12 + 9)
+
+
+def enhance_black(arch, height, width):
+    """One photo by an untrained network."""
+    enhance_photo(build_network(arch).eval(), np.zeros((height, width, 3), np.uint8))
 
 
 def synchronized(function, device):
