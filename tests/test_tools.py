@@ -4,32 +4,32 @@ import numpy as np
 import pytest
 
 from photos.picture import read_photo
-from tools import compare_systems, measure, workloads
+from tools import benchmark, compare_systems
 
 
-def test_median_is_of_the_runs_after_the_warm_up(monkeypatch):
-    clock = iter([0, 0] + [t for took in (1, 2, 3, 4, 8, 6) for t in (0, took)])  # seconds
-    monkeypatch.setattr(measure.time, 'perf_counter', lambda: next(clock))
+def test_median_is_of_the_runs_after_the_warm_up():
+    clock = iter([0] * 4 + [t for took in (1, 2, 3, 4, 8, 6) for t in (0, took)])  # seconds
     order = []
-    assert measure.time_in_turn([lambda: order.append('a'), lambda: order.append('b')], 3) == [3, 4]
+    sides = [lambda: order.append('a'), lambda: order.append('b')]
+    assert benchmark.time_in_turn(sides, 3, lambda: next(clock)) == [3, 4]
     assert order == ['a', 'b'] * 4
 
 
 def test_benchmarks_sides_run_and_leave_results(tmp_path):
     for fused in (True, False):
-        workloads.training_step('hdrnet', fused, 2, side=16)()
+        benchmark.training_step('hdrnet', fused, 2, side=16)()
     source, ours, theirs = (tmp_path / name for name in ('in', 'ours', 'theirs'))
     theirs.mkdir()
-    workloads.write_photos(0.002, 2, str(source))
-    workloads.enhance_folder(workloads.inference.opt.checkpoints_file, str(source), str(ours))
-    workloads.copy_folder(str(source), str(theirs))
+    benchmark.write_photos(0.002, 2, str(source))
+    benchmark.enhance_folder(benchmark.inference.opt.checkpoints_file, str(source), str(ours))
+    benchmark.copy_folder(str(source), str(theirs))
     for folder in (source, ours, theirs):
         assert sorted(path.name for path in folder.glob('[!.]*')) == ['0.jpg', '1.jpg']
 
 
 @pytest.mark.parametrize('name', compare_systems.BUILTIN)
 def test_builtin_systems_give_a_photo_of_the_same_size(name):
-    photo = measure.noisy_photo(0.002)
+    photo = benchmark.noisy_photo(0.002)
     result = compare_systems.load_system(name, compare_systems.opt)(photo.copy())
     assert result.shape == photo.shape
     assert result.dtype == np.uint8
@@ -47,7 +47,7 @@ def test_systems_are_named_functions_and_commands():
 
 
 def test_a_command_gets_the_photo_and_must_write_a_result(tmp_path):
-    photo = measure.noisy_photo(0.002)
+    photo = benchmark.noisy_photo(0.002)
     for name in ('good', 'broken', 'nothing'):
         (tmp_path / name).mkdir()
     assert compare_systems.run_command('cp {input} {output_dir}/x.bmp', photo, str(tmp_path / 'good'), 1) > 0
@@ -59,7 +59,7 @@ def test_a_command_gets_the_photo_and_must_write_a_result(tmp_path):
 
 
 def test_a_system_that_gives_no_photo_is_refused(monkeypatch):
-    photo = measure.noisy_photo(0.002)
+    photo = benchmark.noisy_photo(0.002)
     monkeypatch.setattr(compare_systems, 'load_system', lambda system, opt: lambda photo: photo / 255)
     with pytest.raises(ValueError, match=r'result: expected \(.*\) uint8, got .* float64'):
         compare_systems.time_function('wrap:sci', photo, None)()

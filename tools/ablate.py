@@ -5,16 +5,28 @@
 Each run is one of train.py in checkpoints/ablation/<variant>_<seed>; a complete one is not run again, a stopped one
 goes on. Prints and writes table.md: validation PSNR and SSIM after the last epoch, mean (lowest to highest) over the
 seeds, and the difference to the base, seed by seed.
+
+    python -m tools.ablate --runs checkpoints/with_1,checkpoints/without_1 --result_dir docs
+
+Draws runs that are there beside each other: curves.png of validation PSNR by epoch, and first_epoch.jpg with what the
+first run of each name made of the sample photos after epoch 1. Names that differ in a number at the end share a colour.
 """
 
+import glob
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 
 import utils
+from kernels import enhance_photo
+from photos.picture import list_photos, read_photo, write_photo
+from runs.checkpoint import ROOT, load_network
+from runs.curves import draw_curves
 from system.files import read_csv, save_text
 
 opt = SimpleNamespace(
@@ -26,12 +38,12 @@ opt = SimpleNamespace(
     full_size=256,  # side in pixels of the photos in training
     seeds='1,2,3',  # a run of each variant for each
     only='',  # names of VARIANTS, commas between; '' is all
-    result_dir='checkpoints/ablation',  # holds the runs and table.md
+    runs='',  # folders of runs to draw, commas between; '' trains
+    result_dir='checkpoints/ablation',  # holds the runs and table.md, or the drawings
 )
 
 RULES = {'total_epochs': (1, None), 'full_size': (16, None)}
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BASE = 'base'
 VARIANTS = {  # options of train.py beside the base's
     BASE: '',
@@ -65,6 +77,8 @@ VARIANTS = {  # options of train.py beside the base's
 
 def main(opt):
     utils.check_options(opt, RULES)
+    if opt.runs:
+        return draw_runs([name.strip().rstrip('/') for name in opt.runs.split(',')], opt.result_dir)
     names = [name.strip() for name in opt.only.split(',') if name.strip()] or list(VARIANTS)
     if unknown := set(names) - set(VARIANTS):
         raise ValueError(f'only: expected some of {", ".join(VARIANTS)}; got {", ".join(sorted(unknown))}')
@@ -120,6 +134,45 @@ def make_table(runs, names, seeds):
         shift = '' if name == BASE else f'{change.mean():+.2f} ({change.min():+.2f} to {change.max():+.2f})'
         lines.append(f'| {name} | {spread[0]} | {shift} | {spread[1]} |')
     return '\n'.join(lines) + '\n'
+
+
+def draw_runs(runs, result_dir):
+    """Draw training runs beside each other, and print their validation PSNR."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(re.sub(r'_?\d+$', '', os.path.basename(run)), []).append(run)
+    logs = {name: [read_csv(os.path.join(run, 'log.csv')) for run in members] for name, members in groups.items()}
+    curves = {
+        name: [{int(row['epoch']): float(row['psnr']) for row in log if row['psnr']} for log in members]
+        for name, members in logs.items()
+    }
+    os.makedirs(result_dir, exist_ok=True)
+    draw_curves(os.path.join(result_dir, 'curves.png'), [('validation PSNR in dB', curves, False)])
+    rows = [show_first_epoch(members[0]) for members in groups.values()]
+    write_photo(os.path.join(result_dir, 'first_epoch.jpg'), np.concatenate(rows))
+    for name, psnrs in curves.items():
+        for epoch in sorted(set.intersection(*map(set, psnrs))):
+            values = [psnr[epoch] for psnr in psnrs]
+            print(f'{name:20} epoch {epoch:3}  PSNR {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})')
+    return 0
+
+
+def show_first_epoch(run, height=110):
+    """A row of illuminations above a row of enhanced sample photos, by a run's weights after its first epoch."""
+    found = sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_1_psnr_*.pth')))
+    if not found:
+        raise FileNotFoundError(f'{run}: no epoch_1_psnr_*.pth (valid_interval 1 saves it)')
+    network, columns = load_network(found[0])[0], []
+    for photo in map(read_photo, list_photos(os.path.join(ROOT, 'sample_imgs'))):
+        enhanced, illumination = enhance_photo(network, photo, keep_illumination=True)
+        both = np.concatenate([(illumination.clip(0, 1) * 255).round().astype(np.uint8), enhanced])
+        size = round(photo.shape[1] * height / photo.shape[0]), 2 * height
+        columns.append(cv2.resize(both, size, interpolation=cv2.INTER_AREA))
+    picture = np.concatenate(columns, axis=1)
+    label = np.full((28, picture.shape[1], 3), 255, np.uint8)
+    text = f'{os.path.basename(run)}: S and R after epoch 1'
+    cv2.putText(label, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([label, picture])
 
 
 if __name__ == '__main__':

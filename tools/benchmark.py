@@ -9,24 +9,32 @@ noise, so that their JPEGs are of ordinary size. Timings are medians after a war
 of its own.
 """
 
+import contextlib
+import copy
 import functools
+import io
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+import inference
 import utils
-from kernels import enhance_photo
+from kernels import enhance_photo, estimate_illumination, rule_of, training_loss
 from model import ARCHITECTURES, build_network
-from photos.picture import write_photo
+from photos.picture import read_photo, write_photo
+from runs.checkpoint import ROOT, load_network
 from system.files import save_json
 from system.process import describe_machine
-from tools import workloads
-from tools.measure import ROOT, measure_peak, noisy_photo, start_process, time_in_turn
 
 opt = SimpleNamespace(
     checkpoints_file='checkpoints/general/best.pth',
@@ -36,35 +44,40 @@ opt = SimpleNamespace(
     result_json='benchmark.json',
 )
 
+SIZES = {'256': (256, 256), '512': (512, 512), '1080p': (1080, 1920), '4K': (2160, 3840), '24 MP': (4000, 6000)}
 RULES = {'photos': (1, None), 'repeats': (1, None), 'batch': (2, None)}
 
 
 def main(opt):
     utils.check_options(opt, RULES)
-    machine = describe_machine()  # with the load that others cause
-    table = Table()
-    both = workloads.load_both(opt.checkpoints_file)
+    machine, rows = describe_machine(), []  # with the load that others cause
     costs = measure_costs(opt)
-    add_photos(table, opt, both)
-    add_steps(table, opt, [arch for arch, _ in both])
-    add_forms(table, opt)
-    add_memory_of_steps(table, opt)
-    if torch.cuda.is_available():
-        add_cuda(table, opt, both, torch.device('cuda'))
+    print(f'{"":44} {"ours":>13} {"other":>13} {"ratio":>8}  other is')
+
+    def add(what, unit, sides, versus):
+        """A row; sides are (ours, other) in the unit."""
+        ours, other = sides
+        row = {'what': what, 'unit': unit, 'ours': ours, 'other': other, 'other is': versus, 'ratio': other / ours}
+        rows.append(row)
+        print(f'{what:44} {ours:9.3f} {unit:3} {other:9.3f} {unit:3} {row["ratio"]:7.1f}x  {versus}', flush=True)
+
+    network, checkpoint = load_network(opt.checkpoints_file)
+    both = {arch: build_network(arch).eval() for arch in ('hdrnet', 'deepupe')} | {checkpoint['arch']: network}
     with tempfile.TemporaryDirectory() as folder:
-        add_folder(table, opt, folder)
-        add_start(table, opt, folder)
-    add_memory_of_inference(table, opt)
-    save_json(opt.result_json, {'machine': machine, 'options': vars(opt), 'costs': costs, 'rows': table.rows})
+        add_photos(add, opt, both, os.path.join(folder, 'photo.jpg'))
+        add_steps(add, opt, both)
+        if torch.cuda.is_available():
+            add_cuda(add, opt, both)
+        add_folder(add, opt, os.path.join(folder, 'folder'))
+        add_start(add, opt, os.path.join(folder, 'one.jpg'))
+        add_memory(add, opt, folder)
+    save_json(opt.result_json, {'machine': machine, 'options': vars(opt), 'costs': costs, 'rows': rows})
     return 0
-
-
-SIZES = {'256': (256, 256), '512': (512, 512), '1080p': (1080, 1920), '4K': (2160, 3840), '24 MP': (4000, 6000)}
 
 
 def measure_costs(opt):
     """Parameters, multiply-accumulates, seconds and peak memory of one 8-bit photo of each size, printed too."""
-    rows, empty = [], measure_peak(workloads.do_nothing)
+    rows, empty = [], measure_peak(int)
     print(f'{"":16} {"parameters":>10} {"GMAC":>8} {"seconds":>8} {"GB":>6}')
     for arch in ARCHITECTURES:
         network = build_network(arch).eval()
@@ -72,131 +85,211 @@ def measure_costs(opt):
         for name, (height, width) in SIZES.items():
             photo = np.zeros((height, width, 3), np.uint8)
             (seconds,) = time_in_turn([functools.partial(enhance_photo, network, photo)], opt.repeats)
-            memory = measure_peak(workloads.enhance_black, arch, height, width) - empty
-            macs = workloads.count_macs(network, height * width) / 1e9
+            memory = measure_peak(enhance_black, arch, height, width) - empty
+            macs = count_macs(network, height * width) / 1e9
             rows.append([arch, name, parameters, macs, seconds, memory])
             print(f'{arch + ", " + name:16} {parameters:10,} {macs:8.3f} {seconds:8.4f} {memory:6.2f}', flush=True)
     return rows
 
 
-class Table:
-    """Rows of ours against another, printed as they come."""
-
-    def __init__(self):
-        self.rows = []
-        print(f'{"":44} {"ours":>13} {"other":>13} {"ratio":>8}  other is')
-
-    def add(self, what, unit, sides, versus):
-        """A row; sides are (ours, other) in the unit."""
-        ours, other = sides
-        row = {'what': what, 'unit': unit, 'ours': ours, 'other': other, 'other is': versus, 'ratio': other / ours}
-        self.rows.append(row)
-        print(f'{what:44} {ours:9.3f} {unit:3} {other:9.3f} {unit:3} {row["ratio"]:7.1f}x  {versus}', flush=True)
-
-
-def add_photos(table, opt, both):
+def add_photos(add, opt, both, path):
     """One photo in memory: fused against plain, and against a JPEG's decoding and encoding."""
     photo = noisy_photo(8.2)
-    for arch, network in both:
-        sides = [functools.partial(enhance_photo, net, photo) for net in (network, workloads.plain(network))]
-        table.add(f'{arch}, one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), 'plain path')
-    arch, network = both[0]
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, 'photo.jpg')
-        write_photo(path, photo)
-        sides = functools.partial(enhance_photo, network, photo), functools.partial(workloads.copy_by_opencv, path)
-        seconds = time_in_turn(sides, opt.repeats)
-    table.add(f'{arch}, one 8.2 MP photo in memory', 's', seconds, 'cv2.imread + cv2.imwrite of it')
+    write_photo(path, photo)
+    for arch, network in both.items():
+        plain = copy.deepcopy(network)
+        plain.fused = False
+        sides = [functools.partial(enhance_photo, net, photo) for net in (network, plain)]
+        add(f'{arch}, one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), 'plain path')
+    sides = functools.partial(enhance_photo, both['hdrnet'], photo), lambda: cv2.imwrite(path, cv2.imread(path))
+    add('hdrnet, one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), 'cv2.imread + cv2.imwrite of it')
 
 
-def add_steps(table, opt, archs):
+def add_steps(add, opt, both, name='', device='cpu'):
     """A training step: fused against plain."""
-    for arch in archs:
-        sides = [workloads.training_step(arch, fused, opt.batch) for fused in (True, False)]
-        seconds = time_in_turn(sides, opt.repeats)
-        table.add(f'{arch}, training step, {opt.batch} x 512 x 512', 's', seconds, 'plain path')
+    for arch in both:
+        sides = [training_step(arch, fused, opt.batch, device) for fused in (True, False)]
+        add(
+            f'{arch}, {name}training step, {opt.batch} x 512 x 512', 's', time_in_turn(sides, opt.repeats), 'plain path'
+        )
 
 
-def add_forms(table, opt):
-    """The coefficient network in other forms than train.py runs it: why it does not."""
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    passes = workloads.coefficient_passes(opt.batch, device)
-    plain = passes.pop('')
-    for name, form in passes.items():
-        try:
-            seconds = time_in_turn((form, plain), opt.repeats)
-        except Exception as error:  # no compiler on this machine
-            print(f'{name}: left out ({str(error).strip().splitlines()[0]})', file=sys.stderr)
-            continue
-        table.add(f'hdrnet, coefficient network, {name}', 's', seconds, 'as train.py runs it')
-
-
-def add_memory_of_steps(table, opt):
-    """Peak memory of training steps, less that of a process which only imports."""
-    empty = measure_peak(workloads.do_nothing)
-    sides = [measure_peak(workloads.run_steps, 'hdrnet', fused, opt.batch) - empty for fused in (True, False)]
-    table.add(f'hdrnet, memory of a step, {opt.batch} x 512 x 512', 'GB', sides, 'plain path')
-
-
-def add_cuda(table, opt, both, device, sizes=((24, '24 MP'), (8.3, '4K'))):
+def add_cuda(add, opt, both):
     """8-bit photos on the device against a copy of the same bytes, and training steps against the plain path."""
-    for arch, network in both:
-        network.to(device)
-        for megapixels, name in sizes:
-            sides = workloads.enhance_on_gpu(network, noisy_photo(megapixels), device)
-            milliseconds = [1e3 * seconds for seconds in time_in_turn(sides, 20)]
-            table.add(f'{arch}, CUDA, {name}, 8 bit on the device', 'ms', milliseconds, 'copy of the same bytes')
-        sides = [workloads.training_step(arch, fused, opt.batch, device) for fused in (True, False)]
-        milliseconds = [1e3 * seconds for seconds in time_in_turn(sides, opt.repeats)]
-        table.add(f'{arch}, CUDA, training step, {opt.batch} x 512 x 512', 'ms', milliseconds, 'plain path')
+    from kernels import cuda
+
+    for arch, network in both.items():
+        network = copy.deepcopy(network).cuda()
+        lowres = torch.rand(1, 3, 256, 256, device='cuda')
+        for megapixels, name in ((24, '24 MP'), (8.3, '4K')):
+            photo = torch.from_numpy(noisy_photo(megapixels)).cuda()
+
+            @torch.inference_mode()
+            def enhance(network=network, photo=photo, lowres=lowres):
+                cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres), rule_of(network))
+
+            sides = time_in_turn([synchronized(enhance), synchronized(photo.clone)], 20)
+            what = f'{arch}, CUDA, {name}, 8 bit on the device'
+            add(what, 'ms', [1e3 * seconds for seconds in sides], 'copy of the same bytes')
+    add_steps(add, opt, both, 'CUDA, ', 'cuda')
 
 
-def add_folder(table, opt, folder):
-    """inference.py over a folder once it has started, against a loop that only reads and writes the same files.
-
-    By default it looks for noise that shows, with denoise 0 it does not. Each side has a process of its own, for
-    inference.py tunes the allocator of its process.
-    """
+def add_folder(add, opt, folder):
+    """inference.py over a folder once it has started, against a loop that only reads and writes the same files."""
     source, result = os.path.join(folder, 'in'), os.path.join(folder, 'out')
-    workloads.make_photos(8.2, opt.photos, source)
-    with start_process() as ours, start_process() as other:
+    write_photos(8.2, opt.photos, source)
+    with start_process() as ours, start_process() as other:  # inference.py tunes its process's allocator
 
         def enhance(denoise):
-            ask = workloads.enhance_folder, opt.checkpoints_file, source, result, denoise
-            return lambda: ours.submit(*ask).result()
+            return lambda: ours.submit(enhance_folder, opt.checkpoints_file, source, result, denoise).result()
 
-        sides = enhance(0.0), enhance(-1.0), lambda: other.submit(workloads.copy_folder, source, result).result()
+        sides = enhance(0.0), enhance(-1.0), lambda: other.submit(copy_folder, source, result).result()
         without, default, copied = time_in_turn(sides, opt.repeats)
     name = f'inference.py on {opt.photos} of 8.2 MP, started'
-    table.add(name, 's', (default, copied), 'imread + imwrite')
-    table.add(f'{name}, --denoise 0', 's', (without, copied), 'imread + imwrite')
+    add(name, 's', (default, copied), 'imread + imwrite')
+    add(f'{name}, --denoise 0', 's', (without, copied), 'imread + imwrite')
 
 
-def add_start(table, opt, folder):
+def add_start(add, opt, path):
     """inference.py on one small photo from start to end, against importing torch."""
-    path, result = os.path.join(folder, 'one.jpg'), os.path.join(folder, 'one')
     write_photo(path, noisy_photo(0.12))
-    command = [sys.executable, os.path.join(ROOT, 'inference.py'), '--images_dir', path, '--result_dir', result]
-    command += ['--overwrite', '--checkpoints_file', opt.checkpoints_file]
-    sides = (
-        lambda: subprocess.run(command, check=True, capture_output=True),
-        lambda: subprocess.run([sys.executable, '-c', 'import torch'], check=True),
-    )
+    ours = [os.path.join(ROOT, 'inference.py'), path, '--overwrite', '--checkpoints_file', opt.checkpoints_file]
+    sides = [
+        lambda command=command: subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        for command in (ours, ['-c', 'import torch'])
+    ]
     seconds = time_in_turn(sides, opt.repeats)
-    table.add('inference.py on one 0.1 MP photo, start to end', 's', seconds, 'python -c "import torch"')
+    add('inference.py on one 0.1 MP photo, start to end', 's', seconds, 'python -c "import torch"')
 
 
-def add_memory_of_inference(table, opt):
-    """Peak memory of inference.py, against a process that only imports."""
-    empty = measure_peak(workloads.do_nothing)
+def add_memory(add, opt, folder):
+    """Peak memory of training steps, less that of a process which only imports, and of inference.py beside it."""
+    empty = measure_peak(int)
+    sides = [measure_peak(run_steps, 'hdrnet', fused, opt.batch) - empty for fused in (True, False)]
+    add(f'hdrnet, memory of a step, {opt.batch} x 512 x 512', 'GB', sides, 'plain path')
     for name, megapixels, count in (('folder of 24 MP', 24, 4), ('one 100 MP photo', 100, 1)):
-        with tempfile.TemporaryDirectory() as folder:
-            source, result = os.path.join(folder, 'in'), os.path.join(folder, 'out')
-            workloads.make_photos(megapixels, count, source)
-            for more, denoise in (('', -1.0), (', --denoise 1', 1.0)):
-                used = measure_peak(workloads.enhance_folder, opt.checkpoints_file, source, result, denoise)
-                row = f'inference.py, peak memory, {name}{more}'
-                table.add(row, 'GB', (used, empty), 'a process that imported torch')
+        source = os.path.join(folder, name)
+        write_photos(megapixels, count, source)
+        for more, denoise in (('', -1.0), (', --denoise 1', 1.0)):
+            used = measure_peak(enhance_folder, opt.checkpoints_file, source, f'{source} out', denoise)
+            add(f'inference.py, peak memory, {name}{more}', 'GB', (used, empty), 'a process that imported torch')
+
+
+# ------------------------------------------------------------------------------------------------ what is measured
+
+
+def noisy_photo(megapixels):
+    """A dark 3 : 2 photo (H, W, 3) uint8 with the detail and noise of a camera's, so that its JPEG has a usual size."""
+    height = round((megapixels * 1e6 * 2 / 3) ** 0.5)
+    size = round(height * 1.5), height
+    photo = read_photo(os.path.join(ROOT, 'sample_imgs', 'raccoon.jpg'))
+    photo = cv2.resize(photo, size, interpolation=cv2.INTER_CUBIC)
+    noise = np.random.default_rng(0).normal(0, 2, (*size[::-1], 1)).astype(np.float32)
+    return np.clip(photo + noise, 0, 255).astype(np.uint8)
+
+
+def write_photos(megapixels, count, folder):
+    """JPEGs of one photo, each shifted, so that no two are equal."""
+    os.makedirs(folder, exist_ok=True)
+    photo = noisy_photo(megapixels)
+    for i in range(count):
+        write_photo(os.path.join(folder, f'{i}.jpg'), np.roll(photo, 16 * i, axis=1))
+
+
+def count_macs(network, pixels):
+    """Multiply-accumulates of a photo: those of the coefficient network, counted by torch, and of each pixel.
+
+    A pixel takes 4 for each unit of the folded guide, 8 x 12 for the trilinear sample of the grid, 9 for the affine.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.predict_grid(torch.zeros(1, 3, 256, 256))
+    units = len(network.guide.fold(torch.zeros(1, 3, 1, 1)).mix)
+    return counter.get_total_flops() // 2 + pixels * (4 * units + 8 * 12 + 9)
+
+
+def enhance_black(arch, height, width):
+    """One photo by an untrained network."""
+    enhance_photo(build_network(arch).eval(), np.zeros((height, width, 3), np.uint8))
+
+
+def training_step(arch, fused, batch, device='cpu', side=512):
+    """A function that does one forward, loss, backward and optimiser step on photos of side x side."""
+    torch.manual_seed(0)
+    network = build_network(arch).to(device).train()
+    network.fused = fused
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    lowres = torch.rand(batch, 3, 256, 256, device=device)
+    fullres = torch.rand(batch, 3, side // 8, side // 8, device=device)
+    fullres = torch.nn.functional.interpolate(fullres, (side, side), mode='bilinear').contiguous()
+    target = fullres.sqrt()
+
+    def step():
+        illumination = estimate_illumination(network, lowres, fullres)
+        losses = training_loss(network, fullres, illumination, target, True, arch)
+        optimizer.zero_grad()
+        losses['total'].backward()
+        optimizer.step()
+
+    return synchronized(step) if device == 'cuda' else step
+
+
+def run_steps(arch, fused, batch):
+    """Two training steps: one allocates, one reuses."""
+    step = training_step(arch, fused, batch)
+    step()
+    step()
+
+
+def copy_folder(source, result):
+    """The plain loop that inference.py is compared with: read and write each photo."""
+    for name in os.listdir(source):
+        cv2.imwrite(os.path.join(result, name), cv2.imread(os.path.join(source, name)))
+
+
+def enhance_folder(checkpoints_file, source, result, denoise=-1.0):
+    """inference.py on a folder, in this process."""
+    values = {'images_dir': source, 'result_dir': result, 'checkpoints_file': checkpoints_file, 'denoise': denoise}
+    with contextlib.redirect_stdout(io.StringIO()):
+        inference.main(SimpleNamespace(**{**vars(inference.opt), **values, 'overwrite': True}))
+
+
+# ------------------------------------------------------------------------------------- how, for the other tools too
+
+
+def synchronized(function):
+    """A function that also waits for the GPU."""
+    return lambda: (function(), torch.cuda.synchronize())
+
+
+def time_in_turn(functions, repeats, clock=time.perf_counter):
+    """Median seconds of each function, of one clock or an array of several; in turn, after a warm-up of each."""
+    times = [[] for _ in functions]
+    for _ in range(repeats + 1):
+        for function, record in zip(functions, times, strict=True):
+            start = clock()
+            function()
+            record.append(clock() - start)
+    return [np.median(record[1:], axis=0).tolist() for record in times]
+
+
+def start_process():
+    """A process of its own, as an executor of one worker, which shares nothing with this one."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
+
+
+def measure_peak(function, *values):
+    """Peak memory in GB of a process that starts, imports what this one imports, and calls function(*values)."""
+    with start_process() as process:
+        process.submit(function, *values).result()
+        return process.submit(peak_memory).result()
+
+
+def peak_memory():
+    """Peak memory in GB of this process so far; nan where the system does not say."""
+    if not os.path.exists('/proc/self/status'):
+        return float('nan')
+    with open('/proc/self/status', encoding='ascii') as file:
+        return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1e6
 
 
 if __name__ == '__main__':

@@ -5,15 +5,14 @@
     python -m tools.benchmark_video --width 3840 --height 2160 --frames 60 --repeats 0
 
 The clip pans over an enlarged sample photo with noise. Encoding alone is measured twice: of the clip's own frames, and
-of its enhanced ones, which are brighter and take the encoder longer whoever made them. Beside the seconds stand those
-of all cores together, which other processes disturb less. Memory is that of a process which enhances the clip, once.
+of its enhanced ones, which are brighter and take the encoder longer. Beside the seconds stand those of all cores
+together, which other processes disturb less. Memory is that of a process which enhances the clip, once.
 """
 
 import os
 import tempfile
 import time
 from fractions import Fraction
-from statistics import median
 from types import SimpleNamespace
 
 import av
@@ -23,7 +22,7 @@ import numpy as np
 import utils
 from runs.checkpoint import load_network
 from system.process import describe_machine, tune_malloc
-from tools.measure import measure_peak, noisy_photo
+from tools.benchmark import measure_peak, noisy_photo, time_in_turn
 from video.enhance import enhance_video
 from video.reader import open_source, read_frames
 from video.writer import Result
@@ -60,15 +59,19 @@ def main(opt):
                 lambda clip=clip, other=other: copy_video(clip, clip, other),
                 lambda clip=clip, result=result, other=other: copy_video(result, clip, other),
             )
-            (wall, work), *others = measure(sides, opt.repeats)
+            (wall, work), *others = time_in_turn(sides, opt.repeats, both_clocks)
             for (other_wall, other_work), of in zip(others, ('the clip', 'the enhanced clip'), strict=True):
                 print(f'{what:34} {wall:6.2f} s {other_wall:6.2f} s {wall / other_wall:6.2f} {work:7.2f} s '
                       f'{other_work:6.2f} s {work / other_work:6.2f}  decoding and encoding {of}')  # fmt: skip
     return 0
 
 
+def both_clocks():
+    """Seconds that passed, and those of all cores together."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def enhance(checkpoints_file, clip, result):
-    """enhance_video with a checkpoint."""
     tune_malloc()
     enhance_video(load_network(checkpoints_file)[0], clip, result)
 
@@ -100,18 +103,6 @@ def copy_video(path, settings_of, result):
             output = output or Result(result, result, settings, frame)
             output.write(frame)
         output.finish()
-
-
-def measure(sides, repeats):
-    """(median seconds, median seconds of all cores together) of each function; in turn, after a warm-up of each."""
-    times = [[] for _ in sides]
-    for turn in range(repeats + 1):
-        for side, record in zip(sides, times, strict=True):
-            start, work = time.perf_counter(), time.process_time()
-            side()
-            if turn:
-                record.append((time.perf_counter() - start, time.process_time() - work))
-    return [tuple(map(median, zip(*record, strict=True))) for record in times]
 
 
 if __name__ == '__main__':

@@ -34,7 +34,7 @@ from runs.checkpoint import load_network
 from scoring.protocol import gamma_levels
 from system.files import save_json
 from system.process import cores, describe_machine
-from tools.measure import noisy_photo, peak_memory, start_process
+from tools.benchmark import noisy_photo, peak_memory, start_process
 
 opt = SimpleNamespace(
     systems='',  # NAME=MODULE:FUNCTION or NAME=COMMAND, semicolons between
@@ -48,7 +48,6 @@ opt = SimpleNamespace(
 RULES = {'megapixels': (1e-6, None), 'repeats': (1, None), 'cores': (1, None)}
 OURS = 'ours'
 BUILTIN = (OURS, "the predecessor's plain path", 'OpenCV CLAHE', 'a gamma table')
-HEAD = ('| system | time | seconds | peak memory |', '|---|---|---|---|')
 STATE = {}  # of a process that runs one system: its function and its photo
 
 
@@ -58,30 +57,23 @@ def main(opt):
     if opt.cores > cores():
         raise ValueError(f'cores: expected up to the {cores()} that this process may use, got {opt.cores}')
     rows = []
+    print('| system | time | seconds | peak memory |\n|---|---|---|---|')
     with start_process() as ours:
         ours.submit(prepare, OURS, opt).result()
-        for name, system in systems.items():
+        for name, system in {OURS: OURS, **systems}.items():
             try:
                 row = compare(ours, system, opt)
             except Exception as error:  # whatever another system may raise, or the end of its process
                 row = {'failed': ' '.join(str(error).split())[:200] or type(error).__name__}
             rows.append({'system': name, **row})
             print(write_row(rows[-1]), flush=True)
-        peak = ours.submit(peak_memory).result()
-    seconds = statistics.median([row['ours'] for row in rows if 'ours' in row])
-    rows.insert(0, {'system': OURS, 'seconds': seconds, 'ratio': 1.0, 'peak_gb': peak})
-    table = '\n'.join([*HEAD, *map(write_row, rows)])
-    print(f'\n{opt.megapixels:g} MP in memory, {opt.cores} cores, median of {opt.repeats}\n\n{table}')
+    print(f'{opt.megapixels:g} MP in memory, {opt.cores} cores, median of {opt.repeats}')
     save_json(opt.result_json, {'machine': describe_machine(), 'options': vars(opt), 'rows': rows})
     return 0
 
 
 def split_systems(text):
-    """{name: MODULE:FUNCTION or COMMAND} of the option.
-
-    Raises:
-        ValueError: not of that form, or a name that is taken.
-    """
+    """{name: MODULE:FUNCTION or COMMAND} of the option; ValueError for another form, or a name that is taken."""
     systems = {}
     for part in filter(None, map(str.strip, text.split(';'))):
         name, _, system = (word.strip() for word in part.partition('='))
@@ -92,18 +84,13 @@ def split_systems(text):
 
 
 def compare(ours, system, opt):
-    """A row of the table: seconds of a system and of ours, their ratio, and peak memory (nan for a command's).
-
-    Args:
-        ours: the process that has ours ready.
-        system: name of a built-in one, MODULE:FUNCTION, or a command.
-    """
+    """A row of the table: a system in a process of its own, in turn with ours, whose process is ready."""
     times = []
     with start_process() as other:
         other.submit(prepare, system, opt).result()
         for _ in range(opt.repeats + 1):
-            (mine, _), (theirs, peak) = (process.submit(run_once).result() for process in (ours, other))
-            times.append((mine, theirs))
+            times.append([process.submit(run_once).result() for process in (ours, other)])
+        peak = float('nan') if '{' in system else other.submit(peak_memory).result()
     mine, theirs = map(statistics.median, zip(*times[1:], strict=True))  # the first is a warm-up
     return {'seconds': theirs, 'ours': mine, 'ratio': theirs / mine, 'peak_gb': peak}
 
@@ -114,9 +101,6 @@ def write_row(row):
         return f'| {row["system"]} | failed: {row["failed"]} | | |'
     peak = f'{row["peak_gb"]:.1f} GB' if row['peak_gb'] > 0 else ''
     return f'| {row["system"]} | {row["ratio"]:.3g} | {row["seconds"]:.3f} | {peak} |'
-
-
-# ------------------------------------------------------------------------- in the process that runs a system
 
 
 def prepare(system, opt):
@@ -130,15 +114,12 @@ def prepare(system, opt):
 
 
 def run_once():
-    """(seconds, peak memory in GB) of this process's system on its photo."""
+    """Seconds of this process's system on its photo."""
     return STATE['run']()
 
 
 def time_function(system, photo, opt):
-    """A function that gives (seconds, peak memory in GB) of a system, which takes and returns an array.
-
-    It raises ValueError where the result is not a photo of the same size.
-    """
+    """A function that gives the seconds of a system, and refuses what is not a photo of the same size."""
     function = load_system(system, opt)
 
     def run():
@@ -149,17 +130,13 @@ def time_function(system, photo, opt):
         shape, dtype = getattr(result, 'shape', None), getattr(result, 'dtype', None)
         if shape != photo.shape or dtype != np.uint8:
             raise ValueError(f'result: expected {photo.shape} uint8, got {shape} {dtype}')
-        return seconds, peak_memory()
+        return seconds
 
     return run
 
 
 def load_system(system, opt):
-    """The function photo -> photo of a built-in system or of MODULE:FUNCTION.
-
-    Raises:
-        ValueError: no such module or function.
-    """
+    """The function photo -> photo of a built-in system or of MODULE:FUNCTION; ValueError where there is none."""
     if system in BUILTIN[:2]:  # the predecessor's weights play no part in its time
         network = load_network(opt.checkpoints_file)[0] if system == OURS else build_network('hdrnet').eval()
         network.fused = system == OURS
@@ -181,22 +158,18 @@ def equalize(photo):
 
 
 def time_command(command, photo, cores):
-    """A function that gives (seconds, nan) of a shell command on a photo, less those on one of 64 x 64."""
+    """A function that gives the seconds of a shell command on a photo, less those on one of 64 x 64."""
 
     def run():
         with tempfile.TemporaryDirectory() as large, tempfile.TemporaryDirectory() as small:
             seconds = run_command(command, photo, large, cores)
-            return seconds - run_command(command, photo[:64, :64], small, cores), float('nan')
+            return seconds - run_command(command, photo[:64, :64], small, cores)
 
     return run
 
 
 def run_command(command, photo, folder, cores):
-    """Seconds of a shell command on a photo, in folders input/ and output/ of a folder.
-
-    Raises:
-        ValueError: it failed, or wrote nothing.
-    """
+    """Seconds of a shell command on a photo, in a folder; ValueError where it fails or writes nothing."""
     for side in ('input', 'output'):
         path = os.path.join(folder, side)
         os.mkdir(path)
