@@ -19,7 +19,7 @@ import pytest
 import inference
 
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-RACCOON = os.path.join(FOLDER, 'sample_imgs', 'raccoon.jpg')
+CAVE = os.path.join(FOLDER, 'sample_imgs', 'cave.jpg')
 TAB = SimpleNamespace(session_hash='tab')
 
 
@@ -52,7 +52,7 @@ def upload(tmp_path, name, data=None):
     folder = tmp_path / f'upload{len(os.listdir(tmp_path))}'
     folder.mkdir()
     if data is None:
-        shutil.copy(RACCOON, folder / name)
+        shutil.copy(CAVE, folder / name)
     elif isinstance(data, bytes):
         (folder / name).write_bytes(data)
     else:
@@ -73,7 +73,7 @@ def photos_below(folder):
         for name in found:
             with contextlib.suppress(FileNotFoundError):  # the page may be removing it just now
                 names |= {name} if os.path.getsize(os.path.join(at, name)) else set()
-    return sorted(names - set(os.listdir(os.path.dirname(RACCOON))))
+    return sorted(names - set(os.listdir(os.path.dirname(CAVE))))
 
 
 class Progress:
@@ -107,11 +107,11 @@ def result_of(desk, name):
 
 def test_results_are_the_files_that_inference_writes(desk, tmp_path, messages):
     deep = np.random.default_rng(0).integers(0, 9000, (40, 50, 4), dtype=np.uint16)
-    paths = [upload(tmp_path, 'deep.png', deep), upload(tmp_path, 'raccoon.jpg')]
+    paths = [upload(tmp_path, 'deep.png', deep), upload(tmp_path, 'cave.jpg')]
     expected = [run_inference(path, tmp_path / 'ours', strength=0.5) for path in paths]
     add(desk, *paths, settings=('general', 0.5, -1))
-    assert enhance(desk)[0] == ['deep.png', 'raccoon.jpg']
-    assert [result_of(desk, name).read_bytes() for name in ('deep.png', 'raccoon.jpg')] == expected
+    assert enhance(desk)[0] == ['deep.png', 'cave.jpg']
+    assert [result_of(desk, name).read_bytes() for name in ('deep.png', 'cave.jpg')] == expected
     assert messages == []
 
 

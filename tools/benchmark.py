@@ -4,7 +4,7 @@
     python -m tools.benchmark --photos 4 --repeats 3
 
 Prints a table and writes it to benchmark.json with versions, hardware and load. Plain is the torch path of model.py and
-loss.py on the same device; fused is what the scripts run. Photos are sample_imgs/raccoon.jpg enlarged, with sensor-like
+loss.py on the same device; fused is what the scripts run. Photos are sample_imgs/cave.jpg enlarged, with sensor-like
 noise, so that their JPEGs are of ordinary size. Timings are medians after a warm-up; peak memory is that of a process
 of its own.
 """
@@ -182,7 +182,7 @@ def noisy_photo(megapixels):
     """A dark 3 : 2 photo (H, W, 3) uint8 with the detail and noise of a camera's, so that its JPEG has a usual size."""
     height = round((megapixels * 1e6 * 2 / 3) ** 0.5)
     size = round(height * 1.5), height
-    photo = read_photo(os.path.join(ROOT, 'sample_imgs', 'raccoon.jpg'))
+    photo = read_photo(os.path.join(ROOT, 'sample_imgs', 'cave.jpg'))
     photo = cv2.resize(photo, size, interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).normal(0, 2, (*size[::-1], 1)).astype(np.float32)
     return np.clip(photo + noise, 0, 255).astype(np.uint8)
