@@ -107,16 +107,14 @@ RECIPES = {  # predecessor is the block above; the others say what differs from 
         'valid_interval': 5,
     },
     'general': {
-        'spatial_bin': 16, 'tint': 0.5, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.08, 'darken': 0.35,
-        'good_identity_share': 1.0, 'total_epochs': 45, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998,
-        'w_reconstruction': 0.5, 'w_color': 2.0, 'w_smoothness': 0.002, 'w_structure': 0.5, 'w_tone': 2.0,
-        'valid_interval': 15,
+        'spatial_bin': 16, 'tint': 0.7, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.08, 'darken': 0.3,
+        'good_identity_share': 1.0, 'total_epochs': 12, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998,
+        'w_color': 1.0, 'w_smoothness': 0.002, 'w_structure': 0.3, 'w_tone': 1.0, 'valid_interval': 12,
     },
     'taste': {
         'start_from': 'general', 'freeze_norm': True, 'dataset_ratio': 0.8, 'full_size': 256, 'good_weight': 2.0,
         'good_identity_share': 0.2, 'darken': 0.35, 'total_epochs': 20, 'lr': 5e-4,
-        'schedule': 'cosine', 'ema': 0.98, 'w_reconstruction': 0.5, 'w_color': 2.0, 'w_smoothness': 0.002,
-        'w_structure': 0.5, 'w_tone': 2.0,
+        'schedule': 'cosine', 'ema': 0.98, 'w_color': 1.0, 'w_smoothness': 0.002, 'w_structure': 0.3, 'w_tone': 1.0,
     },
 }  # fmt: skip
 
