@@ -51,7 +51,8 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
 def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
     folder, runs = make_pairs(4), tmp_path / 'runs'
-    common = ('--arch', arch, '--full_size', 32, '--num_workers', 0, '--checkpoints_dir', runs, '--device', 'cpu')
+    size = ('--full_size', 32) if arch == 'hdrnet' else ('--split', 'ratio')
+    common = ('--arch', arch, *size, '--num_workers', 0, '--checkpoints_dir', runs, '--device', 'cpu')
     status, out, err = script(
         'train.py', '--dataset_dir', folder, '--dataset_ratio', 0.75, '--total_epochs', 2, '--exp_name', 'tiny', *common
     )

@@ -108,12 +108,14 @@ def test_brightness_varies_a_quarter_as_much_as_frame_by_frame(network, tmp_path
         frames.append(np.clip(picture + np.kron(grain - grain.mean(), np.ones((8, 8, 1))), 0, 255).astype(np.uint8))
     clip = write_clip(tmp_path / 'clip.mkv', frames, pixels='yuv444p')
     spread = []
-    for seconds in (0.0, 1.0):
+    for seconds in (0.0, 1.0, 10.0):
         result = str(tmp_path / f'{seconds}.mkv')
         enhance_video(network, clip, result, VideoEdit(smoothing=seconds))
         levels = [frame.to_ndarray(format='rgb24').mean() for frame in read_clip(result)[0]]
         spread.append(np.std(levels))
-    assert spread[1] <= spread[0] / 4
+    # 10 s give all frames nearly one grid: what then still varies is the grain, seen through one tone curve
+    alone, smoothed = (np.sqrt(max(value**2 - spread[2] ** 2, 0)) for value in spread[:2])
+    assert smoothed <= alone / 4
 
 
 def looks_of(levels, rate=30):
