@@ -24,8 +24,7 @@ import utils
 from system.process import use_wide_vectors
 
 opt = SimpleNamespace(
-    recipe='',  # predecessor, paper, lol, general or taste, see RECIPES; '' is taste for good photos alone, else the
-    # architecture's own: predecessor, or paper
+    recipe='',  # see RECIPES; '' is taste for good photos alone, else arch's own: predecessor or paper
     # network
     arch='hdrnet',  # hdrnet (the predecessor) or deepupe (the paper's released graph)
     luma_bins=8,  # depth of the bilateral grid

@@ -135,7 +135,7 @@ def describe_rule(rule):
         return {str: 'text', bool: 'True or False'}[rule]
     if isinstance(rule, tuple):
         whole = 'a whole number, ' if isinstance(rule[0], int) else ''
-        return whole + (f'{rule[0]:g} or more' if rule[1] is None else f'{rule[0]:g} to {rule[1]:g}')
+        return whole + (f'{rule[0]:.15g} or more' if rule[1] is None else f'{rule[0]:.15g} to {rule[1]:.15g}')
     return str(rule) or "''"
 
 
