@@ -149,6 +149,7 @@ class Tab:
     def __init__(self, folder):
         self.folder = tempfile.mkdtemp(prefix='tab-', dir=folder)
         self.photos, self.shown = {}, ''  # {name: Photo}; the name of the one that is shown
+        self.packed = [], None  # results, and the .zip that holds them
         self.stopped = threading.Event()  # whether no more results shall be made
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
@@ -314,14 +315,15 @@ class Desk:
 
 
 def show_results(tab, pack=False):
-    """The list of the results of the photos' settings, and the button for all of them, packed anew."""
+    """The list of the results of the photos' settings, and the button for all of them, packed anew or as before."""
     results = [photo.job.result for photo in tab.photos.values() if os.path.exists(photo.job.result)]
-    path = None
     if pack and len(results) > 1:
         path = os.path.join(tempfile.mkdtemp(dir=tab.folder), 'enhanced.zip')
         with zipfile.ZipFile(path, 'w', strict_timestamps=False) as archive:  # stored: photos hardly get smaller
             for result in results:
                 archive.write(result, os.path.basename(result))
+        tab.packed = results, path
+    path = tab.packed[1] if tab.packed[0] == results else None
     return gr.File(results or None), gr.DownloadButton(value=path, visible=bool(path))
 
 

@@ -155,6 +155,12 @@ def test_a_zip_holds_all_results_photos_of_one_name_too(desk, tmp_path):
         assert file.namelist() == names
 
 
+def test_the_zip_stays_when_another_photo_is_picked(desk, tmp_path):
+    add(desk, upload(tmp_path, 'a.jpg'), upload(tmp_path, 'b.jpg'))
+    _, archive = enhance(desk)
+    assert desk.pick(SimpleNamespace(index=1), TAB)[-1].value['path'] == archive
+
+
 def test_settings_change_for_all_photos_or_for_one(desk, tmp_path):
     add(desk, *(upload(tmp_path, f'{name}.jpg') for name in 'abc'))
     desk.change('general', 0.5, 0, 'this one', TAB)
