@@ -148,9 +148,9 @@ def training_loss(network, fullres, illumination, target, clamp, preset, weights
         illumination, fullres, target, eps, clamp, preset == 'deepupe', tuple(weights[name] for name in FUSED_TERMS)
     )
     tone = total.new_zeros(())
-    if weights['tone']:  # plain torch: a quarter of the pixels
+    if weights['tone']:  # plain torch, on the pixels that total_loss takes
         photo, s, wanted = (images[..., ::2, ::2] for images in (fullres, illumination, target))
-        tone = tone_loss(reflectance(photo, s, eps, clamp=clamp), wanted, every=1)
+        tone = tone_loss(reflectance(photo, s, eps, clamp=clamp), wanted)
         total = total + weights['tone'] * tone
     terms = {name: term * (weights[name] > 0) for name, term in zip(FUSED_TERMS, terms, strict=True)}
     return {'total': total, **terms, 'tone': tone}

@@ -191,14 +191,6 @@ def find_space(picture):
         picture.photo = space.as_srgb(picture.own)
 
 
-def as_plain_srgb(picture):
-    """Drop the picture's own colour space: what is written for it then is taken as sRGB, of any size."""
-    if picture.space:
-        picture.space = picture.own = None
-        picture.header.metadata.pop('icc', None)
-    return picture
-
-
 # --------------------------------------------------------------------------------------------------------- writing
 
 
