@@ -4,13 +4,11 @@ A file is read for what it is, whatever its name. PNG, WebP, deep AVIF and deep 
 rest by Pillow and the modules that are named here.
 """
 
-import contextlib
 import io
 import logging
 import os
 import re
 import warnings
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,18 +19,8 @@ from photos.boxes import add_to_jp2, bits_of, colour_of, read_jp2
 
 QUALITY = 95  # of JPEG, and of other lossy formats; a JPEG's own where that is higher
 BY_PILLOW = ('WEBP', 'AVIF', 'BMP', 'PPM')
-METADATA_BY_OPENCV = {'.webp', '.avif'}
 PPM = re.compile(rb'P([56])' + 3 * rb'(?:\s|#[^\n]*\n)+(\d+)' + rb'\s')
 JP2_SIDE = 32  # OpenCV's JPEG 2000 has no smaller ones
-
-
-class Writing(NamedTuple):
-    """How a photo is to be written."""
-
-    header: formats.Header  # of the file that it was read from
-    extra: str = ''  # what its fourth channel is in a TIFF, see tiff.encode
-    sampling_444: bool = False
-    is_ours: bool = False  # the pixels' memory may be changed
 
 
 def quiet_libraries():
@@ -63,25 +51,22 @@ def read(path, data, check_size):
     extension, kind = os.path.splitext(path)[1].lower(), formats.kind_of(data)
     if kind in ('EXR', 'HDR') or (extension in formats.FLOAT and not kind):
         raise ValueError('expected 8 or 16 bit, got a floating-point format; tone-map it first')
-    if kind == 'RAW' or (extension in formats.RAW and kind in ('TIFF', '')):
-        return optional.read_raw(data, check_size)
-    if kind == 'JXL':
-        header, pixels = optional.read_jxl(data)
-    elif kind == 'HEIC':
-        header, file = optional.open_heif(data)
-        check_size(header.size)
-        pixels = optional.decode_heif(file, header)
+    if extension in formats.RAW and kind in ('TIFF', ''):
+        kind = 'RAW'
+    if kind in optional.READERS:
+        header, pixels = optional.READERS[kind](data, check_size)
     elif kind in HEADERS:
         header = HEADERS[kind](data)
         check_size(header.size)
         if header.frames > 1:
             raise ValueError(f'expected a single photo, got {header.frames} frames or pages')
-        pixels = decode(path, data, header)
+        pixels = decode(data, header)
     else:
         raise ValueError(f'expected a photo, got {"a " + kind if kind else "no known type of file"}')
+    exif, xmp = (header.metadata.get(name) or b'' for name in ('exif', 'xmp'))
+    header.metadata['exif'] = exif = exif.removeprefix(b'Exif\0\0')  # which some files have and some have not
     if not header.orientation:
-        tags, xmp = metadata.read_exif(header.metadata.get('exif', b'')), header.metadata.get('xmp', b'')
-        header.orientation = metadata.orientation_of(tags) or metadata.xmp_orientation(xmp) or 1
+        header.orientation = metadata.orientation_of(metadata.read_exif(exif)) or metadata.xmp_orientation(xmp) or 1
     return header, pixels
 
 
@@ -96,7 +81,7 @@ def read_by_pillow(data):
             raise ValueError('expected a whole photo, the file is truncated')
     if header.kind == 'AVIF':
         header.colour, header.bits = colour_of(data), bits_of(data)
-    header.metadata = metadata.found_blocks(info.get('exif'), info.get('xmp'), info.get('icc_profile'))
+    header.metadata = metadata.blocks_of(info)
     if header.kind == 'BMP' and info.get('dpi'):
         header.metadata['resolution'] = tuple(value / jpeg.INCH for value in info['dpi'])
     return header
@@ -106,7 +91,7 @@ HEADERS = {'JPEG': jpeg.read_header, 'PNG': png.read_header, 'TIFF': tiff.read_h
            **dict.fromkeys(BY_PILLOW, read_by_pillow)}  # fmt: skip
 
 
-def decode(path, data, header):
+def decode(data, header):
     """Decode the pixels of a file whose header was read; see `read`."""
     if header.kind == 'JPEG':
         return jpeg.decode(data, header)
@@ -114,26 +99,21 @@ def decode(path, data, header):
         pixels = tiff.decode(data, header)
         return 255 - pixels if header.mode == 'CMYK' else pixels
     if header.kind == 'BMP' or (header.kind in ('JP2', 'AVIF') and header.bits <= 8):
-        return decode_by_pillow(data)
+        return tiff.by_pillow(data, header)
     if header.kind == 'PPM':
         return decode_ppm(data)
     if header.kind == 'PNG':
-        pixels = png.only_pixels(data)
-        pixels = decode_by_opencv(path if pixels is data else None, pixels)
+        pixels = decode_by_opencv(png.only_pixels(data))
         return png.add_alpha(pixels, header.key) if header.key >= 0 and pixels.ndim == 2 else pixels
-    if header.kind == 'AVIF':
-        return decode_deep_avif(data, header)
-    return decode_by_opencv(path, data)
-
-
-def decode_deep_avif(data, header):
-    """Decode an AVIF of 10 or 12 bit to the whole range of 16; to 8 where OpenCV does not take it."""
     try:
-        pixels = decode_by_opencv(None, data)
+        pixels = decode_by_opencv(data)
     except ValueError:
+        if header.kind != 'AVIF':
+            raise
         header.left_out.append(f'{header.bits} bit of this AVIF are read as 8')
-        return decode_by_pillow(data)
-    return optional.widen(pixels << (16 - header.bits), header.bits) if pixels.dtype == np.uint16 else pixels
+        return tiff.by_pillow(data, header)
+    deep = header.kind == 'AVIF' and pixels.dtype == np.uint16  # of 10 or 12 bit, which stand in the lower bits
+    return optional.widen(pixels << (16 - header.bits), header.bits) if deep else pixels
 
 
 def decode_ppm(data):
@@ -149,26 +129,10 @@ def decode_ppm(data):
     return levels[pixels] if top != full else pixels.astype(levels.dtype)
 
 
-def decode_by_pillow(data):
-    """Decode by Pillow, palettes to RGB."""
-    with formats.reading_by('Pillow'), Image.open(io.BytesIO(data)) as image:
-        image.load()
-        has_alpha = image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info
-        mode = {'1': 'L', 'L': 'L', 'LA': 'LA'}.get(image.mode, 'RGBA' if has_alpha else 'RGB')
-        return np.asarray(image if image.mode == mode else image.convert(mode))
-
-
-def decode_by_opencv(path, data):
-    """Decode by OpenCV, 3 or 4 channels to RGB or RGBA.
-
-    Args:
-        path: the file of these bytes, or None for the bytes alone.
-    """
-    flags = cv2.IMREAD_UNCHANGED
+def decode_by_opencv(data):
+    """Decode by OpenCV, 3 or 4 channels to RGB or RGBA."""
     try:
-        # with dst it decodes into numpy's memory; imdecode copies the photo there, a fifth slower and twice the memory
-        pixels = cv2.imread(path, dst=None, flags=flags) if path and is_plain(path) else None
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if pixels is None else pixels
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f'expected an undamaged photo, OpenCV cannot decode it ({error.err or error.code})') from error
     if pixels is None or not pixels.size:
@@ -176,13 +140,6 @@ def decode_by_opencv(path, data):
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'expected 8 or 16 bit, got {pixels.dtype}; tone-map it first')
     return reverse_channels(pixels) if pixels.ndim == 3 and pixels.shape[2] > 2 else pixels
-
-
-def is_plain(path):
-    """Whether OpenCV opens a file of that name: one in ASCII on Windows, in UTF-8 elsewhere."""
-    with contextlib.suppress(UnicodeEncodeError):
-        return bool(os.fspath(path).encode('ascii' if os.name == 'nt' else 'utf-8'))
-    return False
 
 
 def reverse_channels(photo):
@@ -198,26 +155,25 @@ def reverse_channels(photo):
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def encode(extension, pixels, blocks, writing):
+def encode(extension, pixels, blocks, header, extra='', sampling_444=False, in_place=False):
     """Encode pixels in the format of an extension; returns bytes or a uint8 array of them.
 
     Args:
-        pixels: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, or in a TIFF and PNG (H, W, 2), uint8 or uint16.
+        pixels: (H, W), (H, W, 2) grey with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16.
         blocks: metadata, of which the format `holds` each.
-        writing: Writing.
-    Raises:
-        ValueError: it cannot be encoded.
+        header: of the file that the photo was read from.
+        extra: what the last of 2 or 4 channels is in a TIFF, see tiff.encode.
+        in_place: the pixels' memory may be changed.
     """
-    header, channels = writing.header, 1 if pixels.ndim == 2 else pixels.shape[2]
-    entry = formats.BY_EXTENSION[extension]
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if extension in formats.TIFF:
-        return tiff.encode(pixels, blocks, writing.extra)
+        return tiff.encode(pixels, blocks, extra)
     if channels == 2:  # grey and alpha, which the others do not have
         pixels, channels = np.dstack([pixels[..., 0]] * 3 + [pixels[..., 1]]), 4
-    if channels == 1 and not entry.grey:
+    if channels == 1 and not formats.BY_EXTENSION[extension].grey:
         pixels, channels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), 3
     if extension in formats.HEIC:
-        return optional.encode_heif(pixels, blocks, 444 if writing.sampling_444 else header.chroma)
+        return optional.encode_heif(pixels, blocks, 444 if sampling_444 else header.chroma)
     if extension == '.jxl':
         return optional.encode_jxl(pixels, blocks, QUALITY)
     if extension == '.jp2' and min(pixels.shape[:2]) < JP2_SIDE:
@@ -225,10 +181,10 @@ def encode(extension, pixels, blocks, writing):
     if extension == '.pgm' and channels > 1:
         raise ValueError('pgm holds greyscale only')
     if channels > 1:
-        pixels = reverse_channels(pixels if writing.is_ours and pixels.flags.c_contiguous else pixels.copy())
+        pixels = reverse_channels(pixels if in_place and pixels.flags.c_contiguous else pixels.copy())
     try:
         if extension in formats.JPEG:
-            return jpeg.encode(pixels, header, blocks, max(QUALITY, header.quality), writing.sampling_444)
+            return jpeg.encode(pixels, header, blocks, max(QUALITY, header.quality), sampling_444)
         data = encode_by_opencv(extension, pixels, blocks, header)
     except cv2.error as error:
         raise ValueError(f'OpenCV cannot encode it ({error.err or error.code})') from error
@@ -252,15 +208,13 @@ def encode_small_jp2(pixels):
 
 def encode_by_opencv(extension, pixels, blocks, header):
     """Encode by OpenCV, with EXIF, XMP and profile where it writes them itself."""
-    options = []
-    if extension == '.webp':
-        options = [cv2.IMWRITE_WEBP_QUALITY, 101 if header.lossless else QUALITY]  # above 100: lossless
-    elif extension == '.avif':
-        options = [cv2.IMWRITE_AVIF_QUALITY, QUALITY]
-    elif extension == '.jp2':
-        options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]  # lossless
+    options = {
+        '.webp': [cv2.IMWRITE_WEBP_QUALITY, 101 if header.lossless else QUALITY],  # above 100: lossless
+        '.avif': [cv2.IMWRITE_AVIF_QUALITY, QUALITY],
+        '.jp2': [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000],  # lossless
+    }.get(extension, [])
     kinds = {'exif': cv2.IMAGE_METADATA_EXIF, 'xmp': cv2.IMAGE_METADATA_XMP, 'icc': cv2.IMAGE_METADATA_ICCP}
-    theirs = blocks if extension in METADATA_BY_OPENCV else {}
+    theirs = blocks if extension in ('.webp', '.avif') else {}
     values = [np.frombuffer(block, np.uint8) for block in theirs.values()]
     done, data = cv2.imencodeWithMetadata(extension, pixels, [kinds[name] for name in theirs], values, options)
     if not done:

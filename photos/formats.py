@@ -4,7 +4,6 @@ docs/formats.md says the same in words; a test compares the two. Nothing here op
 """
 
 import contextlib
-import struct
 from dataclasses import dataclass, field
 
 from photos.metadata import NAMES
@@ -23,29 +22,26 @@ class Format:
     written: bool = True
 
 
+JPEG, TIFF, HEIC, FLOAT = ('.jpg', '.jpeg', '.jpe'), ('.tif', '.tiff'), ('.heic', '.heif', '.hif'), ('.exr', '.hdr')
+RAW = ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef', '.srw')
 FORMATS = (
-    Format('JPEG', ('.jpg', '.jpeg', '.jpe'), ('exif', 'xmp', 'icc', 'iptc', 'comment', 'resolution'), grey=True),
+    Format('JPEG', JPEG, ('exif', 'xmp', 'icc', 'iptc', 'comment', 'resolution'), grey=True),
     Format('PNG', ('.png',), ('exif', 'xmp', 'icc', 'iptc', 'comment', 'text', 'resolution'), True, True, True),
-    Format('TIFF', ('.tif', '.tiff'), ('exif', 'xmp', 'icc', 'iptc', 'resolution'), True, True, True),
+    Format('TIFF', TIFF, ('exif', 'xmp', 'icc', 'iptc', 'resolution'), True, True, True),
     Format('WebP', ('.webp',), ('exif', 'xmp', 'icc'), alpha=True),
     Format('AVIF', ('.avif',), ('exif', 'xmp', 'icc'), alpha=True),
-    Format('HEIC', ('.heic', '.heif', '.hif'), ('exif', 'xmp', 'icc'), True, True, True),
+    Format('HEIC', HEIC, ('exif', 'xmp', 'icc'), True, True, True),
     Format('JPEG XL', ('.jxl',), ('exif', 'xmp'), alpha=True),
     Format('JPEG 2000', ('.jp2',), ('exif', 'xmp', 'icc', 'iptc', 'resolution', 'xml'), True, True, True),
     Format('BMP', ('.bmp',), ('resolution',)),
     Format('PPM', ('.ppm',), deep=True),
     Format('PGM', ('.pgm',), deep=True, grey=True),
-    Format('camera RAW', ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef', '.srw'),
-           written=False),
-    Format('floating point', ('.exr', '.hdr'), written=False),
-)  # fmt: skip
+    Format('camera RAW', RAW, written=False),
+    Format('floating point', FLOAT, written=False),
+)
 
 BY_EXTENSION = {extension: entry for entry in FORMATS for extension in entry.extensions}
 READABLE = tuple(BY_EXTENSION)
-JPEG, TIFF, HEIC, RAW, FLOAT = (
-    next(entry.extensions for entry in FORMATS if entry.name == name)
-    for name in ('JPEG', 'TIFF', 'HEIC', 'camera RAW', 'floating point')
-)
 WRITABLE = tuple(extension for extension, entry in BY_EXTENSION.items() if entry.written)
 ROOM = {'xmp': 65502, 'comment': 65531, 'icc': 255 * 65519}  # of a JPEG's segments
 
@@ -90,9 +86,8 @@ def reading_by(library):
     except MemoryError:
         raise
     except Exception as error:
-        raise ValueError(
-            f'expected an undamaged photo, {library} says: {str(error) or type(error).__name__}'
-        ) from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f'expected an undamaged photo, {library} says: {reason}') from error
 
 
 def in_words(names):
@@ -106,31 +101,25 @@ def in_words(names):
 MAGIC = {
     b'\xff\xd8': 'JPEG', b'\x89PNG\r\n\x1a\n': 'PNG', b'BM': 'BMP', b'GIF8': 'GIF', b'P5': 'PPM', b'P6': 'PPM',
     b'\0\0\0\x0cjP  \r\n\x87\n': 'JP2', b'\xff\x4f\xff\x51': 'JPEG 2000 codestream',
-    b'\0\0\0\x0cJXL \r\n\x87\n': 'JXL', b'\xff\n': 'JXL', b'FUJIFILMCCD-RAW': 'RAW',
+    b'\0\0\0\x0cJXL \r\n\x87\n': 'JXL', b'\xff\n': 'JXL', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'II+\0': 'TIFF',
+    b'MM\0+': 'TIFF', b'IIU\0': 'RAW', b'IIRO': 'RAW', b'IIRS': 'RAW', b'MMOR': 'RAW', b'FUJIFILMCCD-RAW': 'RAW',
     b'\x76\x2f\x31\x01': 'EXR', b'#?RADIANCE': 'HDR', b'8BPS': 'Photoshop document', b'%PDF': 'PDF',
     b'%!PS': 'PostScript', b'<svg': 'SVG', b'<?xml': 'XML', b'<!DOCTYPE html': 'web page', b'<html': 'web page',
     b'PK\x03\x04': 'ZIP archive', b'\0\0\x01\0': 'icon',
 }  # fmt: skip
-BRANDS = {
-    'HEIC': (b'heic', b'heix', b'hevc', b'heim', b'heis', b'hevm', b'hevs', b'mif1', b'msf1', b'mif2'),
-    'AVIF': (b'avif', b'avis'),
-    'RAW': (b'crx ',),
+BRANDS = {  # in this order: an AVIF file names mif1 too
+    'AVIF': {b'avif', b'avis'},
+    'RAW': {b'crx '},
+    'HEIC': {b'heic', b'heix', b'hevc', b'heim', b'heis', b'hevm', b'hevs', b'mif1', b'msf1', b'mif2'},
 }
 
 
 def kind_of(data):
     """Tell a file's kind by its first bytes: 'JPEG', 'TIFF', 'HEIC', 'RAW', 'PDF' ...; '' if it is none of these."""
     if data[4:8] == b'ftyp':
-        (size,) = struct.unpack('>I', data[:4])
-        brands = [data[8:12], *(data[at : at + 4] for at in range(16, min(size, 256), 4))]
-        for kind in ('AVIF', 'RAW', 'HEIC'):  # an AVIF file names mif1 too
-            if any(brand in BRANDS[kind] for brand in brands):
-                return kind
-        return 'MP4 or QuickTime video'
-    if data[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
-        return 'TIFF'
-    if data[:4] in (b'IIU\0', b'IIRO', b'IIRS', b'MMOR'):
-        return 'RAW'
+        size = int.from_bytes(data[:4], 'big')
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(size, 256), 4))}
+        return next((kind for kind, known in BRANDS.items() if brands & known), 'MP4 or QuickTime video')
     if data[:4] == b'RIFF':
         return 'WEBP' if data[8:12] == b'WEBP' else 'RIFF file'
     start = data[:32].removeprefix(b'\xef\xbb\xbf').lstrip()

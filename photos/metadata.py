@@ -26,10 +26,9 @@ NAMES = {  # the blocks, in the order in which a sentence names them
 }
 
 
-def found_blocks(exif, xmp, icc):
-    """Return {name: bytes} of those blocks that are there."""
-    blocks = {'exif': exif, 'xmp': xmp, 'icc': icc}
-    return {name: bytes(block).removeprefix(b'Exif\0\0') for name, block in blocks.items() if block}
+def blocks_of(info):
+    """{name: bytes or None} of what Pillow found in a file."""
+    return {'exif': info.get('exif'), 'xmp': info.get('xmp'), 'icc': info.get('icc_profile')}
 
 
 def swaps_sides(orientation):

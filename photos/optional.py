@@ -16,17 +16,19 @@ from PIL import Image
 from photos import jpeg
 from photos.boxes import XMP, boxes, colour_of
 from photos.formats import Header, reading_by
-from photos.metadata import MAKER_NOTE, Tag, Tags, exif_of_tags, found_blocks, read_directories, read_directory
+from photos.metadata import MAKER_NOTE, Tag, Tags, blocks_of, exif_of_tags, read_directories, read_directory
 
+PACKAGES = {  # by their modules: (name, what it is for)
+    'pillow_heif': ('pillow-heif', 'HEIC'),
+    'pillow_jxl': ('pillow-jxl-plugin', 'JPEG XL'),
+    'rawpy': ('rawpy', 'camera RAW'),
+}
 HEIF_QUALITY, HEIF_PRESET = 80, 'ultrafast'  # by measurement, see docs/speed.md
 
 
-def load(module, package, what):
-    """Import an optional package's module.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+def load(module):
+    """Import an optional package's module, or say in a ValueError how to install it."""
+    package, what = PACKAGES[module]
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -39,40 +41,32 @@ def load(module, package, what):
 def can_encode_heif():
     """Whether pillow-heif is there with an encoder."""
     try:
-        return bool(load('pillow_heif', 'pillow-heif', 'HEIC').libheif_info()['HEIF'])
+        return bool(load('pillow_heif').libheif_info()['HEIF'])
     except ValueError:
         return False
 
 
-def open_heif(data):
-    """Read a HEIC's bytes: (Header, pillow-heif's picture, whose pixels are not decoded yet).
-
-    Raises:
-        ValueError: pillow-heif is not installed, or the file is damaged.
-    """
-    package = load('pillow_heif', 'pillow-heif', 'HEIC')
+def read_heif(data, check_size):
+    """Read a HEIC: pixels (H, W) or (H, W, 3 or 4), uint16 over its whole range, turned by HEIF's own rule."""
+    package = load('pillow_heif')
     with reading_by('libheif'):
         file = package.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
         info = file.info
     header = Header(kind='HEIC', size=file.size, colour=colour_of(data), bits=info.get('bit_depth') or 8)
+    check_size(header.size)
     mode = file.mode.split(';')[0].replace('I', 'L')
     header.associated = mode in ('RGBa', 'La')
     header.mode, header.chroma = mode.upper(), info.get('chroma') or 420
-    header.metadata = found_blocks(info.get('exif'), info.get('xmp'), info.get('icc_profile'))
+    header.metadata = blocks_of(info)
     kinds = {kind for kind, _, _ in boxes(data)}
     header.orientation = int(bool(kinds & {b'irot', b'imir'}))  # by these libheif turns it, else EXIF's counts
     others = ['depth map is'] * bool(info.get('depth_images'))
     others += ['gain map is' if 'gainmap' in kind.lower() else 'auxiliary picture is' for kind in info.get('aux') or ()]
     others += ['further pictures are'] * (len(file) > 1) + ['motion video is'] * (b'mpvd' in kinds)
     header.left_out += [f'its {what} left out' for what in dict.fromkeys(others)]
-    return header, file
-
-
-def decode_heif(file, header):
-    """Decode to (H, W) or (H, W, 3 or 4), uint8, or uint16 over its whole range, turned by HEIF's own rule."""
     with reading_by('libheif'):
         pixels = np.asarray(file)
-    return widen(pixels, header.bits) if pixels.dtype == np.uint16 else pixels
+    return header, widen(pixels, header.bits) if pixels.dtype == np.uint16 else pixels
 
 
 def widen(pixels, bits):
@@ -86,8 +80,6 @@ def encode_heif(pixels, metadata, chroma):
     Args:
         pixels: (H, W), (H, W, 3) RGB or (H, W, 4), uint8, or uint16 that is written with 10 bit.
         chroma: 420, 422 or 444.
-    Raises:
-        ValueError: pillow-heif cannot.
     """
     mode = 'L' if pixels.ndim == 2 else 'RGBA'[: pixels.shape[2]]
     if pixels.dtype == np.uint16:
@@ -96,7 +88,7 @@ def encode_heif(pixels, metadata, chroma):
     options = {'quality': HEIF_QUALITY, 'enc_params': {'preset': HEIF_PRESET}, 'chroma': chroma}
     options |= {'exif': metadata.get('exif'), 'xmp': metadata.get('xmp')}
     options |= {'icc_profile': metadata['icc'], 'icc_profile_type': 'prof'} if 'icc' in metadata else {}
-    package, file = load('pillow_heif', 'pillow-heif', 'HEIC'), io.BytesIO()
+    package, file = load('pillow_heif'), io.BytesIO()
     try:
         package.encode(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes(), file, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -107,13 +99,9 @@ def encode_heif(pixels, metadata, chroma):
 # --------------------------------------------------------------------------------------------------------- JPEG XL
 
 
-def read_jxl(data):
-    """Read a JPEG XL's bytes: (Header, pixels (H, W) or (H, W, 2 to 4)).
-
-    Raises:
-        ValueError: the plugin is not installed, or the file is damaged.
-    """
-    load('pillow_jxl', 'pillow-jxl-plugin', 'JPEG XL')  # it adds itself to Pillow
+def read_jxl(data, _):
+    """Read a JPEG XL: pixels (H, W) or (H, W, 2 to 4); the plugin tells its size only with these."""
+    load('pillow_jxl')  # it adds itself to Pillow
     if is_animated(data):
         raise ValueError('expected a single photo, got an animated JPEG XL')
     with reading_by('libjxl'), Image.open(io.BytesIO(data), formats=['JXL']) as image:
@@ -122,9 +110,9 @@ def read_jxl(data):
     bodies = {kind: data[start:end] for kind, start, end in boxes(data) if kind != b'brob'}
     exif = bodies.get(b'Exif', b'')  # behind four bytes that say where it starts, which some writers forget
     exif = exif if exif[:2] in (b'II', b'MM') else exif[4:]
-    header.metadata = found_blocks(exif or info.get('exif'), bodies.get(b'xml '), info.get('icc_profile'))
+    header.metadata = blocks_of(info) | {'exif': exif or info.get('exif'), 'xmp': bodies.get(b'xml ')}
     packed = {data[start : start + 4] for kind, start, _ in boxes(data) if kind == b'brob'}
-    for kind in sorted(packed - ({b'Exif'} if 'exif' in header.metadata else set())):
+    for kind in sorted(packed - ({b'Exif'} if header.metadata['exif'] else set())):
         header.left_out.append(f'its packed {repr(kind)[2:-1].strip()} box is left out')
     return header, pixels
 
@@ -156,12 +144,8 @@ def is_animated(data):
 
 
 def encode_jxl(pixels, metadata, quality):
-    """Encode (H, W), or (H, W, 3 or 4) RGB, uint8, as JPEG XL; returns its bytes.
-
-    Raises:
-        ValueError: the plugin is not installed.
-    """
-    load('pillow_jxl', 'pillow-jxl-plugin', 'JPEG XL')  # it adds itself to Pillow
+    """Encode (H, W), or (H, W, 3 or 4) RGB, uint8, as JPEG XL; returns its bytes."""
+    load('pillow_jxl')  # it adds itself to Pillow
     file = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels))
     exif = b'\0\0\0\0' + metadata['exif'] if 'exif' in metadata else b''  # the box says where EXIF starts: at once
@@ -179,14 +163,8 @@ SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118
 
 
 def read_raw(data, check_size):
-    """Develop a RAW file's bytes: (Header, (H, W, 3) uint16 sRGB photo).
-
-    Args:
-        check_size: called with (width, height) before the photo is developed.
-    Raises:
-        ValueError: rawpy is not installed, or the file is damaged.
-    """
-    rawpy = load('rawpy', 'rawpy', 'camera RAW')
+    """Develop a RAW file: pixels (H, W, 3) uint16 sRGB."""
+    rawpy = load('rawpy')
     check_strips(data)
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
@@ -203,7 +181,7 @@ def read_raw(data, check_size):
         tags, xmp = Tags(), b''
     if tags.exif.pop(MAKER_NOTE, None):  # it holds places in the RAW file, and previews of the dark original
         header.left_out.append("EXIF's maker note is left out")
-    header.metadata = found_blocks(exif_of_tags(tags), xmp, b'')
+    header.metadata = {'exif': exif_of_tags(tags), 'xmp': xmp}
     return header, np.ascontiguousarray(photo)
 
 
@@ -265,3 +243,6 @@ def describe_raw(data):
         if PREVIEW in tags.image:
             tags = read_directories(jpeg.read_header(tags.image[PREVIEW].value).metadata['exif'])[0]
     return tags, xmp
+
+
+READERS = {'HEIC': read_heif, 'JXL': read_jxl, 'RAW': read_raw}  # data, check_size: Header, pixels; see codecs.read

@@ -250,7 +250,7 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
         lost.append(f'{formats.in_words(names)} cannot be written to {extension[1:]}')
     blocks = {name: block for name, block in blocks.items() if name not in names}
     try:
-        data = codecs.encode(extension, pixels, blocks, codecs.Writing(picture.header, extra, sampling_444, is_ours))
+        data = codecs.encode(extension, pixels, blocks, picture.header, extra, sampling_444, is_ours)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 

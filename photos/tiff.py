@@ -123,6 +123,7 @@ def decode(data, header):
         ValueError: of a kind that none of the decoders reads rightly, or damaged.
     """
     if header.bits < 8 or (header.bits == 8 and header.mode in ('P', 'YCbCr', 'CMYK', 'LAB', 'ICCLAB')):
+        header.orientation = 1  # Pillow turns a TIFF upright
         return by_pillow(data, header)
     if header.bits not in (8, 16) or header.mode not in ('L', 'LA', 'RGB', 'RGBA'):
         raise ValueError(f'expected 8 or 16 bit RGB or grey, got a TIFF of {header.mode} with {header.bits} bit')
@@ -153,6 +154,7 @@ def decode(data, header):
 def by_others(data, header, planar, negative, compression):
     """Decode a compression that tifffile does not have."""
     plain = not planar and header.page == 0 and header.mode in ('L', 'RGB', 'RGBA')
+    header.orientation = 1  # whatever flags they get, OpenCV and Pillow turn a TIFF upright
     if header.bits == 8 and (header.mode != 'RGB' or not plain):
         return by_pillow(data, header)
     if not plain:
@@ -162,18 +164,16 @@ def by_others(data, header, planar, negative, compression):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype.itemsize * 8 != header.bits:
         raise ValueError(f'expected an undamaged TIFF of a known compression, OpenCV cannot decode its {compression}')
-    header.orientation = 1  # whatever flags it gets, OpenCV turns a TIFF upright
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return np.iinfo(pixels.dtype).max - pixels if negative else pixels
 
 
 def by_pillow(data, header):
-    """Decode an 8-bit page by Pillow, which knows palettes, YCbCr and whatever libtiff unpacks."""
+    """Decode the 8-bit photo of any format by Pillow, which knows palettes, YCbCr and whatever libtiff unpacks."""
     with reading_by('Pillow'), Image.open(io.BytesIO(data)) as image:
         image.seek(header.page)
         image.load()
-        header.orientation = 1  # Pillow turns a TIFF upright
         if image.mode in ('RGBa', 'RGBX'):  # taken as they are: associated alpha, or no alpha
             return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
         mode = {'P': 'RGB', '1': 'L', 'YCbCr': 'RGB', 'PA': 'RGBA'}.get(image.mode, image.mode)
