@@ -83,7 +83,7 @@ RULES = {
     'denoise': [-1.0, (0.0, None)],
     'rounding': ['', 'nearest', 'down'],
     'split': ['all', 'paper', 'ratio'],
-    'dataset_ratio': (0.0, 0.99),
+    'dataset_ratio': (0.01, 0.99),
     'seed': (0, None),
     'protocol': ['', *PROTOCOLS],
     'crop_border': (0, None),

@@ -86,16 +86,9 @@ opt = SimpleNamespace(
     tensorboard=True,  # scalars and pictures for TensorBoard, if it is installed
 )
 
-RECIPES = {  # predecessor is the block above; the others say what differs from it. Sources: docs/training.md
-    'predecessor': {
-        'arch': 'hdrnet', 'start_from': '', 'freeze_norm': False, 'spatial_bin': 0, 'pedestal': 0.0, 'tint': 1.0,
-        'lowres': 'bilinear', 'split': 'ratio',
-        'dataset_ratio': 0.9, 'full_size': 512, 'identity_share': 0.0, 'darken': 0.0, 'max_stops': 4.5,
-        'good_weight': 1.0, 'good_identity_share': 0.25, 'total_epochs': 100,
-        'train_batch_size': 16, 'drop_last': False, 'lr': 1e-2, 'weight_decay': 1e-5, 'schedule': 'steps', 'ema': 0.0,
-        'w_reconstruction': -1.0, 'w_color': -1.0, 'w_smoothness': -1.0, 'w_structure': -1.0, 'w_tone': -1.0,
-        'seed': 212, 'valid_interval': 1,
-    },
+DEFAULTS = vars(opt).copy()
+RECIPES = {  # what differs from the block above, which is the predecessor's. Sources: docs/training.md
+    'predecessor': {},
     'paper': {
         'arch': 'deepupe', 'lowres': 'nearest', 'split': 'paper', 'total_epochs': 40, 'train_batch_size': 16,
         'lr': 1e-4, 'weight_decay': 0.0, 'schedule': 'constant',
@@ -116,6 +109,8 @@ RECIPES = {  # predecessor is the block above; the others say what differs from 
         'schedule': 'cosine', 'ema': 0.98, 'w_color': 1.0, 'w_smoothness': 0.002, 'w_structure': 0.3, 'w_tone': 1.0,
     },
 }  # fmt: skip
+NAMED = {name for recipe in RECIPES.values() for name in recipe}
+RECIPES['predecessor'] = {name: value for name, value in DEFAULTS.items() if name in NAMED}
 
 RULES = {  # of every option, see utils.check_options
     'recipe': ['', *RECIPES], 'arch': ['hdrnet', 'deepupe'], 'luma_bins': (1, 64), 'spatial_bin': [0, 4, 8, 16, 32, 64],
@@ -134,17 +129,8 @@ RULES = {  # of every option, see utils.check_options
     **dict.fromkeys(('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
                      'device', 'exp_name', 'checkpoints_dir', 'resume'), str),
 }  # fmt: skip
-DEFAULTS = vars(opt).copy()
-
-
-def take_ratios(opt):
-    """Take the predecessor's form of the split too, dataset_ratios=[0.9, 0.1], where it stands in the block."""
-    ratios = vars(opt).pop('dataset_ratios', getattr(opt, 'dataset_ratio', None))
-    opt.dataset_ratio = ratios[0] if isinstance(ratios, (list, tuple)) and ratios else ratios
-
 
 if __name__ == '__main__':  # before torch is imported: --help and a wrong option are answered at once
-    take_ratios(opt)
     GIVEN = utils.parse_overrides(opt, RULES, __file__)
     use_wide_vectors()
 
@@ -168,18 +154,7 @@ import pipeline
 from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
 from model import VARIANTS, build_network
-from pairs.degrade import Ranges
-from pairs.lists import (
-    find_good,
-    find_overlap,
-    find_pairs,
-    list_names,
-    list_weights,
-    mix_pairs,
-    read_options_pickle,
-    split_dataset,
-    split_pairs,
-)
+from pairs import lists
 from runs.checkpoint import load_network, network_options
 from runs.folder import open_folder
 from runs.state import RunData, State, adopt_options
@@ -194,7 +169,6 @@ AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def main(opt):
-    take_ratios(opt)
     utils.check_options(opt, RULES)
     check_combination(opt)
     rank, world = init_distributed()
@@ -217,7 +191,7 @@ def main(opt):
         train_lists, good, valid_pairs = choose_pairs(opt)
         items = pipeline.Items(
             opt.arch, opt.full_size, opt.augment, opt.identity_share, opt.darken, opt.max_stops,
-            opt.good_identity_share, Ranges(), network.lowres_mode,
+            opt.good_identity_share, lowres_mode=network.lowres_mode,
         )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
         dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
@@ -228,7 +202,7 @@ def main(opt):
             valid_pairs, range(rank, len(valid_pairs), world), opt.cache, beside, least=7
         )
         if not train_lists and not opt.valid_pairs:  # good photos alone
-            valid_photos.simulated = Ranges(), opt.seed
+            valid_photos.simulated = items.ranges, opt.seed
         data = RunData.of(dataset, valid_pairs)
 
         # resume
@@ -293,8 +267,9 @@ def train_epoch(state, model, loader, epoch, opt, folder):
 
         sums = sums + torch.stack([value.detach() for value in losses.values()])
         unchecked.append((step, positions, losses['total'].detach()))
-        at_hand = loader.device.type == 'cpu' or step == len(loader)  # a GPU is not waited for at every step
-        if at_hand or step % 20 == 0:
+        if (
+            loader.device.type == 'cpu' or step % 20 == 0 or step == len(loader)
+        ):  # a GPU is not waited for at every step
             check_losses(unchecked, loader.dataset, f'epoch {epoch}', folder.path)
             unchecked = []
         if step % 20 == 0:
@@ -373,30 +348,29 @@ def validate(network, photos, exp_dir='', epoch=0):
         exp_dir: where R and S of the first 16 go, in valid_phase/; '' nowhere. Leaves the network in eval mode.
     """
     network.eval()
-    shown = 16 if exp_dir else 0
 
     def score(position):
         photo, target = photos[position]
-        enhanced, illumination = enhance_photo(network, photo, keep_illumination=position < shown)
-        small = []
-        if position < shown:
-            small = [cv2.resize(image, (192, 144), interpolation=cv2.INTER_AREA)
-                     for image in (photo / scale_of(photo), enhanced / scale_of(enhanced), illumination)]  # fmt: skip
+        shown = bool(exp_dir) and position < 16
+        enhanced, illumination = enhance_photo(network, photo, keep_illumination=shown)
+        small = [shrink(image) for image in (photo, enhanced, illumination)] if shown else []
         return (psnr(enhanced, target), ssim(enhanced, target)), small
 
     with ThreadPoolExecutor(cores()) as pool:
         scored = pool.map(score, range(len(photos)))
         results = list(tqdm(scored, 'validate', len(photos), disable=None, leave=False))
     for i, name in enumerate(('input', 'reflect', 'illumination') if exp_dir else ()):
-        images = np.stack([small[i] for _, small in results[:16]]).astype(np.float32)
+        images = np.stack([small[i] for _, small in results[:16]])
         path = os.path.join(exp_dir, 'valid_phase', f'ep_{epoch}_{name}.png' if i else 'input.png')
         save_sheet(path, torch.from_numpy(images).permute(0, 3, 1, 2))
     columns = zip(*all_gather_list([values for values, _ in results]), strict=True)
     return {name: float(np.mean(column)) for name, column in zip(('psnr', 'ssim'), columns, strict=True)}
 
 
-def scale_of(photo):
-    return np.float32(np.iinfo(photo.dtype).max)
+def shrink(image):
+    """A photo or illumination (H, W, 3) as a sheet shows it: (144, 192, 3) float32."""
+    top = np.iinfo(image.dtype).max if image.dtype.kind == 'u' else 1
+    return cv2.resize(image / np.float32(top), (192, 144), interpolation=cv2.INTER_AREA)
 
 
 def check_losses(steps, dataset, epoch, exp_dir):
@@ -414,8 +388,8 @@ def check_losses(steps, dataset, epoch, exp_dir):
 
 def warn_of_overlap(data, overfit):
     """Say on stderr how many validation photos are among the training photos, by content, unless that is asked for."""
-    train_hashes = tuple({data.hashes[pair[side]] for pair in data.train} for side in (0, 1))
-    overlap = find_overlap(data.valid, data.train, train_hashes, data.hashes)
+    train_hashes = [{data.hashes[pair[side]] for pair in data.train} for side in (0, 1)]
+    overlap = lists.find_overlap(data.valid, data.train, train_hashes, data.hashes)
     if (overlap['same_input'] or overlap['same_target']) and not overfit:
         print(
             f'WARNING: of {len(data.valid)} validation pairs, {overlap["same_input"]} inputs and '
@@ -460,7 +434,6 @@ def check_combination(opt):
         raise ValueError('valid_pairs: expected a CSV list or a folder beside train_pairs, got none')
     if opt.split not in ('ratio', 'paper') and not opt.split.endswith('.pkl'):
         raise ValueError(f"split: expected ratio, paper or the predecessor's options.pkl, got {opt.split!r}")
-    list_weights(list_names(opt.train_pairs), opt.train_weights if opt.train_pairs else '')
     needs = {
         'dataset_dir': (not opt.train_pairs, 'without --train_pairs'),
         **dict.fromkeys(('split', 'dataset_ratio'), (not opt.valid_pairs, 'without --valid_pairs')),
@@ -520,24 +493,22 @@ def loss_weights(opt):
 
 def choose_pairs(opt):
     """(training lists with weights, good photos with their weight, validation pairs) that the options name."""
-    good = find_good(opt.good_photos)
-    train_lists, valid_pairs = [], [pair for pairs, _ in mix_pairs(opt.valid_pairs) for pair in pairs]
-    if opt.train_pairs:
-        train_lists = mix_pairs(opt.train_pairs, opt.train_weights)
-    elif opt.dataset_dir or not good:
+    good = lists.find_good(opt.good_photos)
+    train_lists = lists.mix_pairs(opt.train_pairs, opt.train_weights)
+    valid_pairs = [pair for pairs, _ in lists.mix_pairs(opt.valid_pairs) for pair in pairs]
+    if not train_lists and (opt.dataset_dir or not good):
         dataset_dir = opt.dataset_dir or 'data/fivek'
-        pairs = find_pairs(dataset_dir)
+        pairs = lists.find_pairs(dataset_dir)
         if not valid_pairs and opt.split.endswith('.pkl'):
-            pairs, valid_pairs = read_options_pickle(opt.split, dataset_dir)
+            pairs, valid_pairs = lists.read_options_pickle(opt.split, dataset_dir)
         elif not valid_pairs:
-            pairs, valid_pairs = split_dataset(pairs, opt.split, opt.dataset_ratio, opt.seed)
+            pairs, valid_pairs = lists.split_dataset(pairs, opt.split, opt.dataset_ratio, opt.seed)
         train_lists = [(pairs, 1.0)]
     elif not valid_pairs:
         if len(good) < LEAST_GOOD and not (opt.overfit or opt.limit):
             raise ValueError(f'good_photos: expected {LEAST_GOOD} or more photos, got {len(good)} in {opt.good_photos}')
-        good, valid_pairs = split_pairs(good, opt.dataset_ratio, opt.seed)
-    if opt.overfit or opt.limit:
-        count = opt.overfit or opt.limit
+        good, valid_pairs = lists.split_pairs(good, opt.dataset_ratio, opt.seed)
+    if count := opt.overfit or opt.limit:
         train_lists = [([pair for pairs, _ in train_lists for pair in pairs][:count], 1.0)] if train_lists else []
         good = good[:count]
         valid_pairs = (train_lists[0][0] if train_lists else good) if opt.overfit else valid_pairs[: opt.limit]

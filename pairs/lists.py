@@ -15,7 +15,7 @@ import numpy as np
 
 from photos.picture import list_photos
 from system.files import raise_all, save_csv
-from system.pickles import InertUnpickler, check_pickle
+from system.pickles import InertUnpickler
 from system.process import cores
 
 HASH_COLUMNS = ('input_sha256', 'target_sha256')
@@ -36,13 +36,11 @@ def find_pairs(dataset_dir):
     Raises:
         FileNotFoundError: none of the layouts is there. ValueError: photos without partner, all of them named.
     """
-    for input_name, target_name in LAYOUTS:
-        folders = os.path.join(dataset_dir, input_name), os.path.join(dataset_dir, target_name)
-        if all(os.path.isdir(folder) for folder in folders):
-            break
-    else:
-        if os.path.isdir(os.path.join(dataset_dir, 'Label')):
-            return find_sice(dataset_dir)
+    layouts = [[os.path.join(dataset_dir, name) for name in layout] for layout in LAYOUTS]
+    folders = next((layout for layout in layouts if all(map(os.path.isdir, layout))), None)
+    if not folders and os.path.isdir(os.path.join(dataset_dir, 'Label')):
+        return find_sice(dataset_dir)
+    if not folders:
         wanted = ', or '.join('/ and '.join(layout) + '/' for layout in (*LAYOUTS, ('1', '2', 'Label')))
         raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}')
     problems = []
@@ -88,54 +86,50 @@ def stem_of(path):
 
 
 def read_pairs(path):
-    """Pairs of a CSV file with the columns input,target; its paths are relative to its folder.
+    """Pairs of a CSV file with the columns input,target, see read_rows."""
+    return [(row['input'], row['target']) for row in read_rows(path)]
 
+
+def read_rows(path, names=('input', 'target')):
+    """Rows {column: cell} of a CSV list, as people and spreadsheets write them.
+
+    The separator is a comma, a semicolon or a tab; blanks around cells are cut off; Input and INPUT are input.
+
+    Args:
+        names: columns with paths relative to the list's folder, which each row has.
     Raises:
-        OSError: no such file. ValueError: columns or cells are missing, or there is no row; names the file.
+        OSError: no such file. ValueError: not a CSV file in UTF-8 with these columns, or without rows, or cells are
+            missing or too many, all of them named.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    rows = read_rows(path)
-    if not rows:
-        raise ValueError(f'{path}: no pairs')
-    cells = {number: (row.get('input'), row.get('target')) for number, row in rows.items()}
-    problems = [f'{path}: row {number} lacks input or target' for number, cell in cells.items() if not all(cell)]
-    problems += [
-        f'{path}: row {number} has more cells than the header; a name with a separator in it needs quotes'
-        for number, row in rows.items()
-        if None in row
-    ]
-    raise_all(problems, path)
-    return [tuple(os.path.normpath(os.path.join(folder, name)) for name in cell) for cell in cells.values()]
-
-
-def read_rows(path, columns=('input', 'target')):
-    """{number of the line: {column: cell}} of a CSV list, as people and spreadsheets write them.
-
-    The separator is a comma, a semicolon or a tab; blanks around cells are cut off; Input and INPUT are input. What a
-    row has more than the header is under None.
-
-    Raises:
-        OSError: no such file. ValueError: not a CSV file in UTF-8 with these columns; names the file.
-    """
+    folder, rows, problems = os.path.dirname(os.path.abspath(path)), [], []
     try:
         with open(path, newline='', encoding='utf-8-sig') as file:
             separator = max(',;\t', key=file.readline().count)
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
             header = [name.strip().lower() for name in next(reader, [])]
-            rows = {}
-            for row in reader:
-                cells = [cell.strip() for cell in row]
-                if any(cells):
-                    rows[reader.line_num] = dict(zip(header, cells, strict=False))
-                    if any(cells[len(header) :]):
-                        rows[reader.line_num][None] = cells[len(header) :]
+            if not set(names) <= set(header):
+                raise ValueError(f'{path}: expected the columns {",".join(names)}, got {separator.join(header)!r}')
+            for cells in ([cell.strip() for cell in cells] for cells in reader):
+                row = dict(zip(header, cells, strict=False))
+                if not any(cells):
+                    continue
+                if any(cells[len(header) :]):
+                    problems.append(
+                        f'{path}: row {reader.line_num} has more cells than the header; '
+                        'a name with a separator in it needs quotes'
+                    )
+                elif not all(map(row.get, names)):
+                    problems.append(f'{path}: row {reader.line_num} lacks {" or ".join(names)}')
+                else:
+                    rows.append(row | {name: os.path.normpath(os.path.join(folder, row[name])) for name in names})
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: expected a CSV file in UTF-8') from error
     except csv.Error as error:
         raise ValueError(f'{path}: expected a CSV file ({error})') from error
-    if not set(columns) <= set(header):
-        raise ValueError(f'{path}: expected the columns {",".join(columns)}, got {separator.join(header)!r}')
+    raise_all(problems, path)
+    if not rows:
+        raise ValueError(f'{path}: no pairs or photos in it')
     return rows
 
 
@@ -150,7 +144,7 @@ def write_pairs(path, pairs, hashes=None):
     folder = os.path.dirname(os.path.abspath(path))
     hashes = hashes or hash_files({name for pair in pairs for name in pair})
     columns = ('input', 'target', *HASH_COLUMNS)
-    cells = [[*(relative(name, folder) for name in pair), *(hashes[name] for name in pair)] for pair in pairs]
+    cells = [[*(relative(name, folder) for name in pair), *map(hashes.get, pair)] for pair in pairs]
     save_csv(path, [dict(zip(columns, row, strict=True)) for row in cells], columns)
 
 
@@ -185,28 +179,22 @@ def mix_pairs(pairs_files, weights=''):
         ValueError: as many weights as lists are expected, all positive.
     """
     names = list_names(pairs_files)
-    numbers = list_weights(names, weights)
-    return [((find_pairs if os.path.isdir(name) else read_pairs)(name), number)
-            for name, number in zip(names, numbers, strict=True)]  # fmt: skip
+    try:
+        numbers = [float(weight) for weight in weights.split(',')] if weights else [1.0] * len(names)
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(names) or not all(0 < number <= MOST for number in numbers):  # NaN is not
+        raise ValueError(
+            f'train_weights: expected {len(names)} numbers above 0 up to {MOST}, one for each list, got {weights!r}'
+        )
+    lists = [find_pairs(name) if os.path.isdir(name) else read_pairs(name) for name in names]
+    return list(zip(lists, numbers, strict=True))
 
 
 def list_names(pairs_files):
     """The paths in 'a.csv,b.csv', or a single one that is there, commas and all."""
     names = [pairs_files] if os.path.exists(pairs_files) else pairs_files.split(',')
     return [name.strip() for name in names if name.strip()]
-
-
-def list_weights(names, weights):
-    """A number for each of the lists, of '1,0.5'; see mix_pairs."""
-    try:
-        numbers = [float(w) for w in weights.split(',')] if weights else [1.0] * len(names)
-    except ValueError as error:
-        raise ValueError(f'train_weights: expected numbers with commas between, got {weights!r}') from error
-    if len(numbers) != len(names) or not all(0 < number <= MOST for number in numbers):  # NaN is not
-        raise ValueError(
-            f'train_weights: expected {len(names)} numbers above 0 up to {MOST}, one for each list, got {weights!r}'
-        )
-    return numbers
 
 
 def find_good(folders):
@@ -226,16 +214,11 @@ def find_inputs(path):
     """
     if not path.endswith('.csv'):
         return list_photos(path)
-    names = dict.fromkeys(row.get('input') for row in read_rows(path, ('input',)).values())
-    if not names or not all(names):
-        raise ValueError(f'{path}: expected a photo in each row of the column input')
-    return [os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), name)) for name in names]
+    return list(dict.fromkeys(row['input'] for row in read_rows(path, ('input',))))
 
 
 def split_pairs(pairs, ratio, seed):
     """Shuffle pairs with a seed and split them: (first ratio of them, the rest), both non-empty."""
-    if not 0 < ratio < 1:
-        raise ValueError(f'dataset_ratio: expected between 0 and 1, got {ratio}')
     if len(pairs) < 2:
         raise ValueError(f'dataset_ratio: expected two pairs or more to split, got {len(pairs)}')
     order = np.random.default_rng(seed).permutation(len(pairs))
@@ -249,12 +232,10 @@ def split_dataset(pairs, split, ratio, seed):
     Args:
         split: 'all' tests on all; 'paper' on FiveK's ids a4501 to a5000 (DeepUPE's test set); 'ratio' as split_pairs.
     Raises:
-        ValueError: unknown split, or no pair of the paper's ids.
+        ValueError: no pair of the paper's ids.
     """
     if split == 'ratio':
         return split_pairs(pairs, ratio, seed)
-    if split not in ('all', 'paper'):
-        raise ValueError(f'split: expected all, paper or ratio, got {split!r}')
     chosen = [pair for pair in pairs if split == 'all' or 4501 <= fivek_id(pair[0]) <= 5000]
     if not chosen:
         raise ValueError(
@@ -279,11 +260,9 @@ def hash_pairs(pairs, hashes=None):
 
 
 def pair_hashes(path, pairs):
-    """(input hashes, target hashes) of a list: its own columns where the CSV has them, else of the files at hand."""
-    rows = []
-    if path and os.path.isfile(path) and path.endswith('.csv'):
-        rows = list(read_rows(path).values())
-    if rows and all(row.get(name) for row in rows for name in HASH_COLUMNS):
+    """(input hashes, target hashes) of a CSV list: its own columns where it has them, else of its pairs' files."""
+    rows = read_rows(path)
+    if all(row.get(name) for row in rows for name in HASH_COLUMNS):
         return tuple({row[name] for row in rows} for name in HASH_COLUMNS)
     hashes = hash_files({name for pair in pairs for name in pair})
     return tuple({hashes[pair[side]] for pair in pairs} - {''} for side in (0, 1))
@@ -316,31 +295,18 @@ def read_options_pickle(path, dataset_dir):
     Raises:
         OSError: it cannot be opened. ValueError: not such a pickle, or photos that dataset_dir lacks, named.
     """
+    parts = 'train_images_list', 'valid_images_list'
+    with open(path, 'rb') as file:
+        data = io.BytesIO(file.read())
     try:
-        with open(path, 'rb') as opened:
-            file = io.BytesIO(opened.read())
-        check_pickle(file)
-        content = InertUnpickler(file).load()
-    except OSError:
-        raise
+        content = InertUnpickler(data).load()
+        names = [[re.split(r'[/\\]', photo)[-1] for photo, _ in content[part]] for part in parts]  # also Windows' paths
     except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f'{path}: not a readable pickle ({type(error).__name__})') from error
-    names = ('train_images_list', 'valid_images_list')
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), (list, tuple)) for name in names):
-        raise ValueError(f'{path}: expected a pickled dict with {" and ".join(names)}')
+        raise ValueError(
+            f'{path}: expected a pickle with {" and ".join(parts)}, pairs of paths ({type(error).__name__})'
+        ) from error
     at_hand = {os.path.basename(pair[0]): pair for pair in find_pairs(dataset_dir)}
-    problems, splits = [], []
-    for name in names:
-        splits.append([])
-        for pair in content[name]:
-            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(p, str) for p in pair)):
-                raise ValueError(f'{path}: expected pairs of paths in {name}')
-            photo = re.split(r'[/\\]', pair[0])[-1]  # it may come from Windows
-            if photo in at_hand:
-                splits[-1].append(at_hand[photo])
-            elif name == 'valid_images_list':
-                problems.append(f'{photo}: in {name}, not in {dataset_dir}')
-    raise_all(problems, path)
-    if not splits[1]:
-        raise ValueError(f'{path}: valid_images_list is empty')
-    return tuple(splits)
+    raise_all([f'{name}: in {parts[1]}, not in {dataset_dir}' for name in names[1] if name not in at_hand], path)
+    if not names[1]:
+        raise ValueError(f'{path}: {parts[1]} is empty')
+    return tuple([at_hand[name] for name in part if name in at_hand] for part in names)

@@ -8,18 +8,14 @@ import zipfile
 import numpy as np
 import torch
 
-from model import build_network
+from model import VARIANTS, build_network
 from system.files import plain, save_whole
-from system.pickles import Inert, InertType, InertUnpickler, check_pickle
+from system.pickles import InertUnpickler
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PREDECESSOR = 'coeffs.conv_out.conv.weight'  # a name in the predecessor's state dict
-RENAMED = {'keep_good': 'identity_share', 'good_keep': 'good_identity_share'}  # options of older checkpoints
-SIZES = {  # bytes of a value, by torch's names
-    'Double': 8, 'Float': 4, 'Half': 2, 'BFloat16': 2, 'Long': 8, 'Int': 4, 'Short': 2, 'Char': 1, 'Byte': 1, 'Bool': 1,
-    'ComplexFloat': 8, 'ComplexDouble': 16,
-}  # fmt: skip
 HEADER = 'deepupe'  # name of our values in the header of a safetensors file
+HEADER_VALUES = 'arch', 'epoch', 'psnr', 'ssim', 'opt', 'rounding'
 
 
 def save_checkpoint(path, checkpoint):
@@ -31,24 +27,15 @@ def save_checkpoint(path, checkpoint):
 
 
 def save_safetensors(path, checkpoint):
-    """Write a checkpoint's weights as safetensors, its plain values as JSON in the header; an optimizer is left out.
+    """Write a checkpoint's weights as safetensors, what inference needs and HEADER_VALUES names as JSON in the header.
 
     Raises:
         ValueError: safetensors is not installed.
     """
     weights = {name: value.contiguous() for name, value in checkpoint['model'].items()}
-    values = {name: value for name, value in checkpoint.items() if name != 'model' and is_plain(value)}
+    values = {name: checkpoint[name] for name in HEADER_VALUES if name in checkpoint}
     data = safetensors_torch(path).save(weights, {HEADER: json.dumps(plain(values))})
     save_whole(lambda file: file.write(data), path)
-
-
-def is_plain(value):
-    """Whether JSON can hold a value."""
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and is_plain(item) for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, (str, int, float))
 
 
 def safetensors_torch(path):
@@ -91,8 +78,7 @@ def read_checkpoint(path):
     for name in ('model', 'opt'):
         if not isinstance(checkpoint.get(name, {}), dict):
             raise ValueError(f'{path}: expected a dict as {name}, got {type(checkpoint[name]).__name__}')
-    options = {RENAMED.get(name, name): value for name, value in checkpoint.get('opt', {}).items()}
-    return {**checkpoint, 'opt': options}
+    return {'opt': {}, **checkpoint}
 
 
 def read_tensors(data):
@@ -106,9 +92,10 @@ def read_tensors(data):
     """
     if data[:4] != b'PK\3\4':
         file = io.BytesIO(data)
-        for _ in range(3):  # torch's number, version, machine
-            InertUnpickler(file).load()
-        claims, held = read_claims(file), {}
+        for _ in range(4):  # torch's number, version, machine; then the object
+            reader = InertUnpickler(file)
+            reader.load()
+        held = {}
     else:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -118,35 +105,12 @@ def read_tensors(data):
             if len(held) < len(entries) or sum(held.values()) > len(data):
                 raise ValueError('its parts are larger than the file')
             name = next(entry.filename for entry in entries if entry.filename.endswith('data.pkl'))
-            claims = read_claims(io.BytesIO(archive.read(name)))
-    for key, size in claims.items():
-        if size > held.get(key, size) or sum(claims.values()) > len(data):
+            reader = InertUnpickler(io.BytesIO(archive.read(name)))
+            reader.load()
+    for key, size in reader.claims.items():
+        if size > held.get(key, size) or sum(reader.claims.values()) > len(data):
             raise ValueError(f'tensors that claim {size} bytes of {held.get(key, len(data))}')
     return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-
-
-def read_claims(file):
-    """{key: bytes that a pickle of torch.save says that they take} of the values of its tensors."""
-    check_pickle(file)
-    reader = ClaimReader(file)
-    reader.load()
-    return reader.claims
-
-
-class ClaimReader(InertUnpickler):
-    """See read_claims."""
-
-    def __init__(self, file):
-        super().__init__(file)
-        self.claims = {}
-
-    def find_class(self, module, name):
-        return InertType(name, (Inert,), {'size': SIZES.get(name.removesuffix('Storage'))})
-
-    def persistent_load(self, pid):
-        _, storage, key, _, count, *_ = pid
-        self.claims[key] = max(self.claims.get(key, 0), count * storage.size)
-        return Inert
 
 
 def find_checkpoint(path):
@@ -221,12 +185,10 @@ def fit_weights(weights, expected, size):
 
 def network_options(checkpoint):
     """What model.build_network built a checkpoint's network with; a grid size not in it is read off the weights."""
-    options = checkpoint.get('opt', {})
-    luma_bins = options.get('luma_bins') or checkpoint['model']['predict.conv.weight'].shape[0] // 12
-    variant = {name: options.get(name, '') for name in ('slicing', 'illumination', 'guide', 'lowres')}
-    sizes = {'luma_bins': luma_bins, 'spatial_bin': options.get('spatial_bin', 0)}
-    ours = {'pedestal': options.get('pedestal', 0.0), 'tint': options.get('tint', 1.0)}
-    return {'arch': checkpoint['arch'], **sizes, **variant, **ours}
+    luma_bins = checkpoint['model']['predict.conv.weight'].shape[0] // 12
+    usual = {'luma_bins': luma_bins, 'spatial_bin': 0, 'pedestal': 0.0, 'tint': 1.0}
+    variant = {name: checkpoint['opt'].get(name, usual.get(name, '')) for name in VARIANTS}
+    return {'arch': checkpoint['arch'], **variant}
 
 
 def convert_predecessor(weights):

@@ -116,9 +116,7 @@ class RunFolder:
         write_pairs(os.path.join(self.path, 'train_pairs.csv'), data.train, data.hashes)
         write_pairs(os.path.join(self.path, 'valid_pairs.csv'), data.valid, data.hashes)
         remove_stale_parts([self.path])
-        rows = read_csv(os.path.join(self.path, 'log.csv'))
-        rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
-        self.log = [row for row in rows if (row['epoch'] or '').isdigit() and int(row['epoch']) <= epoch]
+        self.log = [row for row in read_csv(os.path.join(self.path, 'log.csv')) if int(row['epoch']) <= epoch]
         save_csv(os.path.join(self.path, 'log.csv'), self.log, COLUMNS)
         if opt.tensorboard and importlib.util.find_spec('tensorboard'):
             from torch.utils.tensorboard import SummaryWriter

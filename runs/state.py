@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from pairs.lists import HASH_COLUMNS, hash_files, hash_pairs
+from pairs.lists import HASH_COLUMNS, hash_files
 from runs.checkpoint import network_options
 from system.files import read_csv
 from system.ranks import on_rank0
@@ -53,8 +53,7 @@ class State:
 
     def load_state_dict(self, state):
         """Go on where `state_dict` was taken."""
-        self.epoch, self.best = state['epoch'], state['best']
-        self.before = state.get('seconds', 0.0)
+        self.epoch, self.best, self.before = state['epoch'], state['best'], state['seconds']
         self.average.load_state_dict(state['model'])
         self.network.load_state_dict(state['network'])
         self.optimizer.load_state_dict(state['optimizer'])
@@ -97,15 +96,11 @@ def adopt_options(opt, checkpoint, path):
     Raises:
         ValueError: options that contradict the checkpoint's, by name.
     """
-    before, network = {'drop_last': True, **checkpoint['opt']}, network_options(checkpoint)  # older runs left it out
-    drawn_otherwise = before.get('good_photos') and {'good_stops', 'good_ranges'} & set(before)
-    if before.get('simulate') or before.get('jitter') or drawn_otherwise:
-        raise ValueError(f'{path}: expected a run of this version, got one that simulates photos in another way')
+    network = network_options(checkpoint)
+    before = network | checkpoint['opt']
     if before.get('start_from'):
         opt.start_from = opt.start_from or before['start_from']
         vars(opt).update(network)
-    for name in set(network) - set(before):  # options that are younger than the checkpoint
-        setattr(opt, name, network[name])
     differ = [f'{name} is {value!r}, was {before[name]!r}' for name, value in vars(opt).items()
               if name in before and name not in FREE and before[name] != value]  # fmt: skip
     if opt.schedule == 'cosine' and opt.total_epochs != before['total_epochs']:
@@ -131,47 +126,33 @@ class RunData(NamedTuple):
 
     def state_dict(self):
         """Hashes for last.pth, of content alone, whatever names and folders: photos may move."""
-        return {
-            'data_hash': hash_pairs(self.train, self.hashes),
-            'order_hash': hash_order(self.train, self.counts, self.hashes),
-            'valid_hash': hash_pairs(self.valid, self.hashes),
-        }
+        return {'train_hash': self.hash(self.train, self.counts), 'valid_hash': self.hash(self.valid)}
+
+    def hash(self, pairs, counts=()):
+        """One hash of the content of pairs in their order, and of how many each list has."""
+        lines = [' '.join(self.hashes[name] for name in pair) for pair in pairs]
+        return hashlib.sha256('\n'.join([*lines, *map(str, counts)]).encode()).hexdigest()[:16]
 
     def check(self, checkpoint, path):
         """Refuse other photos than those of the checkpoint, and another order, which would train otherwise.
 
         Args:
-            checkpoint: of the last.pth at `path`; what an older one does not hold is not compared.
+            checkpoint: of the last.pth at `path`.
         Raises:
             ValueError: names the first pair that differs, where the lists lie beside last.pth.
         """
-        now = self.state_dict()
-        for name, expected in (
-            ('data_hash', 'the training photos that the run began with'),
-            ('order_hash', 'the training photos in the order, and in the lists, that the run began with'),
-            ('valid_hash', 'the validation photos that the run began with, on which its best PSNR depends'),
+        for part, pairs, words in (
+            ('train', self.train, 'training photos that the run began with, in the order and in the lists'),
+            ('valid', self.valid, 'validation photos that the run began with, on which its best PSNR depends'),
         ):
-            if checkpoint.get(name, now[name]) != now[name]:
-                part, pairs = ('valid', self.valid) if name == 'valid_hash' else ('train', self.train)
-                detail = describe_difference(
-                    pairs, self.hashes, os.path.join(os.path.dirname(path), f'{part}_pairs.csv')
-                )
-                raise ValueError(f'{path}: expected {expected}; {detail}')
+            if checkpoint.get(f'{part}_hash') != self.state_dict()[f'{part}_hash']:
+                before = os.path.join(os.path.dirname(path), f'{part}_pairs.csv')
+                raise ValueError(f'{path}: expected the {words}; {self.describe_difference(pairs, before)}')
 
-
-def hash_order(pairs, counts, hashes):
-    """One hash of the content of all pairs in their order, and of how many each list has."""
-    lines = [' '.join(hashes[name] for name in pair) for pair in pairs]
-    return hashlib.sha256('\n'.join([*lines, *map(str, counts)]).encode()).hexdigest()[:16]
-
-
-def describe_difference(pairs, hashes, path):
-    """Where pairs first differ from the list that a run has written to `path`."""
-    before = [tuple(row.get(name, '') for name in HASH_COLUMNS) for row in read_csv(path)]
-    now = [tuple(hashes[name] for name in pair) for pair in pairs]
-    if not before:
-        return f'{path} is not there to compare'
-    for i, (pair, content) in enumerate(zip(pairs, now, strict=True)):
-        if i >= len(before) or content != before[i]:
-            return f'pair {i + 1} is {pair[0]}, not that of {path}'
-    return f'{len(now)} pairs, {len(before)} in {path}'
+    def describe_difference(self, pairs, path):
+        """Where pairs first differ from the list that a run has written to `path`."""
+        before = [[row.get(name) for name in HASH_COLUMNS] for row in read_csv(path)]
+        for i, pair in enumerate(pairs):
+            if before and before[i : i + 1] != [[self.hashes[name] for name in pair]]:
+                return f'pair {i + 1} is {pair[0]}, not that of {path}'
+        return f'{len(pairs)} pairs, {len(before)} in {path}'

@@ -20,8 +20,10 @@ def leave_rank(status):
 
 
 def ranks():
-    """(rank, world size) that torchrun set, or (0, 1)."""
-    return int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
+    """(rank, world size) in the process group, (0, 1) without one."""
+    distributed = torch.distributed
+    joined = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)
 
 
 def init_distributed(timeout=None):
@@ -30,19 +32,17 @@ def init_distributed(timeout=None):
     Args:
         timeout: datetime.timedelta after which a rank gives up waiting for another; None is torch's, half an hour.
     """
-    rank, world = ranks()
-    if world > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(
-            'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo', timeout=timeout
-        )
-    return rank, world
+    if os.environ.get('WORLD_SIZE', '1') != '1' and not torch.distributed.is_initialized():
+        backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
+        torch.distributed.init_process_group(backend, timeout=timeout)
+    return ranks()
 
 
 def all_gather_list(items):
-    """One list of all ranks' lists, in the order of ranks, on each rank; several ranks need a process group."""
-    if ranks()[1] == 1:
+    """One list of all ranks' lists, in the order of ranks, on each rank."""
+    if world_size() == 1:
         return items
-    parts = [None] * ranks()[1]
+    parts = [None] * world_size()
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
 
@@ -90,8 +90,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 def world_size():
     """Number of ranks in the process group, 1 without one."""
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return ranks()[1]
 
 
 def mean_of_ranks(values):

@@ -215,7 +215,7 @@ def test_nine_bytes_of_pickle_take_no_gigabytes(tmp_path, data):
     with pytest.raises(ValueError, match=r'pickle|expected'):
         check_pickle(io.BytesIO(data))
     (tmp_path / 'options.pkl').write_bytes(data)
-    with pytest.raises(ValueError, match=r'options.pkl: not a readable pickle'):
+    with pytest.raises(ValueError, match=r'options.pkl: expected a pickle with'):
         read_options_pickle(str(tmp_path / 'options.pkl'), str(tmp_path))
 
 

@@ -1,6 +1,5 @@
 """What a run leaves behind and goes on from: its state, its folder and lock, its curves; ranks that decide together."""
 
-import contextlib
 import os
 import signal
 from types import SimpleNamespace
@@ -102,14 +101,13 @@ def test_a_run_that_left_nothing_leaves_no_folder(tmp_path):
 def test_log_of_a_resumed_run_has_no_epoch_twice(tmp_path):
     log = tmp_path / 'run' / 'log.csv'
     log.parent.mkdir()
-    log.write_bytes(b'epoch,total,psnr\r\n1,0.5,20\r\n2,0.4,\r\n3,0.3')  # as older runs wrote, killed while writing
+    log.write_text('epoch,total,psnr\n1,0.5,20\n2,0.4,\n3,0.3,\n')
     options = SimpleNamespace(arch='hdrnet', tensorboard=False)
     with open_folder(str(log.parent)) as folder:
         folder.describe(options, RunData([], [], [], {}), epoch=2)
         folder.save(State(build_network('hdrnet')), {'epoch': 3, 'total': 0.25}, False)
     lines = log.read_bytes().split(b'\n')
     assert [line.split(b',')[:2] for line in lines[1:4]] == [[b'1', b'0.5'], [b'2', b'0.4'], [b'3', b'0.25']]
-    assert b'\r' not in log.read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------------ curves
@@ -164,7 +162,6 @@ def data(make_pairs):
 
 def test_the_same_photos_go_on(data):
     data.check(data.state_dict(), 'last.pth')
-    data.check({'data_hash': data.state_dict()['data_hash']}, 'last.pth')  # of an older version
 
 
 @pytest.mark.parametrize(
@@ -172,11 +169,14 @@ def test_the_same_photos_go_on(data):
     [
         (
             lambda data: {'train': data.train[::-1]},
-            r'in the order, .*pair 1 is .*p3.png, not that of .*train_pairs.csv',
+            r'in the order and in the lists; pair 1 is .*p3.png, not that of .*train_pairs.csv',
         ),
-        (lambda data: {'counts': [1, 3]}, 'in the order, and in the lists'),
+        (lambda data: {'counts': [1, 3]}, 'in the lists; 4 pairs, 4 in .*train_pairs.csv'),
         (lambda data: {'valid': data.valid[:1]}, 'validation photos that the run began with.*1 pairs, 2 in'),
-        (lambda data: {'train': data.train[:3] + data.valid[:1]}, 'training photos that the run began with; pair 4 is'),
+        (
+            lambda data: {'train': data.train[:3] + data.valid[:1]},
+            'training photos that the run began with, .*pair 4 is',
+        ),
     ],
 )
 def test_other_photos_and_another_order_are_refused_by_name(data, tmp_path, change, message):
@@ -186,26 +186,15 @@ def test_other_photos_and_another_order_are_refused_by_name(data, tmp_path, chan
         data._replace(**change(data)).check(data.state_dict(), str(tmp_path / 'last.pth'))
 
 
-def test_options_younger_than_the_checkpoint_are_as_it_was_trained():
+def test_only_options_that_do_not_change_the_weights_may_differ():
     before = {'lr': 0.01, 'schedule': 'steps', 'total_epochs': 9}
     checkpoint = {'arch': 'hdrnet', 'model': build_network('hdrnet').state_dict(), 'opt': before}
-    opt = SimpleNamespace(lr=0.01, schedule='steps', total_epochs=20, lowres='area', start_from='')
+    opt = SimpleNamespace(lr=0.01, schedule='steps', total_epochs=20, lowres='', start_from='')
     adopt_options(opt, checkpoint, 'last.pth')
-    assert (opt.lowres, opt.total_epochs) == ('', 20)
-    opt.lr = 0.5
-    with pytest.raises(ValueError, match=r'last.pth: expected the options .*: lr is 0.5, was 0.01'):
-        adopt_options(opt, checkpoint, 'last.pth')
-
-
-@pytest.mark.parametrize(
-    ('more', 'refused'),
-    [({'good_photos': 'a'}, False), ({'good_photos': 'a', 'good_stops': '-0.2,3.5'}, True), ({'simulate': 0.1}, True)],
-)
-def test_only_older_runs_with_simulated_photos_are_refused(more, refused):
-    before = {'schedule': 'steps', 'total_epochs': 9, **more}
-    checkpoint = {'arch': 'hdrnet', 'model': build_network('hdrnet').state_dict(), 'opt': before}
-    opt = SimpleNamespace(schedule='steps', total_epochs=9, start_from='', good_photos='a')
-    with pytest.raises(ValueError, match='expected a run of this version') if refused else contextlib.nullcontext():
+    opt.lr, opt.lowres = 0.5, 'area'
+    with pytest.raises(
+        ValueError, match=r"last.pth: expected the options .*: lr is 0.5, was 0.01; lowres is 'area', was"
+    ):
         adopt_options(opt, checkpoint, 'last.pth')
 
 

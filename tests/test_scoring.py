@@ -366,7 +366,7 @@ def test_predecessors_options_are_read_and_nothing_in_them_runs(make_pairs, tmp_
 def test_other_pickles_are_refused(make_pairs, tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'options.pkl').write_bytes(content)
-    with pytest.raises(ValueError, match=r'options.pkl: (not a readable|expected a) pickle'):
+    with pytest.raises(ValueError, match=r'options.pkl: expected a pickle with train_images_list and'):
         lists.read_options_pickle('options.pkl', make_pairs(2))
     assert not (tmp_path / 'ran').exists()
 
