@@ -191,7 +191,7 @@ def test_mix_refuses_weights_that_do_not_fit(make_pairs, tmp_path):
     path = str(tmp_path / 'a.csv')
     lists.write_pairs(path, lists.find_pairs(make_pairs(2)))
     assert [weight for _, weight in lists.mix_pairs(f'{path},{path}', '1,0.5')] == [1.0, 0.5]
-    for weights in ('1,2,3', '0,1', 'x,1'):
+    for weights in ('1,2,3', '0,1', 'x,1', 'nan,1'):
         with pytest.raises(ValueError, match='train_weights: expected'):
             lists.mix_pairs(f'{path},{path}', weights)
 

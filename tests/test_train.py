@@ -351,10 +351,6 @@ def test_full_disk_leaves_the_last_checkpoint(make_pairs, tmp_path):
         ({'lr': float('nan')}, 'lr: expected 1e-12 or more, got nan'),
         ({'split': 'random'}, 'split: expected ratio, paper or'),
         ({'recipe': 'papers'}, "recipe: expected one of '', predecessor, paper, lol, general, taste, got 'papers'"),
-        (
-            {'dataset_dir': '', 'train_pairs': 'a', 'valid_pairs': 'b', 'train_weights': 'nan'},
-            'weights: expected 1 num',
-        ),
         ({'train_pairs': 'a.csv'}, 'valid_pairs: expected a CSV list or a folder beside train_pairs'),
         ({'exp_name': '.'}, 'exp_name: expected the name of a folder'),
         ({'device': 'meta'}, 'device: expected cpu or a CUDA device'),
