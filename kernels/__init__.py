@@ -121,7 +121,7 @@ def estimate_illumination(network, lowres, fullres, amp=None):
     with torch.autocast(fullres.device.type, amp, enabled=amp is not None):
         grid = network.predict_grid(lowres).to(fullres.dtype)
     kernels = kernels_for(network, fullres)
-    if kernels is None:
+    if kernels is None or fullres.requires_grad:  # the kernels have no gradient by the photo
         return network.illuminate(grid, fullres)
     fullres = add_pedestal(fullres, network.pedestal)
     return kernels.illuminate(fullres, grid, network.guide.fold(fullres), rule_of(network))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import torch
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 import loss
 import model
@@ -33,44 +33,6 @@ assert model.TINY == TINY, 'the kernels have the constants of model.py, in a fil
 assert (loss.LOG_EPS, loss.LUMA, loss.WINDOW, loss.STRIDE, loss.C1, loss.C2) == (LOG_EPS, LUMA, WINDOW, STRIDE, C1, C2)
 
 # --------------------------------------------------------------------------------------------------------- 2^x and log2
-
-
-@intrinsic
-def bits_of(context, value):
-    def code(_, builder, signature, args):
-        from llvmlite import ir
-
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return numba.int32(numba.float32), code
-
-
-@intrinsic
-def float_of(context, bits):
-    def code(_, builder, signature, args):
-        from llvmlite import ir
-
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return numba.float32(numba.int32), code
-
-
-def ordered(x):
-    """A number that sorts as x does, for x of 0 or more: float32's bits, whose minimum takes one cycle, not four."""
-
-
-def unordered(x):
-    """The float32 that `ordered` was given."""
-
-
-@overload(ordered)
-def _ordered(x):
-    return (lambda x: bits_of(x)) if x == numba.float32 else (lambda x: x)
-
-
-@overload(unordered)
-def _unordered(x):
-    return (lambda x: float_of(x)) if x == numba.int32 else (lambda x: x)
 
 
 def exp2(x):
@@ -96,7 +58,7 @@ def _exp2(x):
         whole = np.floor(x + half)
         y = (x - whole) * ln2
         series = one + y * (one + y * (c2 + y * (c3 + y * (c4 + y * (c5 + y * (c6 + y * c7))))))
-        return series * float_of(np.int32((np.int32(whole) + bias) << shift))
+        return series * np.int32((np.int32(whole) + bias) << shift).view(np.float32)
 
     return fast
 
@@ -111,9 +73,9 @@ def _log2(x):
     c3, c5, c7, c9 = (f(1 / k) for k in (3, 5, 7, 9))
 
     def fast(x):
-        bits = bits_of(x)
+        bits = np.float32(x).view(np.int32)
         exponent = np.int32(np.int32(bits - root_half) >> shift)
-        mantissa = float_of(np.int32(bits - np.int32(exponent << shift)))  # in [sqrt 1/2, sqrt 2)
+        mantissa = np.int32(bits - np.int32(exponent << shift)).view(np.float32)  # in [sqrt 1/2, sqrt 2)
         s = (mantissa - one) / (mantissa + one)
         s2 = s * s
         return f(exponent) + scale * s * (one + s2 * (c3 + s2 * (c5 + s2 * (c7 + s2 * c9))))
@@ -161,6 +123,15 @@ def grid_array(grid):
     """Grid (N, 12, D, Gh, Gw) as the kernels read it: an array (N, Gh, Gw, D, 3, 4), contiguous."""
     n, _, d, gh, gw = grid.shape
     return grid.detach().permute(0, 3, 4, 2, 1).reshape(n, gh, gw, d, 3, 4).contiguous().numpy()
+
+
+def parts_of_batch(first, last, height):
+    """Yield (photo, (first row, last row + 1)) of each photo that has some of the rows counted through a batch."""
+    while first < last:
+        photo, y = divmod(first, height)
+        stop = min(height, y + last - first)
+        yield photo, (y, stop)
+        first += stop - y
 
 
 def guide_arrays(weights, bias, mix, mix_bias, tanh):
@@ -237,10 +208,10 @@ def depth_of_row(guide, bins, align_corners, depth):
 @inlined
 def bins_of_run(depth, bins):
     """First luma bin that a run of pixels touches and the one after its last; within the grid whatever depth holds."""
-    low, high = ordered(depth[0]), ordered(depth[0])
+    low, high = np.int32(depth[0]), np.int32(depth[0])
     for x in range(depth.size):
-        low, high = min(low, ordered(depth[x])), max(high, ordered(depth[x]))
-    return max(int(unordered(low)), 0), min(int(unordered(high)) + 2, bins)
+        low, high = min(low, np.int32(depth[x])), max(high, np.int32(depth[x]))
+    return max(int(low), 0), min(int(high) + 2, bins)
 
 
 @inlined
@@ -441,15 +412,12 @@ def illumination_rows(photo, illumination, rows, grid, guide, runs, rule):
 
 
 @inlined
-def slice_run_back(row, cell, bins, pixels, place, grad_out, grads, want_photo):
+def slice_run_back(row, cell, bins, pixels, depth, part, grad_out, row_grad, depth_grad):
     """Gradients through slice_run.
 
-    place: depth and part, each (n,). grad_out: (3, n), by the unclipped illumination. grads: row_grad (Gw, D, 12),
-    added to; depth_grad (n,), set; photo_grad (3, n), added to if want_photo.
+    grad_out: (3, n), by the unclipped illumination. row_grad (Gw, D, 12), added to; depth_grad (n,), set.
     """
     red, green, blue = pixels
-    depth, part = place
-    row_grad, depth_grad, photo_grad = grads
     dtype = red.dtype.type
     zero, one = dtype(0), dtype(1)
     depth_grad[:] = zero
@@ -493,21 +461,14 @@ def slice_run_back(row, cell, bins, pixels, place, grad_out, grads, want_photo):
             grad[1] += t1
             grad[2] += t2
             grad[3] += t3
-            if want_photo:
-                for x in range(red.size):
-                    w = one - abs(depth[x] - bin_)
-                    u = (w if w > zero else zero) * by_s[x]
-                    photo_grad[0, x] += u * (a0 + d0 * part[x])
-                    photo_grad[1, x] += u * (a1 + d1 * part[x])
-                    photo_grad[2, x] += u * (a2 + d2 * part[x])
 
 
 @inlined
-def guide_of_row_back(pixels, guides, grad_out, guide, hidden_grad, photo_grad, want_photo):
+def guide_of_row_back(pixels, guides, grad_out, guide, hidden_grad):
     """Gradients through guide_of_row.
 
     guides: (n,), its result. grad_out: (n,), by that result; overwritten. hidden_grad: (units + 1, 5), added to:
-    weights, bias and mix of each unit, and mix_bias as the last element. photo_grad: (3, n), added to if want_photo.
+    weights, bias and mix of each unit, and mix_bias as the last element.
     """
     red, green, blue = pixels
     weights, bias, mix = guide.weights, guide.bias, guide.mix
@@ -538,31 +499,21 @@ def guide_of_row_back(pixels, guides, grad_out, guide, hidden_grad, photo_grad, 
         hidden_grad[j, 2] += s2 * m
         hidden_grad[j, 3] += s3 * m
         hidden_grad[j, 4] += s4
-        if want_photo:
-            for x in range(red.size):
-                p = w0 * red[x] + w1 * green[x] + w2 * blue[x] + w3
-                d = grad_out[x] * m if p > zero else zero
-                photo_grad[0, x] += d * w0
-                photo_grad[1, x] += d * w1
-                photo_grad[2, x] += d * w2
 
 
 @kernel
-def illumination_rows_back(images, rows, grid, guide, runs, rule, grads):
+def illumination_rows_back(images, rows, grid, guide, runs, rule, grid_grad, hidden_grad):
     """Gradients of rows rows[0] to rows[1] - 1 of one photo, added to this strip's own sums.
 
-    images: photo, illumination and the gradient by the illumination, each (3, H, W). grads: grid_grad (Gh, Gw, D, 3, 4)
-    and hidden_grad (units + 1, 5), added to; photo_grad (3, H, W), set, or (3, 0, 0) to leave it out.
+    images: photo, illumination and the gradient by the illumination, each (3, H, W). Sums: grid_grad
+    (Gh, Gw, D, 3, 4) and hidden_grad (units + 1, 5).
     """
     photo, illumination, grad_out = images
-    grid_grad, hidden_grad, photo_grad = grads
     _, height, width = photo.shape
     dtype = photo.dtype
     zero, one = photo.dtype.type(0), photo.dtype.type(1)
-    want_photo = photo_grad.size > 0
     guides, depth = np.empty(width, dtype), np.empty(width, dtype)
     free_grad, depth_grad = np.empty((3, width), dtype), np.empty(width, dtype)
-    pixel_grad = np.zeros((3, width), dtype)
     row = np.empty((grid.shape[1], grid.shape[2], 12), dtype)
     row_grad = np.empty(row.shape, dtype)
     flat_row_grad = row_grad.reshape(-1)
@@ -579,32 +530,28 @@ def illumination_rows_back(images, rows, grid, guide, runs, rule, grads):
             for x in range(width):
                 free = not rule.clip or (s[x] > value[x] and s[x] < one)
                 free_grad[c, x] = by_s[x] if free else zero
-                if want_photo:  # where clipped from below, S is the photo
-                    pixel_grad[c, x] = by_s[x] if rule.clip and s[x] <= value[x] and value[x] < one else zero
         flat_row_grad[:] = zero
         for k in range(runs.spans.shape[1]):
             run = slice(runs.spans[0, k, 0], runs.spans[0, k, 1])
             touched = bins_of_run(depth[run], bins)
-            slice_run_back(row, runs.spans[0, k, 2], touched, (red[run], green[run], blue[run]),
-                           (depth[run], runs.part[run]), free_grad[:, run],
-                           (row_grad, depth_grad[run], pixel_grad[:, run]), want_photo)  # fmt: skip
+            slice_run_back(row, runs.spans[0, k, 2], touched, (red[run], green[run], blue[run]), depth[run],
+                           runs.part[run], free_grad[:, run], row_grad, depth_grad[run])  # fmt: skip
         for x in range(width):  # clamped positions, the ends included, have no gradient
             depth_grad[x] = depth_grad[x] * scale if depth[x] > zero and depth[x] < last_bin else zero
-        guide_of_row_back((red, green, blue), guides, depth_grad, guide, hidden_grad, pixel_grad, want_photo)
+        guide_of_row_back((red, green, blue), guides, depth_grad, guide, hidden_grad)
         upper = grid_grad[above].reshape(-1)
         lower = grid_grad[min(above + 1, grid.shape[0] - 1)].reshape(-1)
         for i in range(flat_row_grad.size):
             upper[i] += (one - below_part) * flat_row_grad[i]
             lower[i] += below_part * flat_row_grad[i]
-        if want_photo:
-            photo_grad[:, y] = pixel_grad
 
 
 class SliceApply(torch.autograd.Function):
-    """Guide, slice, affine and clip as one differentiable function of photo, grid and folded guide; CPU.
+    """Guide, slice, affine and clip as one function of photo, grid and folded guide; CPU.
 
     forward(photo (N, 3, H, W), grid (N, 12, D, Gh, Gw), weights (U, 3), bias (U), mix (U), mix_bias (), tanh, rule)
-    returns the illumination (N, 3, H, W). float32 or float64 throughout. Of the rule it takes align_corners and clip.
+    returns the illumination (N, 3, H, W), differentiable by all but the photo. float32 or float64 throughout. Of the
+    rule it takes align_corners and clip.
     autograd sees only tensors that are arguments themselves, hence not one FoldedGuide.
     """
 
@@ -630,23 +577,14 @@ class SliceApply(torch.autograd.Function):
         cells, guide = cells.numpy(), guide_arrays(*guide, ctx.tanh)
         dtype = cells.dtype
         n, _, height, _ = photo.shape
-        want_photo = ctx.needs_input_grad[0]
-        photo_grad = np.empty(arrays[0].shape if want_photo else (n, 3, 0, 0), dtype)
         units = len(guide.mix)
 
         def strip(first, last):
-            """Rows counted through the batch, photo by photo."""
-            hidden = np.zeros((units + 1, 5), dtype)
-            grids = []
-            while first < last:
-                i, y = divmod(first, height)
-                stop = min(height, y + last - first)
-                grid_grad = np.zeros(cells.shape[1:], dtype)
-                images = tuple(array[i] for array in arrays)
-                grads = grid_grad, hidden, photo_grad[i]
-                illumination_rows_back(images, (y, stop), cells[i], guide, ctx.runs, ctx.rule, grads)
+            hidden, grids = np.zeros((units + 1, 5), dtype), []
+            for i, rows in parts_of_batch(first, last, height):
+                grid_grad, images = np.zeros(cells.shape[1:], dtype), tuple(array[i] for array in arrays)
+                illumination_rows_back(images, rows, cells[i], guide, ctx.runs, ctx.rule, grid_grad, hidden)
                 grids.append((i, grid_grad))
-                first += stop - y
             return hidden, grids
 
         grid_grad = np.zeros(cells.shape, dtype)
@@ -658,20 +596,12 @@ class SliceApply(torch.autograd.Function):
         gh, gw, d = cells.shape[1:4]
         grid_grad = torch.from_numpy(grid_grad).view(n, gh, gw, d, 12).permute(0, 4, 3, 1, 2)
         hidden_grad = torch.from_numpy(hidden_grad)
-        return (
-            torch.from_numpy(photo_grad) if want_photo else None,
-            grid_grad,
-            hidden_grad[:units, :3],
-            hidden_grad[:units, 3],
-            hidden_grad[:units, 4],
-            hidden_grad[units, 4],
-            None,
-            None,
-        )
+        weights, bias, mix = hidden_grad[:units].split([3, 1, 1], dim=1)
+        return None, grid_grad, weights, bias[:, 0], mix[:, 0], hidden_grad[units, 4], None, None
 
 
 def illuminate(photo, grid, guide, rule):
-    """Illumination (N, 3, H, W) of photo, differentiable by photo, grid (N, 12, D, Gh, Gw) and guide."""
+    """Illumination (N, 3, H, W) of photo, differentiable by grid (N, 12, D, Gh, Gw) and guide."""
     return SliceApply.apply(photo, grid, *guide, Rule(bool(rule.align_corners), bool(rule.clip)))
 
 
@@ -818,12 +748,11 @@ def structure_row_back(windows, y, enhanced, wanted, slope, factor, spread, grad
 
 
 @kernel
-def loss_rows(images, windows, grad, sums, rows, rule, factors):
-    """Loss terms of rows rows[0] to rows[1] - 1 of one photo and the gradient of their weighted sum by S.
+def loss_rows(images, windows, grad, rows, rule, factors):
+    """Raw sums of reconstruction, color and smoothness over rows of one photo, and the gradient of the loss by S.
 
     images: photo, illumination and target, each (3, H, W), as grad. windows: from structure_rows, or empty without that
-    term. sums: (3,) float64, raw sums of reconstruction, color and smoothness, added to. factors: weight / number of
-    elements of reconstruction, color, smoothness along x, along y, structure.
+    term. factors: weight / number of elements of reconstruction, color, smoothness along x, along y, structure.
     """
     photo, illumination, target = images
     _, height, width = photo.shape
@@ -837,7 +766,7 @@ def loss_rows(images, windows, grad, sums, rows, rule, factors):
     spread = np.empty((3, width), dtype)
     guides = 1 if rule.luma else 3
     logs = np.empty((3, guides, width), dtype)  # the rows before, this and next
-    smooth = f_x > zero or f_y > zero
+    smooth, squares, angles, steps = f_x > zero or f_y > zero, 0.0, 0.0, 0.0
     if smooth:
         log_row(photo, max(rows[0] - 1, 0), rule.luma, logs[0])
         log_row(photo, rows[0], rule.luma, logs[1])
@@ -877,14 +806,15 @@ def loss_rows(images, windows, grad, sums, rows, rule, factors):
                 if y > 0:  # the strip above counts this pair's penalty
                     smooth_step(s, illumination[c, y - 1], log, logs[0, k], f_y, by_s)
                 if y + 1 < height:
-                    sums[2] += smooth_step(s, illumination[c, y + 1], log, logs[2, k], f_y, by_s)
+                    steps += smooth_step(s, illumination[c, y + 1], log, logs[2, k], f_y, by_s)
                 if width > 1:
-                    sums[2] += smooth_step(s[:-1], s[1:], log[:-1], log[1:], f_x, by_s[:-1])
+                    steps += smooth_step(s[:-1], s[1:], log[:-1], log[1:], f_x, by_s[:-1])
                     smooth_step(s[1:], s[:-1], log[1:], log[:-1], f_x, by_s[1:])
             logs[0] = logs[1]
             logs[1] = logs[2]
-        sums[0] += squared
-        sums[1] += angle
+        squares += squared
+        angles += angle
+    return squares, angles, steps
 
 
 class FusedLoss(torch.autograd.Function):
@@ -906,30 +836,23 @@ class FusedLoss(torch.autograd.Function):
         chosen = (weights[0], weights[1], weights[2], weights[2], weights[3])
         factors = np.array([w / max(c, 1) for w, c in zip(chosen, counts, strict=True)], grad.dtype)
 
-        def strip(first, last, rows, work):
-            """Sum of work(photo's number, first row, last row) over rows counted through the batch, photo by photo."""
-            sums = 0
-            while first < last:
-                i, y = divmod(first, rows)
-                stop = min(rows, y + last - first)
-                sums = sums + work(i, y, stop)
-                first += stop - y
-            return sums
+        def over_batch(height, work, smallest=16):
+            """Sum of work(photo's number, its images, rows) over rows of a batch of photos of so many."""
 
-        def similar(i, y, stop):
-            return structure_rows(tuple(image[i] for image in images), windows[i], (y, stop), rule)
+            def strip(first, last):
+                parts = parts_of_batch(first, last, height)
+                return sum(work(i, tuple(image[i] for image in images), rows) for i, rows in parts)
 
-        def terms_of(i, y, stop):
-            sums = np.zeros(3)
-            loss_rows(tuple(image[i] for image in images), windows[i], grad[i], sums, (y, stop), rule, factors)
-            return sums
+            return sum(parallel_rows(n * height, strip, smallest))
 
-        structure = 0.0
-        if windows.size:
-            structure = (
-                sum(parallel_rows(n * down, lambda y, stop: strip(y, stop, down, similar), smallest=4)) / counts[4]
-            )
-        sums = sum(parallel_rows(n * height, lambda y, stop: strip(y, stop, height, terms_of)))
+        def similar(i, images, rows):
+            return structure_rows(images, windows[i], rows, rule)
+
+        def terms_of(i, images, rows):
+            return np.array(loss_rows(images, windows[i], grad[i], rows, rule, factors))
+
+        structure = over_batch(down, similar, smallest=4) / counts[4] if windows.size else 0.0
+        sums = over_batch(height, terms_of)
         smoothness = sums[2] / weights[2] if weights[2] else 0.0
         means = sums[0] / counts[0], sums[1] / counts[1], smoothness, structure
         total = torch.tensor(sum(w * m for w, m in zip(weights, means, strict=True)), dtype=illumination.dtype)

@@ -8,9 +8,9 @@ import itertools
 
 import numpy as np
 
+from kernels.denoise import shrink
 from system.jit import either, inlined, kernel, parallel_rows, strip_edges
 
-STEP = 4  # pixels from block to block; a block has 8 x 8
 UNIT = 128  # of the int16 chroma planes: one level of 255
 # the 8-point cosine transform, orthonormal: cos(k pi / 16) / 2, and 1 / sqrt(8)
 R8, A2, B2 = 0.35355339, 0.46193977, 0.19134172
@@ -66,57 +66,42 @@ def filter_blocks(window, thresholds, columns, removed, carry, carry_weight, wei
         columns[:] = f(0)
         weight[:blocks] = f(1 / 64)
     else:
-        for x in range(window.shape[1] // 4):
+        for x in range(m):
             for p in range(4):
-                at = 4 * x + p
-                v = dct8(window[0, at], window[1, at], window[2, at], window[3, at], window[4, at], window[5, at],
-                         window[6, at], window[7, at])  # fmt: skip
-                columns[0, p, x], columns[1, p, x], columns[2, p, x], columns[3, p, x] = v[0], v[1], v[2], v[3]
-                columns[4, p, x], columns[5, p, x], columns[6, p, x], columns[7, p, x] = v[4], v[5], v[6], v[7]
+                i = 4 * x + p
+                v = dct8(window[0, i], window[1, i], window[2, i], window[3, i], window[4, i], window[5, i],
+                         window[6, i], window[7, i])  # fmt: skip
+                for k in range(8):
+                    columns[k, p, x] = v[k]
         weight[:] = f(0)
         for k in range(8):
             a0, a1, a2, a3 = columns[k, 0], columns[k, 1], columns[k, 2], columns[k, 3]
             b0, b1, b2, b3 = a0[1:], a1[1:], a2[1:], a3[1:]
-            r0, r1, r2, r3 = removed[8 * k], removed[8 * k + 1], removed[8 * k + 2], removed[8 * k + 3]
-            r4, r5, r6, r7 = removed[8 * k + 4], removed[8 * k + 5], removed[8 * k + 6], removed[8 * k + 7]
             mean = f(1e30) if k == 0 else f(0)  # a block's mean always stays
             for j in range(blocks):
-                t = thresholds[j]
-                c0, c1, c2, c3, c4, c5, c6, c7 = dct8(a0[j], a1[j], a2[j], a3[j], b0[j], b1[j], b2[j], b3[j])
-                r0[j] = c0 if abs(c0) + mean <= t else f(0)
-                r1[j] = c1 if abs(c1) <= t else f(0)
-                r2[j] = c2 if abs(c2) <= t else f(0)
-                r3[j] = c3 if abs(c3) <= t else f(0)
-                r4[j] = c4 if abs(c4) <= t else f(0)
-                r5[j] = c5 if abs(c5) <= t else f(0)
-                r6[j] = c6 if abs(c6) <= t else f(0)
-                r7[j] = c7 if abs(c7) <= t else f(0)
-                kept = f(1) if abs(c0) + mean > t else f(0)
-                kept += f(1) if abs(c1) > t else f(0)
-                kept += f(1) if abs(c2) > t else f(0)
-                kept += f(1) if abs(c3) > t else f(0)
-                kept += f(1) if abs(c4) > t else f(0)
-                kept += f(1) if abs(c5) > t else f(0)
-                kept += f(1) if abs(c6) > t else f(0)
-                kept += f(1) if abs(c7) > t else f(0)
+                v = dct8(a0[j], a1[j], a2[j], a3[j], b0[j], b1[j], b2[j], b3[j])
+                kept = f(0)
+                for i in range(8):
+                    large = abs(v[i]) + (mean if i == 0 else f(0)) > thresholds[j]
+                    removed[8 * k + i, j] = f(0) if large else v[i]
+                    kept += f(1) if large else f(0)
                 weight[j] += kept
         for j in range(blocks):
             weight[j] = f(1) / weight[j]
         for k in range(8):
-            a0, a1, a2, a3 = columns[k, 0], columns[k, 1], columns[k, 2], columns[k, 3]
-            r0, r1, r2, r3 = removed[8 * k], removed[8 * k + 1], removed[8 * k + 2], removed[8 * k + 3]
-            r4, r5, r6, r7 = removed[8 * k + 4], removed[8 * k + 5], removed[8 * k + 6], removed[8 * k + 7]
+            r = removed[8 * k : 8 * k + 8]
             for j in range(blocks):
                 w = weight[j]
-                v = idct8(w * r0[j], w * r1[j], w * r2[j], w * r3[j], w * r4[j], w * r5[j], w * r6[j], w * r7[j])
-                a0[j], a1[j], a2[j], a3[j] = v[0], v[1], v[2], v[3]
-                r4[j], r5[j], r6[j], r7[j] = v[4], v[5], v[6], v[7]
-            a0[blocks], a1[blocks], a2[blocks], a3[blocks] = f(0), f(0), f(0), f(0)
-            for j in range(blocks):
-                a0[j + 1] += r4[j]
-                a1[j + 1] += r5[j]
-                a2[j + 1] += r6[j]
-                a3[j + 1] += r7[j]
+                v = idct8(w * r[0, j], w * r[1, j], w * r[2, j], w * r[3, j], w * r[4, j], w * r[5, j], w * r[6, j],
+                          w * r[7, j])  # fmt: skip
+                for i in range(4):
+                    columns[k, i, j] = v[i]
+                    r[4 + i, j] = v[4 + i]
+            for i in range(4):
+                line, right = columns[k, i], r[4 + i]
+                line[blocks] = f(0)
+                for j in range(blocks):
+                    line[j + 1] += right[j]
     weight[blocks] = f(0)
     for x in range(m):
         both = weight[x] + (weight[x - 1] if x else f(0))
@@ -127,11 +112,9 @@ def filter_blocks(window, thresholds, columns, removed, carry, carry_weight, wei
             v = idct8(columns[0, p, x], columns[1, p, x], columns[2, p, x], columns[3, p, x], columns[4, p, x],
                       columns[5, p, x], columns[6, p, x], columns[7, p, x])  # fmt: skip
             share = -carry_weight[x]
-            change[0, 4 * x + p] = share * (carry[0, p, x] + v[0])
-            change[1, 4 * x + p] = share * (carry[1, p, x] + v[1])
-            change[2, 4 * x + p] = share * (carry[2, p, x] + v[2])
-            change[3, 4 * x + p] = share * (carry[3, p, x] + v[3])
-            carry[0, p, x], carry[1, p, x], carry[2, p, x], carry[3, p, x] = v[4], v[5], v[6], v[7]
+            for i in range(4):
+                change[i, 4 * x + p] = share * (carry[i, p, x] + v[i])
+                carry[i, p, x] = v[4 + i]
     carry_weight[:] = removed[0]
 
 
@@ -344,7 +327,7 @@ def denoise(photo, limits, thresholds):
     unit, none, nothing = np.float32(UNIT), np.empty((0, 0), np.float32), np.empty((0, 0), np.int16)
     rows = planes.shape[1]
     for plane, change in zip(planes, changes, strict=True):
-        coarse = shrink_plane(plane) / unit
+        coarse = shrink(plane.astype(np.float32), 4) / unit
         far = np.empty_like(coarse)
         filter_rows((nothing, coarse), none, thresholds[2], (nothing, far), (0, len(coarse)), unit)
 
@@ -356,10 +339,7 @@ def denoise(photo, limits, thresholds):
     edges = [min(4 * edge, height) for edge in strip_edges(-(-height // 4))]
     halos = {}
     for a, b in itertools.pairwise(edges):
-        near = np.concatenate([np.arange(a - 4, a), np.arange(b, b + 8)])
-        near = np.where(near < 0, -1 - near, near)
-        near = np.where(near >= height, 2 * height - 1 - near, near)
-        halos[a] = either(photo[np.clip(near, 0, height - 1)])
+        halos[a] = either(photo[[mirror.py_func(y, height) for y in (*range(a - 4, a), *range(b, b + 8))]])
 
     def finish(a, b):
         a, b = 4 * a, min(4 * b, height)
@@ -367,12 +347,3 @@ def denoise(photo, limits, thresholds):
 
     parallel_rows(-(-height // 4), finish)
     return photo
-
-
-def shrink_plane(plane):
-    """Means of 4 x 4 of a plane (H, W), float32; at the ends of fewer."""
-    height, width = plane.shape
-    rows, columns = np.arange(0, height, 4), np.arange(0, width, 4)
-    sums = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float32), columns, axis=1)
-    counts = np.diff(np.append(rows, height))[:, None] * np.diff(np.append(columns, width))
-    return (sums / counts).astype(np.float32)
