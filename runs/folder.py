@@ -49,20 +49,17 @@ def open_folder(path, rank=0):
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(path, LOCK))
                 os.rmdir(path)  # fails where a run has left anything
-            for held in filter(None, lock):
-                held.release()
+            lock[0].release()
 
 
 def take_lock(path):
-    """The lock of a run's folder, freed by the kernel when its process ends, however it ends; None without locks."""
+    """The lock of a run's folder, freed by the kernel when its process ends, however it ends."""
     os.makedirs(path, exist_ok=True)
     lock = FileLock(os.path.join(path, LOCK))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(f'{path}: another run is writing there; wait for it, or take another --exp_name') from error
-    except NotImplementedError:  # a file system without locks
-        return None
     return lock
 
 

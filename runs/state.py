@@ -37,28 +37,19 @@ class State:
         self.scaler = torch.amp.GradScaler(next(network.parameters()).device.type, enabled=fp16)
         self.epoch, self.scores, self.best = 0, {'psnr': 0.0, 'ssim': 0.0}, float('-inf')
         self.start, self.before = time.perf_counter(), 0.0  # of this process; seconds of those before it
+        self.parts = {'model': self.average, 'network': network, 'optimizer': self.optimizer, 'scaler': self.scaler}
 
     def state_dict(self):
         """All of it as tensors and plain values, the part of last.pth that `load_state_dict` reads."""
-        return {
-            'epoch': self.epoch,
-            'best': self.best,
-            'seconds': self.seconds(),
-            'model': self.average.state_dict(),
-            'network': self.network.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'scaler': self.scaler.state_dict(),
-            'random': torch.get_rng_state(),
-        }
+        numbers = {'epoch': self.epoch, 'best': self.best, 'seconds': self.seconds(), 'random': torch.get_rng_state()}
+        return numbers | {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state):
         """Go on where `state_dict` was taken."""
         self.epoch, self.best, self.before = state['epoch'], state['best'], state['seconds']
-        self.average.load_state_dict(state['model'])
-        self.network.load_state_dict(state['network'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        self.scaler.load_state_dict(state['scaler'])
         torch.set_rng_state(state['random'])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
 
     def finish_epoch(self, scores):
         """Count an epoch with its validation scores, none where it was not validated; whether it is the best so far."""

@@ -3,11 +3,6 @@
 import pickle
 import pickletools
 
-SIZES = {  # bytes of a value, by torch's names
-    'Double': 8, 'Float': 4, 'Half': 2, 'BFloat16': 2, 'Long': 8, 'Int': 4, 'Short': 2, 'Char': 1, 'Byte': 1, 'Bool': 1,
-    'ComplexFloat': 8, 'ComplexDouble': 16,
-}  # fmt: skip
-
 
 def check_pickle(file):
     """Refuse a pickle that takes more memory than its bytes justify; the file's position stays.
@@ -53,20 +48,11 @@ class Inert(metaclass=InertType):
 
 
 class InertUnpickler(pickle.Unpickler):
-    """Reads plain values out of a pickle, see check_pickle; imports nothing and runs nothing that the pickle names.
-
-    What torch.save says of each storage of its tensors is in `claims`, {key: bytes}, when it is read.
-    """
+    """Reads plain values out of a pickle, see check_pickle; imports nothing and runs nothing that the pickle names."""
 
     def __init__(self, file):
         check_pickle(file)
         super().__init__(file)
-        self.claims = {}
 
     def find_class(self, module, name):
-        return InertType(name, (Inert,), {})
-
-    def persistent_load(self, pid):
-        _, storage, key, _, count, *_ = pid
-        self.claims[key] = max(self.claims.get(key, 0), count * SIZES[storage.__name__.removesuffix('Storage')])
         return Inert

@@ -556,7 +556,7 @@ def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_pat
         ({'photos': 'a', 'pairs_file': 'b.csv'}, "pairs_file: expected only without --photos, got 'b.csv'"),
         ({'photos': 'a', 'baselines': 'best_gamma'}, 'baselines: expected only without best_gamma.* with --photos'),
         ({'pairs_file': 5}, 'pairs_file: expected text, got 5'),
-        ({'dataset_ratio': '0.9'}, "dataset_ratio: expected 0 to 0.99, got '0.9'"),
+        ({'dataset_ratio': '0.9'}, "dataset_ratio: expected 0.01 to 0.99, got '0.9'"),
         ({'strength': 2.0}, 'strength: expected 0 to 1.5, got 2.0'),
         ({'protocol': 'psnr'}, "protocol: expected one of '', lol, lol_gt_mean, got 'psnr'"),
         ({'crop_border': -1}, 'crop_border: expected a whole number, 0 or more, got -1'),
