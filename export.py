@@ -6,10 +6,9 @@
 
 The graph takes `photo` (N, 3, H, W) RGB uint8 of any height and width, and `strength` (1,), a float from 0 to 1.5. It
 gives `enhanced`, of the photo's shape and type: shrinking, network, slicing, R = I / S^strength and rounding are all
-in it. It needs opset 18 and no operator beyond those that TensorRT and the runtimes for browsers have: the slice is two
-4-D GridSample of the grid's bins stacked as rows, and a mean of the two. With --tiles it is two graphs, several times
-as fast on CPUs: one gives a photo's grid, the other enhances it tile by tile, see docs/use.md. A safetensors file loads
-wherever a checkpoint does.
+in it. It needs opset 18 and no operator beyond those that TensorRT and the runtimes for browsers have: the slice is a
+4-D GridSample, each row of pixels on its own. With --tiles it is two graphs, several times as fast on CPUs: one gives a
+photo's grid, the other enhances it tile by tile, see docs/use.md. A safetensors file loads wherever a checkpoint does.
 """
 
 import importlib.util
@@ -62,127 +61,121 @@ def export_onnx(network, path, tiles=False):
     missing = [name for name in ('onnx', 'onnxscript') if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'export: expected {" and ".join(missing)}, not installed: {INSTALL}')
-    batch, height, width = (torch.export.Dim(name, min=1) for name in ('batch', 'height', 'width'))
-    photo, strength = torch.zeros(2, 3, 300, 400, dtype=torch.uint8), torch.ones(1)
-    size = {0: batch, 2: height, 3: width}
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it says which other packages it could export
+    size = {axis: torch.export.Dim(name, min=1) for axis, name in ((2, 'height'), (3, 'width'))}
+    any_size = size | {0: torch.export.Dim('batch', min=1)}
+    photo, place = torch.zeros(2, 3, 300, 400, dtype=torch.uint8), torch.tensor([0, 0, 600, 800])
+    grid, strength = network.predict_grid(torch.zeros(1, 3, LOW_SIZE, LOW_SIZE)).detach(), (torch.ones(1), {})
     stem = os.path.splitext(path)[0]
     if not tiles:
-        write_graph(PhotoToPhoto(network), path, {'photo': (photo, size), 'strength': (strength, {})}, ['enhanced'])
+        write_graph(photo_to_photo, network, path, {'photo': (photo, any_size), 'strength': strength}, ['enhanced'])
         return
-    place = torch.tensor([0, 0, 600, 800])
-    grid = network.predict_grid(torch.zeros(1, 3, LOW_SIZE, LOW_SIZE)).detach()
-    write_graph(
-        PhotoToGrid(network),
-        f'{stem}_grid.onnx',
-        {'photo': (photo[:1], {2: height, 3: width})},
-        ['grid', 'rows', 'columns'],
-    )
-    inputs = {'tile': (photo[:1, :, :40, :40], {2: height, 3: width}), 'place': (place, {}), 'grid': (grid, {})}
-    write_graph(TileToTile(network), f'{stem}_tile.onnx', inputs | {'strength': (strength, {})}, ['enhanced'])
+    outputs = ['grid', 'rows', 'columns']
+    write_graph(photo_to_grid, network, f'{stem}_grid.onnx', {'photo': (photo[:1], size)}, outputs)
+    inputs = {'tile': (photo[:1, :, :40, :40], size), 'place': (place, {}), 'grid': (grid, {}), 'strength': strength}
+    write_graph(tile_to_tile, network, f'{stem}_tile.onnx', inputs, ['enhanced'])
 
 
-def write_graph(module, path, inputs, outputs):
-    """Write one graph, whole or not at all.
-
-    Args:
-        inputs: {name: (tensor, {axis: its name where it may have any size})}.
-    """
+def write_graph(function, network, path, inputs, outputs):
+    """Write one graph, whole or not at all; inputs are {name: (tensor, {axis: its Dim where it may have any size})}."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # torch's own, of its next version
         warnings.filterwarnings('ignore', message='# The axis name')  # of two axes named batch
+        values, axes = zip(*inputs.values(), strict=True)
         program = torch.onnx.export(
-            module.eval(), kwargs={name: value for name, (value, _) in inputs.items()}, dynamo=True,
-            opset_version=OPSET, dynamic_shapes={name: axes for name, (_, axes) in inputs.items()},
+            Graph(function, network).eval(), values, dynamo=True, opset_version=OPSET, dynamic_shapes={'inputs': axes},
             input_names=list(inputs), output_names=outputs, verbose=False,
         )  # fmt: skip
     data = program.model_proto.SerializeToString()
     save_whole(lambda file: file.write(data), path)
 
 
-class PhotoToPhoto(nn.Module):
-    """A network with all that kernels.enhance_photo does around it, in operators that exist everywhere."""
+class Graph(nn.Module):
+    """One of the functions below with its network, in operators that exist everywhere."""
 
-    def __init__(self, network):
+    def __init__(self, function, network):
         super().__init__()
-        self.network = network
+        self.function, self.network = function, network
 
-    def forward(self, photo, strength):
-        """Enhanced photo (N, 3, H, W) uint8 of one like it; strength (1,) float in [0, 1.5]."""
-        network = self.network
-        grid = network.predict_grid(shrink(photo, network.lowres_mode) / 255)
-        fullres = add_pedestal(photo.float() / 255, network.pedestal)
-        return divide(
-            network, fullres, slice_rows(grid, network.guide(fullres), fullres, network.align_corners), strength
-        )
+    def forward(self, *inputs):
+        """What the function gives for its inputs."""
+        return self.function(self.network, *inputs)
 
 
-class PhotoToGrid(nn.Module):
-    """The half of a network that looks at the whole photo."""
+def photo_to_photo(network, photo, strength):
+    """Enhanced photo (N, 3, H, W) uint8 of one like it, as kernels.enhance_photo does it; strength (1,) in [0, 1.5].
 
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, photo):
-        """(grid (1, 12, D, Gh, Gw), rows and columns at which tiles begin and end) of a photo (1, 3, H, W) uint8."""
-        network = self.network
-        grid = network.predict_grid(shrink(photo, network.lowres_mode) / 255)
-        return grid, *(tile_edges(photo.shape[i], grid.shape[i + 1], network.align_corners) for i in (2, 3))
-
-
-def tile_edges(size, cells, align_corners):
-    """First pixel of each tile, and `size`: a tile lies between the centres of two cells, or reaches to the border."""
-    cell = torch.arange(1, cells - 1, dtype=torch.float32)
-    first = cell * torch.sym_max(size - 1, 1) / (cells - 1) if align_corners else (cell + 0.5) * size / cells - 0.5
-    return torch.cat([torch.zeros(1), first.ceil(), torch.ones(1) * size]).long()
-
-
-class TileToTile(nn.Module):
-    """The other half, for a tile between the centres of four cells: without GridSample, which is slow on CPUs.
-
-    Between four centres a pixel's affine is a sum over them and the bins. So the photo's channels, times the weight of
-    each bin, are multiplied with one matrix of the four cells' coefficients, and the four products are mixed.
+    Each row of pixels has a grid (D, Gw) of its own, mixed from two rows of cells, and samples that.
     """
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, tile, place, grid, strength):
-        """Enhanced tile (1, 3, h, w) uint8.
-
-        Args:
-            tile: (1, 3, h, w) uint8, cut out of the photo at edges that PhotoToGrid gave.
-            place: (4,) int64: its first row and column, the photo's height and width.
-            grid: (1, 12, D, Gh, Gw) of the photo. strength: (1,) float in [0, 1.5].
-        """
-        network = self.network
-        _, _, bins, rows, columns = grid.shape
-        fullres = add_pedestal(tile.float() / 255, network.pedestal)[0]  # (3, h, w)
-        y, row = tile_coords(tile.shape[2], place[0], place[2], rows, network.align_corners)
-        x, column = tile_coords(tile.shape[3], place[1], place[3], columns, network.align_corners)
-        cells = grid[0].index_select(2, row).index_select(3, column)  # (12, D, 2, 2)
-        matrix = cells.reshape(3, 4 * bins, 4).permute(2, 0, 1).reshape(12, 4 * bins)
-        z = network.guide(fullres[None])[0]
-        z = z * (bins - 1) if network.align_corners else (z * bins - 0.5).clamp(0, bins - 1)  # (1, h, w)
-        weights = (1 - (z - torch.arange(bins)[:, None, None]).abs()).clamp(min=0)  # (D, h, w)
-        terms = torch.cat([weights * fullres[0], weights * fullres[1], weights * fullres[2], weights]).flatten(1)
-        products = (matrix @ terms).reshape(4, 3, -1)
-        mix = (torch.stack([1 - y, y])[:, None, :, None] * torch.stack([1 - x, x])[None, :, None, :]).reshape(4, 1, -1)
-        illumination = (products * mix).sum(dim=0).reshape(fullres.shape)
-        return divide(network, fullres[None], illumination[None], strength)
+    n, _, height, width = photo.shape
+    grid = network.predict_grid(shrink(photo, network.lowres_mode) / 255)
+    _, channels, bins, rows, columns = grid.shape
+    fullres = add_pedestal(photo.float() / 255, network.pedestal)
+    y = cell_coords(network, torch.arange(height), height, rows)
+    mix = (1 - (y[:, None] - torch.arange(rows)).abs()).clamp(min=0)  # (H, Gh)
+    grids = mix @ grid.permute(0, 3, 1, 2, 4).reshape(n, rows, channels * bins * columns)
+    grids = grids.reshape(n * height, channels, bins, columns)
+    z = bin_coords(network, fullres, bins).reshape(n * height, 1, width) / (bins - 1)
+    x = cell_coords(network, torch.arange(width), width, columns) / (columns - 1)
+    coords = torch.stack([x.expand_as(z), z], dim=-1) * 2 - 1  # (N * H, 1, W, 2)
+    coeffs = F.grid_sample(grids, coords, mode='bilinear', padding_mode='border', align_corners=True)
+    lines = fullres.transpose(1, 2).reshape(n * height, 3, 1, width)
+    illumination = apply_affine(coeffs, lines).reshape(n, height, 3, width).transpose(1, 2)
+    return divide(network, fullres, illumination, strength)
 
 
-def tile_coords(size, first, whole, cells, align_corners):
-    """(where a tile's `size` pixels lie between the centres of two cells, from 0 to 1, indices of these cells (2,))."""
-    pixels = torch.arange(size) + first
-    if align_corners:
-        coords = pixels * (cells - 1) / (whole - 1).clamp(min=1)
-    else:
-        coords = ((pixels + 0.5) * cells / whole - 0.5).clamp(0, cells - 1)
-    cell = coords[size // 2].floor().clamp(0, cells - 2)
-    return coords - cell, torch.stack([cell, cell + 1]).long()
+def photo_to_grid(network, photo):
+    """(grid (1, 12, D, Gh, Gw), rows and columns at which tiles begin and end) of a photo (1, 3, H, W) uint8.
+
+    A tile lies between the centres of two cells each way, or reaches to the border.
+    """
+    grid, edges = network.predict_grid(shrink(photo, network.lowres_mode) / 255), []
+    for size, cells in zip(photo.shape[2:], grid.shape[3:], strict=True):
+        cell = torch.arange(1, cells - 1, dtype=torch.float32)
+        first = cell * (size - 1) / (cells - 1) if network.align_corners else (cell + 0.5) * size / cells - 0.5
+        edges.append(torch.cat([torch.zeros(1), first.ceil(), torch.ones(1) * size]).long())
+    return grid, *edges
+
+
+def tile_to_tile(network, tile, place, grid, strength):
+    """An enhanced tile (1, 3, h, w) uint8, without GridSample, which is slow on CPUs.
+
+    Between the centres of four cells a pixel's affine is a sum over them and the bins. So the tile's channels, times
+    the weight of each bin, are multiplied with one matrix of the cells' coefficients, and the four products are mixed.
+
+    Args:
+        tile: (1, 3, h, w) uint8, cut out of the photo at edges that photo_to_grid gave.
+        place: (4,) int64: its first row and column, the photo's height and width.
+        grid: (1, 12, D, Gh, Gw) of the photo. strength: (1,) float in [0, 1.5].
+    """
+    bins = grid.shape[2]
+    fullres, cells, shares = add_pedestal(tile.float() / 255, network.pedestal), grid[0], []
+    for axis in (2, 3):
+        size, count = tile.shape[axis], cells.shape[axis]
+        coords = cell_coords(network, torch.arange(size) + place[axis - 2], place[axis], count)
+        first = coords[size // 2].floor().clamp(0, count - 2)
+        cells = cells.index_select(axis, torch.stack([first, first + 1]).long())  # (12, D, 2, 2) in the end
+        shares.append(torch.stack([first + 1 - coords, coords - first]))
+    matrix = cells.reshape(3, 4 * bins, 4).permute(2, 0, 1).reshape(12, 4 * bins)
+    z = bin_coords(network, fullres, bins)  # (1, h, w)
+    weights = (1 - (z - torch.arange(bins)[:, None, None]).abs()).clamp(min=0)  # (D, h, w)
+    terms = torch.cat([*(weights * channel for channel in fullres[0].unbind()), weights]).flatten(1)
+    mix = (shares[0][:, None, :, None] * shares[1][None, :, None, :]).reshape(4, 1, -1)
+    illumination = ((matrix @ terms).reshape(4, 3, -1) * mix).sum(dim=0).reshape(fullres.shape)
+    return divide(network, fullres, illumination, strength)
+
+
+def cell_coords(network, pixels, size, cells):
+    """Where some of a side's `size` pixels lie among `cells` cell centres, from 0 to cells - 1."""
+    if network.align_corners:
+        return pixels * (cells - 1) / (size - 1 + 1e-9)  # 0 for one pixel
+    return ((pixels + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
+
+
+def bin_coords(network, fullres, bins):
+    """Where pixels (N, 3, H, W) lie among the bins of a grid by their guide, (N, H, W) from 0 to bins - 1."""
+    guide = network.guide(fullres)[:, 0]
+    return guide * (bins - 1) if network.align_corners else (guide * bins - 0.5).clamp(0, bins - 1)
 
 
 def divide(network, fullres, illumination, strength):
@@ -192,37 +185,6 @@ def divide(network, fullres, illumination, strength):
     divisor = illumination + network.eps
     enhanced = torch.where(divisor > 0, fullres / divisor.clamp(min=TINY) ** strength, fullres * (1 - strength))
     return remove_pedestal(enhanced.clamp(0, 1), network.pedestal).mul(255).round().clamp(0, 255).to(torch.uint8)
-
-
-def slice_rows(grid, guide, fullres, align_corners):
-    """Illumination (N, 3, H, W): model.slice_grid and apply_affine by two 4-D grid_sample.
-
-    The grid's bins are lain out as rows. A pixel's affines out of its two bins are applied before they are mixed, which
-    comes to the same and needs no third (N, 12, H, W).
-    """
-    n, channels, bins, rows, columns = grid.shape
-    _, _, height, width = guide.shape
-    y = cell_coords(height, rows, align_corners)
-    x = cell_coords(width, columns, align_corners) / (columns - 1) * 2 - 1
-    z = guide[:, 0] * (bins - 1) if align_corners else (guide[:, 0] * bins - 0.5).clamp(0, bins - 1)  # (N, H, W)
-    bin = z.floor().clamp(max=bins - 2)
-    stacked = grid.reshape(n, channels, bins * rows, columns)
-    x = x.expand_as(z)
-    parts = []
-    for step in (0, 1):
-        row = ((bin + step) * rows + y[:, None]) / (bins * rows - 1) * 2 - 1
-        coords = torch.stack([x, row], dim=-1)  # (N, H, W, 2)
-        coeffs = F.grid_sample(stacked, coords, mode='bilinear', padding_mode='border', align_corners=True)
-        parts.append(apply_affine(coeffs, fullres))
-    return torch.lerp(*parts, (z - bin)[:, None])
-
-
-def cell_coords(size, cells, align_corners):
-    """Where each of `size` pixels lies among `cells` cell centres, from 0 to cells - 1."""
-    pixels = torch.arange(size, dtype=torch.float32)
-    if align_corners:
-        return pixels * ((cells - 1) / torch.sym_max(size - 1, 1))
-    return ((pixels + 0.5) * (cells / size) - 0.5).clamp(0, cells - 1)
 
 
 def shrink(photo, mode):

@@ -90,15 +90,16 @@ def test_what_is_exported_gives_our_photos(name, align_corners):
 
     def call(module):
         def run(**inputs):
-            made = module(**{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()})
+            made = module(*(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()))
             return made.numpy() if torch.is_tensor(made) else [value.numpy() for value in made]
 
         return run
 
-    whole = call(export.PhotoToPhoto(network))
+    whole = call(export.Graph(export.photo_to_photo, network))
     with torch.no_grad():
         check(lambda photo, strength: whole(photo=photo, strength=strength), network)
-        check(by_tiles(call(export.PhotoToGrid(network)), call(export.TileToTile(network))), network)
+        grid, tile = (call(export.Graph(part, network)) for part in (export.photo_to_grid, export.tile_to_tile))
+        check(by_tiles(grid, tile), network)
 
 
 @pytest.mark.parametrize('name', ['hdrnet', 'deepupe'])
@@ -126,7 +127,7 @@ def test_the_onnx_graph_gives_our_photos_by_what_other_runtimes_take(tmp_path):
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 18)]
     values = {value.name: value.type.tensor_type for value in model.graph.value_info}
     samples = [node for node in model.graph.node if node.op_type == 'GridSample']
-    assert [len(values[node.output[0]].shape.dim) for node in samples] == [4, 4]  # TensorRT refuses five dimensions
+    assert [len(values[node.output[0]].shape.dim) for node in samples] == [4]  # TensorRT refuses five dimensions
     assert {value.elem_type for value in values.values()} <= {
         getattr(onnx.TensorProto, dtype) for dtype in ('FLOAT', 'INT64', 'UINT8', 'BOOL')
     }
