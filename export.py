@@ -7,7 +7,7 @@
 The graph takes `photo` (N, 3, H, W) RGB uint8 of any height and width, and `strength` (1,), a float from 0 to 1.5. It
 gives `enhanced`, of the photo's shape and type: shrinking, network, slicing, R = I / S^strength and rounding are all
 in it. It needs opset 18 and no operator beyond those that TensorRT and the runtimes for browsers have: the slice is a
-4-D GridSample, each row of pixels on its own. With --tiles it is two graphs, several times as fast on CPUs: one gives a
+4-D GridSample, each row of pixels on its own. With --tiles it is two graphs, twice as fast on CPUs: one gives a
 photo's grid, the other enhances it tile by tile, see docs/use.md. A safetensors file loads wherever a checkpoint does.
 """
 
@@ -31,7 +31,7 @@ opt = SimpleNamespace(
     checkpoints_file='general',  # a shipped one by its name, ours, or the predecessor's plain state dict
     result_file='',  # '' is <the checkpoint's folder>.onnx or .safetensors
     safetensors=False,  # write the weights as safetensors instead of a graph
-    tiles=False,  # two graphs, <name>_grid.onnx and <name>_tile.onnx, several times as fast on CPUs
+    tiles=False,  # two graphs, <name>_grid.onnx and <name>_tile.onnx, twice as fast on CPUs
 )
 
 OPSET = 18
