@@ -17,7 +17,6 @@ import hashlib
 import os
 import sys
 import traceback
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
@@ -264,7 +263,9 @@ def report(outcomes, found, there):
         print(f'failed: {printable(problem)}', file=sys.stderr)
     failed = sum(1 for _, reason, _ in outcomes if reason) + len(found.problems)
     enhanced = sum(1 for _, reason, _ in outcomes if not reason)
-    kinds = ', '.join(f'{count} {kind}' for kind, count in (+Counter(found.others)).most_common())
+    plural = {'earlier result': 'earlier results', 'linked folder': 'linked folders'}
+    counts = (+found.others).most_common()
+    kinds = ', '.join(f'{count} {kind if count == 1 else plural.get(kind, kind)}' for kind, count in counts)
     where = printable(os.path.normpath(os.path.join(found.results, found.name)))
     print(
         f'{enhanced} enhanced into {where}, {there} there already (--overwrite redoes them), '

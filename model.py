@@ -15,6 +15,7 @@ at the photo's borders; division by zero on black pixels gives black, not NaN. `
 """
 
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch import nn
 
 from photos.levels import LOW_SIZE
 from system.ranks import BatchNorm, mean_of_ranks, update_statistics, world_size
-from utils import describe_rule, fits
+from utils import NETWORK_RULES, check_options
 
 STRONGEST = 1.5  # strength that a photo may be enhanced with
 TINY = 1e-6  # smallest |illumination + eps| that a photo is divided by: below one level of 16 bit
@@ -422,32 +423,18 @@ class IlluminationNet(nn.Module):
         return remove_pedestal(enhanced, self.pedestal).clamp(0, 1)
 
 
-VARIANTS = {  # rules of what may be changed: a tuple is a range, a list a choice; '' and 0 are the architecture's own
-    'luma_bins': (1, 64),
-    'spatial_bin': [0, 4, 8, 16, 32, 64],
-    'slicing': ['', 'corners', 'centers'],
-    'illumination': ['', 'free', 'clipped'],
-    'guide': ['', 'pointwise', 'curves'],
-    'pedestal': (0.0, 8.0),
-    'tint': (0.0, 1.0),
-    'lowres': ['', 'area', 'bilinear', 'nearest'],
-}
-
-
 def build_network(arch, **variant):
     """The network of an architecture, hdrnet (594,369 parameters) or deepupe (998,816), or a variant of it.
 
     Args:
         arch: a name of ARCHITECTURES.
-        variant: fields of Architecture that VARIANTS names, such as spatial_bin=16.
+        variant: fields of Architecture that utils.NETWORK_RULES names, such as spatial_bin=16; '' and 0 are arch's own.
     Raises:
-        ValueError: unknown arch or variant, or a value that VARIANTS does not have.
+        ValueError: unknown arch or variant, or a value that breaks its rule.
     """
-    for name, value in {'arch': arch, **variant}.items():
-        rule = list(ARCHITECTURES) if name == 'arch' else VARIANTS.get(name)
-        if rule is None:
-            raise ValueError(f'{name}: expected one of {", ".join(VARIANTS)}')
-        if not fits(value, rule):
-            raise ValueError(f'{name}: expected {describe_rule(rule)}, got {value!r}')
-    changed = {name: value for name, value in variant.items() if isinstance(VARIANTS[name], tuple) or value}
+    given = {'arch': arch, **variant}
+    if unknown := set(given) - set(NETWORK_RULES):
+        raise ValueError(f'{min(unknown)}: expected one of {", ".join(NETWORK_RULES)}')
+    check_options(SimpleNamespace(**given), {name: NETWORK_RULES[name] for name in given})
+    changed = {name: value for name, value in variant.items() if isinstance(NETWORK_RULES[name], tuple) or value}
     return IlluminationNet(ARCHITECTURES[arch]._replace(**changed))

@@ -113,10 +113,8 @@ NAMED = {name for recipe in RECIPES.values() for name in recipe}
 RECIPES['predecessor'] = {name: value for name, value in DEFAULTS.items() if name in NAMED}
 
 RULES = {  # of every option, see utils.check_options
-    'recipe': ['', *RECIPES], 'arch': ['hdrnet', 'deepupe'], 'luma_bins': (1, 64), 'spatial_bin': [0, 4, 8, 16, 32, 64],
-    'slicing': ['', 'corners', 'centers'], 'illumination': ['', 'free', 'clipped'],
-    'guide': ['', 'pointwise', 'curves'], 'lowres': ['', 'area', 'bilinear', 'nearest'], 'pedestal': (0.0, 8.0),
-    'tint': (0.0, 1.0),
+    **{name: type(value) for name, value in vars(opt).items() if isinstance(value, (bool, str))},
+    **utils.NETWORK_RULES, 'recipe': ['', *RECIPES],
     'dataset_ratio': (0.01, 0.99), 'full_size': (1, 8192), 'identity_share': (0.0, 1.0), 'darken': (0.0, 1.0),
     'max_stops': (0.5, 16.0), 'good_weight': (0.001, 1000.0), 'good_identity_share': (0.0, 1.0),
     'cache': ['file', 'ram', 'none'], 'num_workers': (-1, None), 'limit': (0, None), 'overfit': (0, None),
@@ -125,9 +123,6 @@ RULES = {  # of every option, see utils.check_options
     'amp': ['', 'bf16', 'fp16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
     'visualize_batch': (1, None),
     **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure', 'tone')},
-    **dict.fromkeys(('augment', 'freeze_norm', 'drop_last', 'deterministic', 'fused', 'tensorboard'), bool),
-    **dict.fromkeys(('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
-                     'device', 'exp_name', 'checkpoints_dir', 'resume'), str),
 }  # fmt: skip
 
 if __name__ == '__main__':  # before torch is imported: --help and a wrong option are answered at once
@@ -153,7 +148,7 @@ from tqdm import tqdm
 import pipeline
 from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
-from model import VARIANTS, build_network
+from model import build_network
 from pairs import lists
 from runs.checkpoint import load_network, network_options
 from runs.folder import open_folder
@@ -163,7 +158,6 @@ from scoring.sheets import save_sheet
 from system.process import cores, tune_malloc
 from system.ranks import BatchNorm, all_gather_list, init_distributed
 
-NETWORK = 'arch', *VARIANTS  # its options
 LEAST_GOOD = 20  # photos of one's taste: with fewer, the few that validate say nothing
 AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -443,7 +437,7 @@ def check_combination(opt):
         'max_stops': (opt.darken, 'with --darken'),
         **dict.fromkeys(('good_weight', 'good_identity_share'), (opt.good_photos, 'with --good_photos')),
         'limit': (not opt.overfit, 'without --overfit'),
-        **dict.fromkeys(NETWORK, (not opt.start_from, 'without --start_from, which brings its network')),
+        **dict.fromkeys(utils.NETWORK_RULES, (not opt.start_from, 'without --start_from, which brings its network')),
     }
     usual = DEFAULTS | RECIPES[opt.recipe or 'predecessor']
     for name, (usable, needed) in needs.items():
@@ -481,7 +475,7 @@ def make_network(opt, path='', checkpoint=None):
     opt.augment = opt.augment and not opt.overfit
     if checkpoint:
         adopt_options(opt, checkpoint, path)
-    network = network or build_network(**{name: getattr(opt, name) for name in NETWORK})
+    network = network or build_network(**{name: getattr(opt, name) for name in utils.NETWORK_RULES})
     network.fused = opt.fused
     return network, opt
 

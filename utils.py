@@ -1,4 +1,4 @@
-"""What the scripts share: options from the command line and their rules, seeds, the device.
+"""What the scripts share: options from the command line and their rules, the version, seeds, the device.
 
 torch is imported where it is used, so that a script which parses its options before its other imports answers --help
 at once.
@@ -13,6 +13,19 @@ import sys
 import traceback
 
 from system.files import error_line
+
+__version__ = '2.0.0'  # CITATION.cff has it too
+NETWORK_RULES = {  # what model.build_network takes and train.py's options: '' and 0 are the architecture's own
+    'arch': ['hdrnet', 'deepupe'],
+    'luma_bins': (1, 64),
+    'spatial_bin': [0, 4, 8, 16, 32, 64],
+    'slicing': ['', 'corners', 'centers'],
+    'illumination': ['', 'free', 'clipped'],
+    'guide': ['', 'pointwise', 'curves'],
+    'pedestal': (0.0, 8.0),
+    'tint': (0.0, 1.0),
+    'lowres': ['', 'area', 'bilinear', 'nearest'],
+}
 
 
 def parse_overrides(opt, rules, script, positional='', flags=None, argv=None):
@@ -30,6 +43,7 @@ def parse_overrides(opt, rules, script, positional='', flags=None, argv=None):
     usage = f'%(prog)s {positional and f"[{positional} ...] "}[--name value ...]'
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(usage=usage, description=about, allow_abbrev=False, formatter_class=layout)
+    parser.add_argument('--version', action='version', version=f'DeepUPE in PyTorch {__version__}')
     groups = {'': parser}
     for name, default in vars(opt).items():
         title = titles.get(name, '')
@@ -100,7 +114,8 @@ def check_options(opt, rules):
 
     Args:
         rules: {option: rule}: a tuple is a range with both ends, the upper one None where there is none, of whole
-            numbers where the lower one is whole; a list a choice of values and ranges; a type that type.
+            numbers where the lower one is whole; a list a choice of values, its last one maybe a range without an upper
+            end; a type that type.
     Raises:
         ValueError: such as 'ema: expected 0 to 0.9999, got 1.0'.
     """
@@ -127,10 +142,11 @@ def fits(value, rule):
 
 
 def describe_rule(rule):
-    """A rule in words, such as 'one of a, b' or '0 or more'."""
+    """A rule in words, such as 'one of a, b', '0 or more' or '-1 or at least 0'."""
+    if isinstance(rule, list) and isinstance(rule[-1], tuple):
+        return f'{" or ".join(f"{value:.15g}" for value in rule[:-1])} or at least {rule[-1][0]:.15g}'
     if isinstance(rule, list):
-        parts = [describe_rule(part) for part in rule]
-        return ', or '.join(parts) if any(isinstance(part, tuple) for part in rule) else f'one of {", ".join(parts)}'
+        return f'one of {", ".join(map(describe_rule, rule))}'
     if isinstance(rule, type):
         return {str: 'text', bool: 'True or False'}[rule]
     if isinstance(rule, tuple):

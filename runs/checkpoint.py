@@ -8,8 +8,9 @@ import zipfile
 import numpy as np
 import torch
 
-from model import VARIANTS, build_network
+from model import build_network
 from system.files import plain, save_whole
+from utils import NETWORK_RULES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PREDECESSOR = 'coeffs.conv_out.conv.weight'  # a name in the predecessor's state dict
@@ -161,8 +162,8 @@ def network_options(checkpoint):
     """What model.build_network built a checkpoint's network with; a grid size not in it is read off the weights."""
     luma_bins = checkpoint['model']['predict.conv.weight'].shape[0] // 12
     usual = {'luma_bins': luma_bins, 'spatial_bin': 0, 'pedestal': 0.0, 'tint': 1.0}
-    variant = {name: checkpoint['opt'].get(name, usual.get(name, '')) for name in VARIANTS}
-    return {'arch': checkpoint['arch'], **variant}
+    options = {**usual, **checkpoint['opt'], 'arch': checkpoint['arch']}
+    return {name: options.get(name, '') for name in NETWORK_RULES}
 
 
 def convert_predecessor(weights):

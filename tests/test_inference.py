@@ -497,7 +497,7 @@ def test_unwritable_folder_and_vanished_photo_are_named(checkpoint, folder, tmp_
         ({'format': 'docx'}, 'format: expected one of jpg'),
         ({'format': 'exr'}, 'format: expected one of jpg'),
         ({'strength': -0.1}, 'strength: expected 0 to 1.5'),
-        ({'denoise': -2.0}, 'denoise: expected -1.0, or 0 or more'),
+        ({'denoise': -2.0}, 'denoise: expected -1 or at least 0'),
         ({'max_megapixels': 0.0}, 'max_megapixels: expected 0.01 or more'),
     ],
 )

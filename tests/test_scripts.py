@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import utils
 from kernels import Edit, enhance_photo
 from model import build_network, reflectance
 from pairs import lists
@@ -239,7 +240,8 @@ def test_installed_command_enhances_a_photo_and_has_the_looks(tmp_path):
     )
     pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--no-index']
     subprocess.run([*pip, '--target', tmp_path / 'site', copy], check=True, capture_output=True)
-    assert sorted(os.listdir(tmp_path / 'site')) == ['bin', 'deepupe', 'deepupe-2.0.0.dist-info']  # no plain names
+    info = f'deepupe-{utils.__version__}.dist-info'
+    assert sorted(os.listdir(tmp_path / 'site')) == ['bin', 'deepupe', info]  # no plain names
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((40, 50, 3), 40, np.uint8))
     env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
     command = [sys.executable, tmp_path / 'site' / 'bin' / 'deepupe', 'a.png', 'b.png', '--look', 'lol']

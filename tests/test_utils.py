@@ -1,3 +1,4 @@
+import os
 import pickle
 from types import SimpleNamespace
 
@@ -69,13 +70,21 @@ def test_help_prints_the_comments_of_the_option_block(tmp_path, capsys):
     assert 'network: --lr LR Adam, 50 % of it; expected 0 or more; default 0.1' in text
 
 
+def test_version_is_that_of_the_citation(capsys):
+    with pytest.raises(SystemExit):
+        utils.parse_overrides(SimpleNamespace(), {}, utils.__file__, argv=['--version'])
+    printed = capsys.readouterr().out.split()[-1]
+    with open(os.path.join(os.path.dirname(utils.__file__), 'CITATION.cff'), encoding='utf-8') as file:
+        assert f'version: {printed}' in file.read().splitlines()
+
+
 @pytest.mark.parametrize(
     ('rule', 'text', 'inside', 'outside'),
     [
         ((1.0, None), '1 or more', (1, 2.5), (0.9, -3, float('nan'), float('inf'), '1', True)),
         ((1, None), 'a whole number, 1 or more', (1, 7), (0, 2.5, True)),
         ((0.0, 1.0), '0 to 1', (0, 1, 0.5), (-0.1, 1.1)),
-        ([-1.0, (0.0, None)], '-1.0, or 0 or more', (-1, 0, 3), (-0.5, -2)),
+        ([-1.0, (0.0, None)], '-1 or at least 0', (-1, 0, 3), (-0.5, -2)),
         (['', 'bf16', 'fp16'], "one of '', bf16, fp16", ('', 'bf16'), ('bf', 0)),
         (bool, 'True or False', (True, False), ('False', 0)),
     ],
