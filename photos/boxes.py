@@ -7,7 +7,7 @@ Source: ISO/IEC 15444-1, annex I (JP2); 18181-2 (JPEG XL); 23008-12 (HEIF); H.27
 import struct
 
 from photos.formats import Header
-from photos.metadata import clean_resources, iptc_of, resources_of
+from photos.metadata import iptc_of
 
 XMP = bytes.fromhex('be7acfcb97a942e89c71999491e3afac')
 EXIF = b'JpgTiffExif->JP2'
@@ -69,10 +69,7 @@ def read_jp2(data):
         elif kind == b'pclr':
             palette = True
         elif kind == b'uuid' and body[:16] in (XMP, EXIF, IPTC):
-            block, name = body[16:], {XMP: 'xmp', EXIF: 'exif', IPTC: 'iptc'}[body[:16]]
-            if name == 'iptc':
-                block = resources_of(block) if block[:1] == b'\x1c' else clean_resources(block)
-            header.metadata[name] = block.removeprefix(b'Exif\0\0')
+            header.metadata[{XMP: 'xmp', EXIF: 'exif', IPTC: 'iptc'}[body[:16]]] = body[16:]
         elif kind == b'xml ':
             header.metadata['xml'] = header.metadata.get('xml', b'') + box(b'xml ', body)
         elif kind in (b'resc', b'resd') and len(body) >= 10:

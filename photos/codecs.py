@@ -63,8 +63,9 @@ def read(path, data, check_size):
         pixels = decode(data, header)
     else:
         raise ValueError(f'expected a photo, got {"a " + kind if kind else "no known type of file"}')
-    exif, xmp = (header.metadata.get(name) or b'' for name in ('exif', 'xmp'))
-    header.metadata['exif'] = exif = exif.removeprefix(b'Exif\0\0')  # which some files have and some have not
+    exif, xmp, iptc = (header.metadata.get(name) or b'' for name in ('exif', 'xmp', 'iptc'))
+    exif = exif.removeprefix(b'Exif\0\0')  # which some files have and some have not
+    header.metadata |= {'exif': exif, 'iptc': metadata.clean_resources(iptc)}
     if not header.orientation:
         header.orientation = metadata.orientation_of(metadata.read_exif(exif)) or metadata.xmp_orientation(xmp) or 1
     return header, pixels

@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import JpegImagePlugin
 
 from photos.formats import Header, reading_by
-from photos.metadata import clean_resources, read_directories
+from photos.metadata import read_directories
 
 EXIF, XMP, ICC = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0', b'ICC_PROFILE\0'
 EXTENDED, PHOTOSHOP, MPF = b'http://ns.adobe.com/xmp/extension/\0', b'Photoshop 3.0\0', b'MPF\0'
@@ -70,7 +70,7 @@ def read_header(data):
         elif not body.startswith((b'JFIF', b'JFXX', b'Adobe', MPF, GAIN_MAP)):
             others.append(f'its {name} block{name_of(body)} is left out')
     blocks['icc'] = b''.join(profile[number] for number in sorted(profile))
-    blocks['iptc'] = clean_resources(photoshop)
+    blocks['iptc'] = photoshop
     header.left_out += dict.fromkeys(others + name_others(data, find_end(data, image), image))
     return header
 

@@ -7,6 +7,7 @@ Source: TIFF 6.0, section 2; Exif 2.32; XMP part 1 and 3; IPTC-IIM 4.2; Google's
 schemas; Apple's HDRGainMap.
 """
 
+import itertools
 import re
 import struct
 from dataclasses import dataclass, field
@@ -74,6 +75,10 @@ class Tags:
         """First value of an integer tag; default where there is none."""
         return next(iter(self.integers(number, directory)), default)
 
+    def value(self, number):
+        """Bytes of a tag of the image; b'' where there is none."""
+        return self.image[number].value if number in self.image else b''
+
     def text(self, number, directory='image'):
         """A text tag, '' where there is none."""
         tag = getattr(self, directory).get(number)
@@ -138,22 +143,14 @@ def read_directory(data, at, order, big=False):
 
 def pack_directories(tags, start=8):
     """Pack a picture's directories for a place of a file."""
-    parts = [dict(tags.image), dict(tags.exif), dict(tags.gps), dict(tags.interop)]
-    empty = Tag(4, 1, bytes(4))
-    if parts[3]:
-        parts[1][INTEROP] = empty
-    if parts[1]:
-        parts[0][EXIF] = empty
-    if parts[2]:
-        parts[0][GPS] = empty
-    places = [start]
-    for part in parts[:-1]:
-        places.append(places[-1] + (len(pack_directory(part, 0, tags.order)) if part else 0))
-    for owner, pointer, place in ((0, EXIF, 1), (0, GPS, 2), (1, INTEROP, 3)):
-        if pointer in parts[owner] and parts[place]:
-            parts[owner][pointer] = Tag(4, 1, struct.pack(tags.order + 'I', places[place]))
-    packed = [pack_directory(part, place, tags.order) if part or i == 0 else b''
-              for i, (part, place) in enumerate(zip(parts, places, strict=True))]  # fmt: skip
+    places = [start] * 4
+    for _ in range(2):  # once for their sizes, once at their places
+        pointers = [Tag(4, 1, struct.pack(tags.order + 'I', place)) for place in places]
+        exif = tags.exif | ({INTEROP: pointers[3]} if tags.interop else {})
+        image = tags.image | ({EXIF: pointers[1]} if exif else {}) | ({GPS: pointers[2]} if tags.gps else {})
+        parts = zip((image, exif, tags.gps, tags.interop), places, strict=True)
+        packed = [pack_directory(part, at, tags.order) if part or part is image else b'' for part, at in parts]
+        places = list(itertools.accumulate(map(len, packed[:-1]), initial=start))
     return b''.join(packed)
 
 
@@ -287,12 +284,8 @@ XMLNS = 'http://www.w3.org/2000/xmlns/'
 
 def xmp_orientation(xmp):
     """Return the tiff:Orientation of an XMP packet, 1 to 8; 0 where it has none."""
-    if b'Orientation' not in xmp:
-        return 0
-    try:
-        nodes = list(nodes_of(parse_xmp(xmp)))
-    except (ExpatError, ValueError):
-        return 0
+    document = parse_xmp(xmp) if b'Orientation' in xmp else None
+    nodes = nodes_of(document) if document else ()
     texts = [text_of(node) for node in nodes if (node.namespaceURI, node.localName) == (TIFF, 'Orientation')]
     return as_orientation(int(texts[0])) if texts and texts[0].isdigit() else 0
 
@@ -305,37 +298,39 @@ def upright_xmp(xmp):
     needles = [b'Orientation', b'Thumbnails', *(name.encode() for name in (*POINTERS, CAMERA))]
     if not any(needle in xmp for needle in needles):
         return xmp
-    try:
-        document = parse_xmp(xmp)
-    except (ExpatError, ValueError):
+    document, changed = parse_xmp(xmp), False
+    if document is None:
         return b''
-    changed = False
-    for node in list(nodes_of(document)):
+    for node in nodes_of(document):
         space, name = node.namespaceURI, node.localName
         if (space, name) == (TIFF, 'Orientation'):
             changed |= text_of(node) != '1'
             set_text(node, '1')
         elif (node.value if space == XMLNS else space) in POINTERS or name.startswith(PARTLY.get(space, '\0')):
-            remove(node)
+            if node.nodeType == node.ATTRIBUTE_NODE:
+                node.ownerElement.removeAttributeNode(node)
+            else:
+                node.parentNode.removeChild(node)
             changed = True
     text = ''.join(node.toxml() for node in document.childNodes)
     return text.encode() if changed else xmp
 
 
 def parse_xmp(xmp):
-    """Parse a packet's XML. Raises ExpatError, ValueError: it is none."""
+    """The document of a packet's XML; None where it is none."""
     if b'<!DOCTYPE' in xmp or b'<!ENTITY' in xmp:
-        raise ValueError('parse_xmp: expected no entities')  # an XMP packet has none; a bomb has
-    return minidom.parseString(bytes(xmp).strip(b'\0 \r\n\t'))
+        return None  # an XMP packet has no entities; a bomb has
+    try:
+        return minidom.parseString(bytes(xmp).strip(b'\0 \r\n\t'))
+    except (ExpatError, ValueError):
+        return None
 
 
-def nodes_of(element):
-    """Yield every element below a node, and every attribute of theirs."""
-    for child in element.childNodes:
-        if child.nodeType == child.ELEMENT_NODE:
-            yield child
-            yield from list(child.attributes.values())
-            yield from nodes_of(child)
+def nodes_of(document):
+    """Yield every element of a document, and every attribute of theirs."""
+    for element in document.getElementsByTagName('*'):
+        yield element
+        yield from list(element.attributes.values())
 
 
 def text_of(node):
@@ -350,14 +345,6 @@ def set_text(node, text):
     else:
         for child in node.childNodes:
             child.data = text
-
-
-def remove(node):
-    if node.nodeType != node.ATTRIBUTE_NODE:
-        if node.parentNode is not None:
-            node.parentNode.removeChild(node)
-    elif node.ownerElement is not None:
-        node.ownerElement.removeAttributeNode(node)
 
 
 # ------------------------------------------------------------------------------------- Photoshop's block, with IPTC
@@ -384,7 +371,8 @@ def resources(block):
 
 
 def clean_resources(block):
-    """Leave thumbnails and copies of other blocks out of Photoshop's image resources."""
+    """Leave thumbnails and copies of other blocks out of Photoshop's image resources; bare IPTC records become such."""
+    block = resources_of(block) if block.startswith(b'\x1c') else block.removeprefix(b'Photoshop 3.0\0')
     return b''.join(whole for number, whole, _ in resources(block) if number not in STALE)
 
 

@@ -237,7 +237,7 @@ def describe_raw(data):
         at, size = struct.unpack_from('>II', data, 84)
         return read_directories(jpeg.read_header(data[at : at + size]).metadata['exif'])[0], b''
     tags = read_directories(data)[0]
-    xmp = tags.image[XMP_TAG].value if XMP_TAG in tags.image else b''
+    xmp = tags.value(XMP_TAG)
     if data.startswith(PANASONIC):
         tags.exif |= {34855: tags.image[ISO]} if ISO in tags.image else {}
         if PREVIEW in tags.image:

@@ -12,7 +12,6 @@ import zlib
 import numpy as np
 
 from photos.formats import Header
-from photos.metadata import clean_resources, iptc_of, resources_of
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
 XMP = b'XML:com.adobe.xmp'
@@ -62,7 +61,7 @@ def read_header(data):
         elif name == b'tRNS' and header.mode == 'L' and len(body) == 2:
             header.key = int.from_bytes(body, 'big') * (255 // (2**depth - 1) if depth < 8 else 1)
         elif name == b'eXIf':
-            header.metadata['exif'] = body.removeprefix(b'Exif\0\0')
+            header.metadata['exif'] = body
         elif name == b'iCCP':
             header.metadata['icc'] = inflate(body.split(b'\0', 1)[-1][1:])
         elif name == b'pHYs' and len(body) == 9:
@@ -132,11 +131,7 @@ def read_profile(metadata, name, body):
     if kind == 'app1':
         kind = 'xmp' if block.startswith(b'http://ns.adobe.com/xap/1.0/\0') else 'exif'
         block = block.removeprefix(b'http://ns.adobe.com/xap/1.0/\0')
-    if kind == 'iptc':
-        block = clean_resources(block.removeprefix(b'Photoshop 3.0\0')) or (block and resources_of(block))
-        if not iptc_of(block):
-            return True
-    metadata.setdefault(kind, block.removeprefix(b'Exif\0\0'))
+    metadata.setdefault(kind, block)
     return True
 
 

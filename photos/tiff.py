@@ -17,7 +17,6 @@ from photos.formats import Header, reading_by
 from photos.metadata import (
     ORIENTATION,
     Tag,
-    clean_resources,
     exif_of_tags,
     free_note,
     iptc_of,
@@ -81,17 +80,13 @@ def read_header(data):
 
 def read_blocks(header, tags):
     """Read the metadata of a page's tags, and name the tags that are not kept."""
-    value = lambda number: tags.image[number].value if number in tags.image else b''  # noqa: E731
     if not free_note(tags):
         header.left_out.append("EXIF's maker note is left out: it holds places in this file")
-    photoshop = clean_resources(value(PHOTOSHOP))
-    if not iptc_of(photoshop) and value(IPTC):
-        photoshop += resources_of(value(IPTC))
-    blocks = {'exif': exif_of_tags(tags), 'xmp': value(XMP), 'icc': value(PROFILE), 'iptc': photoshop}
-    header.metadata |= {name: block for name, block in blocks.items() if block}
-    resolution = resolution_of(tags)
-    if resolution:
-        header.metadata['resolution'] = resolution
+    photoshop = tags.value(PHOTOSHOP)
+    if not iptc_of(photoshop) and tags.value(IPTC):
+        photoshop += resources_of(tags.value(IPTC))
+    blocks = {'exif': exif_of_tags(tags), 'xmp': tags.value(XMP), 'icc': tags.value(PROFILE), 'iptc': photoshop}
+    header.metadata = blocks | {'resolution': resolution_of(tags)}
     if LAYERS in tags.image:
         header.left_out.append('its Photoshop layers are left out')
     others = sorted(set(tags.image) - MEANT - {*read_exif(blocks['exif']).image, LAYERS})
@@ -101,13 +96,10 @@ def read_blocks(header, tags):
 
 def resolution_of(tags):
     """Return (x, y) per metre of a TIFF's tags, () where they say none."""
-    metres = INCHES.get(tags.integer(296, 2))
-    values = [
-        tags.image[number].value for number in (282, 283) if number in tags.image and tags.image[number].type == 5
-    ]
-    if metres is None or len(values) < 2:
+    metres, found = INCHES.get(tags.integer(296, 2)), [tags.image.get(number) for number in (282, 283)]
+    if metres is None or not all(tag and tag.type == 5 for tag in found):
         return ()
-    pairs = [struct.unpack_from(tags.order + 'II', value) for value in values]
+    pairs = [struct.unpack_from(tags.order + 'II', tag.value) for tag in found]
     return tuple(over / under / metres for over, under in pairs) if all(a and b for a, b in pairs) else ()
 
 
