@@ -7,7 +7,6 @@ result keeps its name when photos are added, is made again when the options chan
 """
 
 import contextlib
-import fnmatch
 import functools
 import glob
 import itertools
@@ -18,6 +17,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from photos import formats
+from system.files import error_line
 
 SHEET = 'contact_sheet.jpg'  # in the result folder
 VIDEO = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')  # what video/ reads
@@ -55,14 +55,17 @@ class Job(NamedTuple):
 # --------------------------------------------------------------------------------------------------- what is there
 
 
-def is_photo(name):
-    """Whether a file of that name is a photo: a known extension, and not hidden."""
-    return name.lower().endswith(formats.READABLE) and not name.startswith('.')
+def is_media(path, known=formats.READABLE + VIDEO):
+    """Whether a file of that name is a photo or video: a known extension, and not hidden."""
+    return path.lower().endswith(known) and not os.path.basename(path).startswith('.')
+
+
+def is_photo(path):
+    return is_media(path, formats.READABLE)
 
 
 def is_video(path):
-    """Whether a file of that name is a video: a known extension, and not hidden."""
-    return path.lower().endswith(VIDEO) and not os.path.basename(path).startswith('.')
+    return is_media(path, VIDEO)
 
 
 def find_photos(images, recursive=False, result=''):
@@ -84,7 +87,7 @@ def find_photos(images, recursive=False, result=''):
     if len(asked) == 2 and not result and os.path.isfile(asked[0]) and is_result_file(asked[1]):
         result = asked.pop()
     folder, name = result, ''
-    if splitext(result)[1] in (*formats.WRITABLE, *VIDEO) and not os.path.isdir(result):
+    if names_result(result) and not os.path.isdir(result):
         folder, name = os.path.dirname(result) or '.', os.path.basename(result)
         if len(asked) > 1 or not os.path.isfile(asked[0]):
             raise ValueError(f'result_dir: expected a folder, or one photo, got {result} for {", ".join(asked)}')
@@ -96,17 +99,20 @@ def find_photos(images, recursive=False, result=''):
             raise ValueError(f'result_dir: expected another folder than that of the photos, got {result}')
         roots.append(root)
         found |= {(real(os.path.dirname(file)), os.path.basename(file)): file for file in reversed(files)}
-    root = roots[0] if len(set(roots)) == 1 else shared_folder(roots)
+    try:
+        root = roots[0] if len(set(roots)) == 1 else os.path.commonpath(map(os.path.abspath, roots))
+    except ValueError as error:
+        raise ValueError(f'images_dir: expected paths on one drive, got {", ".join(roots)}') from error
     folder = folder or os.path.join(root, RESULTS)
     results = os.path.realpath(folder)
     if not name and not is_below(os.path.realpath(root), results):
         found = {key: file for key, file in found.items() if not is_below(key[0], results)}
     earlier = earlier_results({folder for folder, _ in found}) & {os.path.join(*key) for key in found}
-    if len(earlier) < sum(is_photo(name) or is_video(name) for _, name in found):
+    if len(earlier) < sum(map(is_media, found.values())):
         found = {key: file for key, file in found.items() if os.path.join(*key) not in earlier}
         others.update('earlier result' for _ in earlier)
-    paths = sorted(file for (_, name), file in found.items() if is_photo(name) or is_video(name))
-    others.update(kind_of(name) for _, name in found if not is_photo(name) and not is_video(name) and name != RECORD)
+    paths = sorted(filter(is_media, found.values()))
+    others.update(kind_of(name) for _, name in found if not is_media(name) and name != RECORD)
     if not paths:
         hint = '' if recursive else '; --recursive looks into the folders below'
         looked = f'looked for {" ".join(formats.READABLE + VIDEO)}{hint}'
@@ -114,11 +120,15 @@ def find_photos(images, recursive=False, result=''):
     return Found(root, paths, others, problems, folder, name)
 
 
+def names_result(path):
+    """Whether a path has an extension that can be written."""
+    return os.path.splitext(path)[1].lower() in (*formats.WRITABLE, *VIDEO)
+
+
 def is_result_file(path):
     """Whether a path may be the one result's: a file that is not there, or an earlier result."""
-    if splitext(path)[1] not in (*formats.WRITABLE, *VIDEO) or glob.has_magic(path):
-        return False
-    return not os.path.lexists(path) or os.path.basename(path) in read_record(os.path.dirname(path) or '.')
+    is_free = not os.path.lexists(path) or os.path.basename(path) in read_record(os.path.dirname(path) or '.')
+    return names_result(path) and not glob.has_magic(path) and is_free
 
 
 def earlier_results(folders):
@@ -151,19 +161,15 @@ def walk(folder, problems, follow=False):
     Folders that cannot be read are added to problems.
     """
     seen, starts = set(), [folder]
-    while starts:
-        for at, folders, names in os.walk(
-            starts.pop(0), onerror=lambda error: problems.append(f'{error.filename}: {error.strerror}')
-        ):
+    for start in starts:
+        for at, folders, names in os.walk(start, onerror=lambda error: problems.append(error_line(error))):
             real = os.path.realpath(at)
             folders[:] = sorted(name for name in folders if not name.startswith('.')) if real not in seen else []
-            if real in seen:
-                continue
-            seen.add(real)
-            yield at, folders, names
-            if follow:
-                links = (os.path.join(at, name) for name in folders)
-                starts += [link for link in links if os.path.islink(link)]
+            if real not in seen:
+                seen.add(real)
+                yield at, folders, names
+                if follow:
+                    starts += filter(os.path.islink, (os.path.join(at, name) for name in folders))
 
 
 def match(pattern, problems):
@@ -177,9 +183,8 @@ def match(pattern, problems):
         if part == '**':
             folders = [at for folder in folders for at, _, _ in walk(folder, problems, follow=True)]
         else:
-            folders = [os.path.join(folder, name) for folder in folders for name in names_like(folder, part)]
-            folders = [folder for folder in folders if os.path.isdir(folder)]
-    files = [os.path.join(folder, name) for folder in folders for name in names_like(folder, last)]
+            folders = [folder for folder in below(folders, part) if os.path.isdir(folder)]
+    files = below(folders, last)
     files = files if root else [file.removeprefix(f'.{os.sep}') for file in files]
     return root or '.', [file for file in files if not os.path.isdir(file)]
 
@@ -197,24 +202,9 @@ def split_pattern(pattern, path=os.path):
     return root, [*parts, '*'] if parts[-1] == '**' else parts
 
 
-def names_like(folder, pattern):
-    """Names in a folder that a pattern without slashes stands for; hidden ones where it starts with a dot."""
-    if not glob.has_magic(pattern):
-        return [pattern] if os.path.lexists(os.path.join(folder, pattern)) else []
-    names = os.listdir(folder) if os.access(folder, os.R_OK) else []
-    return [name for name in fnmatch.filter(names, pattern) if pattern[0] == '.' or name[0] != '.']
-
-
-def shared_folder(roots):
-    """The folder that several folders are in.
-
-    Raises:
-        ValueError: they are on different drives.
-    """
-    try:
-        return os.path.commonpath([os.path.abspath(root) for root in roots])
-    except ValueError as error:
-        raise ValueError(f'images_dir: expected paths on one drive, got {", ".join(roots)}') from error
+def below(folders, pattern):
+    """Paths in folders whose names a pattern without slashes stands for."""
+    return [os.path.join(folder, name) for folder in folders for name in glob.glob(pattern, root_dir=folder)]
 
 
 def is_below(path, folder):
@@ -223,13 +213,7 @@ def is_below(path, folder):
 
 def kind_of(name):
     """What the count of files left out calls a file."""
-    return 'hidden' if name.startswith('.') else splitext(name)[1] or 'without extension'
-
-
-def splitext(path):
-    """(path without its extension, the extension in lower case)."""
-    stem, extension = os.path.splitext(path)
-    return stem, extension.lower()
+    return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without extension'
 
 
 # ---------------------------------------------------------------------------------------------- where results go
