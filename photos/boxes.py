@@ -92,21 +92,15 @@ def box(kind, body):
 def add_to_jp2(data, metadata):
     """Add metadata to a JPEG 2000 file's bytes, as OpenCV and Pillow write them."""
     data = bytes(data)
-    places = {kind: (start - 8, end) for kind, start, end in boxes(data)}
-    (header, end), (pixels, _) = places[b'jp2h'], places[b'jp2c']
-    blocks = {EXIF: metadata.get('exif'), XMP: metadata.get('xmp'), IPTC: iptc_of(metadata.get('iptc', b''))}
-    added = b''.join(box(b'uuid', mark + block) for mark, block in blocks.items() if block) + metadata.get('xml', b'')
-    head = data[:header] + box(b'jp2h', header_boxes(data[header + 8 : end], metadata))
-    return head + data[end:pixels] + added + data[pixels:]
-
-
-def header_boxes(inside, metadata):
-    """Put the profile in place of jp2h's numbered colour space, and add the resolution."""
-    parts = []
-    for kind, start, end in boxes(inside):
+    places = {kind: (start, end) for kind, start, end in boxes(data)}
+    (header, end), pixels = places[b'jp2h'], places[b'jp2c'][0] - 8
+    inside, head = data[header:end], b''
+    for kind, first, last in boxes(inside):  # a profile takes the place of the numbered colour space
         profile = metadata.get('icc') if kind == b'colr' else None
-        parts.append(box(kind, b'\2\0\0' + profile if profile else inside[start:end]))
+        head += box(kind, b'\2\0\0' + profile if profile else inside[first:last])
     if 'resolution' in metadata:
         x, y = (max(min(round(value), 65535), 1) for value in metadata['resolution'])
-        parts.append(box(b'res ', box(b'resd', struct.pack('>HHHHbb', y, 1, x, 1, 0, 0))))
-    return b''.join(parts)
+        head += box(b'res ', box(b'resd', struct.pack('>HHHHbb', y, 1, x, 1, 0, 0)))
+    blocks = {EXIF: metadata.get('exif'), XMP: metadata.get('xmp'), IPTC: iptc_of(metadata.get('iptc', b''))}
+    added = b''.join(box(b'uuid', mark + block) for mark, block in blocks.items() if block) + metadata.get('xml', b'')
+    return data[: header - 8] + box(b'jp2h', head) + data[end:pixels] + added + data[pixels:]

@@ -105,7 +105,10 @@ def decode(data, header):
         return decode_ppm(data)
     if header.kind == 'PNG':
         pixels = decode_by_opencv(png.only_pixels(data))
-        return png.add_alpha(pixels, header.key) if header.key >= 0 and pixels.ndim == 2 else pixels
+        if header.key < 0 or pixels.ndim > 2:
+            return pixels
+        alpha = np.where(pixels == header.key, 0, np.iinfo(pixels.dtype).max)
+        return np.dstack([pixels, alpha.astype(pixels.dtype)])
     try:
         pixels = decode_by_opencv(data)
     except ValueError:

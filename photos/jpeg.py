@@ -22,6 +22,13 @@ from photos.metadata import read_directories
 
 EXIF, XMP, ICC = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0', b'ICC_PROFILE\0'
 EXTENDED, PHOTOSHOP, MPF = b'http://ns.adobe.com/xmp/extension/\0', b'Photoshop 3.0\0', b'MPF\0'
+HEADS = {
+    'exif': (0xE1, EXIF),
+    'xmp': (0xE1, XMP),
+    'icc': (0xE2, ICC),
+    'iptc': (0xED, PHOTOSHOP),
+    'comment': (0xFE, b''),
+}
 GAIN_MAP = b'urn:iso:std:iso:ts:21496'
 SEGMENT = 65533  # bytes of a segment
 INCH = 0.0254  # metres
@@ -36,11 +43,7 @@ SAMPLING = {  # of chroma, by the luma's factors
 
 
 def read_header(data):
-    """Read the Header of a JPEG's bytes.
-
-    Raises:
-        ValueError: not whole, or of a kind that cannot be read.
-    """
+    """Read the Header of a JPEG's bytes."""
     image = open_segments(data)
     header = Header(kind='JPEG', size=image.size, mode=image.mode, progressive='progressive' in image.info)
     samples = [layer[1:3] for layer in image.layer]
@@ -76,11 +79,7 @@ def read_header(data):
 
 
 def open_segments(data):
-    """Open a JPEG's bytes by Pillow, which reads the segments in front of the pixels.
-
-    Raises:
-        ValueError: not whole, or not of 8 bit.
-    """
+    """Open a JPEG's bytes by Pillow, which reads the segments in front of the pixels."""
     try:
         with reading_by('Pillow'):
             return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
@@ -92,13 +91,7 @@ def open_segments(data):
 
 
 def find_end(data, image):
-    """Find the place behind the end of the first picture.
-
-    Args:
-        image: from open_segments.
-    Raises:
-        ValueError: it has no end.
-    """
+    """Find the place behind the end of the first picture; image: from open_segments."""
     at = image.fp.tell()
     scan = 8 + 2 * image.layers  # bytes of the header of a scan of all components
     if 'progressive' not in image.info and data[at - scan : at - scan + 2] == b'\xff\xda':
@@ -137,12 +130,7 @@ MPF_TYPES = {0x010001: 'preview', 0x010002: 'preview', 0x020001: 'part of a pano
 
 
 def name_others(data, end, image):
-    """Name what stands behind a JPEG's first picture.
-
-    Args:
-        end: of the first picture.
-        image: from open_segments.
-    """
+    """Name what stands behind the end of a JPEG's first picture; image: from open_segments."""
     others, mpf = [], image.info.get('mpoffset', len(data))
     with contextlib.suppress(KeyError, ValueError, struct.error):  # what is no directory lists nothing
         entries = read_directories(data[mpf : mpf + SEGMENT])[0]
@@ -175,32 +163,24 @@ def name_picture(picture, kind):
 
 
 def decode(data, header):
-    """Decode a JPEG as it is stored: (H, W), (H, W, 3) RGB, or (H, W, 4) CMYK of which 255 is no ink.
-
-    Raises:
-        ValueError: damaged, or not a kind that libjpeg reads.
-    """
-    options = {'colorspace': {'L': 'GRAY'}.get(header.mode, header.mode), 'fastdct': False, 'fastupsample': False}
+    """Decode a JPEG as it is stored: (H, W), (H, W, 3) RGB, or (H, W, 4) CMYK of which 255 is no ink."""
+    colours = {'L': 'GRAY'}.get(header.mode, header.mode)
     try:
-        pixels = simplejpeg.decode_jpeg(data, **options)
+        pixels = simplejpeg.decode_jpeg(data, colours)
     except ValueError:
-        pixels = decode_odd(data, header, options)
+        pixels = decode_odd(data, header, colours)
     return pixels[..., 0] if header.mode == 'L' else pixels
 
 
-def decode_odd(data, header, options):
-    """Decode a JPEG that libjpeg warns of or simplejpeg does not take.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+def decode_odd(data, header, colours):
+    """Decode a JPEG that libjpeg warns of or simplejpeg does not take."""
     try:
-        return simplejpeg.decode_jpeg(repair_harmless(data, header), **options)
+        return simplejpeg.decode_jpeg(repair_harmless(data, header), colours)
     except ValueError as error:
         reason = str(error)
         stray = re.search(r'(\d+) extraneous bytes before marker 0xd9', reason)
         if stray and int(stray[1]) <= 64:  # as some phones write in front of the end
-            return simplejpeg.decode_jpeg(repair_harmless(data, header), **options, strict=False)
+            return simplejpeg.decode_jpeg(repair_harmless(data, header), colours, strict=False)
         if 'subsampling' in reason:  # of a kind that simplejpeg does not take; Pillow says nothing of damage
             with reading_by('Pillow'):
                 pixels = np.atleast_3d(np.asarray(open_segments(data)))
@@ -246,36 +226,19 @@ def encode(pixels, header, metadata, quality, sampling_444=False):
 
     Args:
         pixels: (H, W) or (H, W, 3) BGR, uint8.
-        metadata: blocks that fit.
-    Raises:
-        ValueError: OpenCV cannot encode it.
+        metadata: blocks that fit; they stand behind the segment of JFIF, which holds the resolution.
     """
     sampling = SAMPLING[1, 1] if sampling_444 else header.sampling
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_PROGRESSIVE, int(header.progressive)]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling] if sampling else []
-    return add_metadata(cv2.imencode('.jpg', pixels, options)[1], metadata)
-
-
-def add_metadata(data, metadata):
-    """Add the blocks behind a JPEG's JFIF segment, and the resolution to that."""
-    heads = {
-        'exif': (0xE1, EXIF),
-        'xmp': (0xE1, XMP),
-        'icc': (0xE2, ICC),
-        'iptc': (0xED, PHOTOSHOP),
-        'comment': (0xFE, b''),
-    }
-    added = b''
-    for name, (marker, head) in heads.items():
+    data, added = cv2.imencode('.jpg', pixels, options)[1], b''
+    for name, (marker, head) in HEADS.items():
         block, room = metadata.get(name, b''), SEGMENT - len(head) - 2
         parts = [block[at : at + room] for at in range(0, len(block), room)]
         for number, part in enumerate(parts, 1):
             body = head + (bytes([number, len(parts)]) if name == 'icc' else b'') + part
             added += bytes([255, marker]) + (len(body) + 2).to_bytes(2, 'big') + body
-    start = data[:20].tobytes()
-    jfif = start[2:4] == b'\xff\xe0'
-    at = 4 + int.from_bytes(start[4:6], 'big') if jfif else 2
-    if 'resolution' in metadata and jfif:
+    if 'resolution' in metadata:
         density = [min(round(value * INCH), 65535) for value in metadata['resolution']]
         data[13:18] = np.frombuffer(struct.pack('>BHH', 1, *density), np.uint8)
-    return np.concatenate([data[:at], np.frombuffer(added, np.uint8), data[at:]])
+    return np.concatenate([data[:20], np.frombuffer(added, np.uint8), data[20:]])

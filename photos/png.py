@@ -25,11 +25,7 @@ RAW_PROFILES = {b'exif': 'exif', b'app1': 'app1', b'iptc': 'iptc', b'8bim': 'ipt
 
 
 def chunks(data, check=True):
-    """List a PNG's chunks: [(name, start, end of its body)].
-
-    Raises:
-        ValueError: truncated, or a chunk of pixels or header does not have its checksum.
-    """
+    """List a PNG's chunks: [(name, start, end of its body)]; those of pixels and header must have their checksums."""
     found, at = [], len(SIGNATURE)
     while at + 12 <= len(data):
         size, name = struct.unpack_from('>I4s', data, at)
@@ -47,11 +43,7 @@ def chunks(data, check=True):
 
 
 def read_header(data):
-    """Read the Header of a PNG's bytes.
-
-    Raises:
-        ValueError: not whole.
-    """
+    """Read the Header of a PNG's bytes."""
     header, texts, colours = Header(kind='PNG'), b'', {}
     for name, start, end in chunks(data):
         body = data[start:end] if name != b'IDAT' else b''
@@ -88,11 +80,6 @@ def read_header(data):
 def printable_name(name):
     """Return a chunk's name as text, bytes that are no letters as numbers."""
     return repr(name)[2:-1]
-
-
-def add_alpha(pixels, key):
-    """Add alpha to grey pixels (H, W): nothing shows where they are of the level `key`."""
-    return np.dstack([pixels, np.where(pixels == key, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)])
 
 
 def only_pixels(data):

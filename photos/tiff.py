@@ -13,20 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from photos import metadata
 from photos.formats import Header, reading_by
-from photos.metadata import (
-    ORIENTATION,
-    Tag,
-    exif_of_tags,
-    free_note,
-    iptc_of,
-    orientation_of,
-    pack_directories,
-    read_directories,
-    read_exif,
-    resources_of,
-    start_of_file,
-)
+from photos.metadata import Tag
 
 XMP, IPTC, PHOTOSHOP, PROFILE, LAYERS = 700, 33723, 34377, 34675, 37724
 MEANT = {*range(254, 348), *range(512, 522), *range(529, 533), 559, XMP, IPTC, PHOTOSHOP, PROFILE,
@@ -36,13 +25,9 @@ INCHES = {2: 0.0254, 3: 0.01}  # metres of a resolution's unit
 
 
 def read_header(data):
-    """Read the Header of a TIFF's bytes; `header.page` is the photo's page among those of the file.
-
-    Raises:
-        ValueError: not whole, or of a kind that cannot be read.
-    """
+    """Read the Header of a TIFF's bytes; `header.page` is the photo's page among those of the file."""
     try:
-        pages = read_directories(data)
+        pages = metadata.read_directories(data)
     except ValueError:
         raise ValueError('expected a whole photo, the TIFF is truncated or its directory damaged') from None
     kinds = [page.integer(254, 0) or {2: 1, 3: 2}.get(page.integer(255), 0) for page in pages]
@@ -50,8 +35,7 @@ def read_header(data):
     header = Header(kind='TIFF', frames=max(len(photos), 1), page=photos[0] if photos else 0)
     tags = pages[header.page]
     if len(pages) > header.frames and header.frames == 1:
-        header.left_out.append('its thumbnail page is left out' if any(kind & 1 for kind in kinds) else
-                               'its mask page is left out')  # fmt: skip
+        header.left_out.append(f'its {"thumbnail" if any(kind & 1 for kind in kinds) else "mask"} page is left out')
     header.size = tags.integer(256), tags.integer(257)
     header.mode = MODES.get(tags.integer(262, 1), f'photometric {tags.integer(262)}')
     depths, formats = tags.integers(258) or (1,), tags.integers(339) or (1,)
@@ -73,23 +57,24 @@ def read_header(data):
     where, sizes = tags.integers(273) or tags.integers(324), tags.integers(279) or tags.integers(325)
     if not where or any(at + size > len(data) for at, size in zip(where, sizes, strict=False)):
         raise ValueError('expected a whole photo, the file is truncated')
-    header.orientation = orientation_of(tags)  # else XMP's counts
+    header.orientation = metadata.orientation_of(tags)  # else XMP's counts
     read_blocks(header, tags)
     return header
 
 
 def read_blocks(header, tags):
     """Read the metadata of a page's tags, and name the tags that are not kept."""
-    if not free_note(tags):
+    if not metadata.free_note(tags):
         header.left_out.append("EXIF's maker note is left out: it holds places in this file")
     photoshop = tags.value(PHOTOSHOP)
-    if not iptc_of(photoshop) and tags.value(IPTC):
-        photoshop += resources_of(tags.value(IPTC))
-    blocks = {'exif': exif_of_tags(tags), 'xmp': tags.value(XMP), 'icc': tags.value(PROFILE), 'iptc': photoshop}
-    header.metadata = blocks | {'resolution': resolution_of(tags)}
+    if not metadata.iptc_of(photoshop) and tags.value(IPTC):
+        photoshop += metadata.resources_of(tags.value(IPTC))
+    exif = metadata.exif_of_tags(tags)
+    header.metadata = {'exif': exif, 'xmp': tags.value(XMP), 'icc': tags.value(PROFILE), 'iptc': photoshop}
+    header.metadata['resolution'] = resolution_of(tags)
     if LAYERS in tags.image:
         header.left_out.append('its Photoshop layers are left out')
-    others = sorted(set(tags.image) - MEANT - {*read_exif(blocks['exif']).image, LAYERS})
+    others = sorted(set(tags.image) - MEANT - {*metadata.read_exif(exif).image, LAYERS})
     if others:
         header.left_out.append(f'its TIFF tags {", ".join(map(str, others))} are left out')
 
@@ -110,9 +95,6 @@ def decode(data, header):
     """Decode a TIFF's photo as it is stored: (H, W), or (H, W, 2 to 4) grey or RGB with a further channel.
 
     CMYK and Lab come as Pillow's (H, W, 4 or 3) of 8 bit, palettes as RGB. Not turned.
-
-    Raises:
-        ValueError: of a kind that none of the decoders reads rightly, or damaged.
     """
     if header.bits < 8 or (header.bits == 8 and header.mode in ('P', 'YCbCr', 'CMYK', 'LAB', 'ICCLAB')):
         header.orientation = 1  # Pillow turns a TIFF upright
@@ -177,22 +159,20 @@ def by_pillow(data, header):
 STRIP = 1 << 18  # bytes of a strip before it is packed
 
 
-def encode(pixels, metadata, extra=''):
+def encode(pixels, blocks, extra=''):
     """Encode a deflated TIFF with its metadata; returns a uint8 array of its bytes.
 
     Args:
         pixels: (H, W) or (H, W, 2 to 4) grey or RGB with alpha, uint8 or uint16.
         extra: what the last of 2 or 4 channels is: 'unassociated', 'associated' or 'unspecified'.
-    Raises:
-        ValueError: larger than a TIFF's 4 GB.
     """
-    tags = read_exif(metadata.get('exif', b''))
+    tags = metadata.read_exif(blocks.get('exif', b''))
     order = tags.order
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     height, width, channels = pixels.shape
     rows = max(1, STRIP // pixels[0].nbytes)
     strips = [deflate(predict(pixels[y : y + rows], order)) for y in range(0, height, rows)]
-    places = np.cumsum([len(start_of_file(tags)), *map(len, strips)])
+    places = np.cumsum([len(metadata.start_of_file(tags)), *map(len, strips)])
     start = int(places[-1] + places[-1] % 2)
     if start > 0xFFFFFFFF - (1 << 24):
         raise ValueError('a TIFF holds 4 GB')
@@ -200,21 +180,21 @@ def encode(pixels, metadata, extra=''):
     long = lambda *values: Tag(4, len(values), struct.pack(f'{order}{len(values)}I', *values))  # noqa: E731
     tags.image |= {
         256: long(width), 257: long(height), 258: short(*[8 * pixels.itemsize] * channels), 259: short(8),
-        262: short(1 if channels < 3 else 2), 273: long(*places[:-1]), ORIENTATION: short(1), 277: short(channels),
+        262: short(1 if channels < 3 else 2), 273: long(*places[:-1]), 274: short(1), 277: short(channels),
         278: long(rows), 279: long(*map(len, strips)), 284: short(1), 317: short(2),
     }  # fmt: skip
     if channels in (2, 4):
         tags.image[338] = short({'unspecified': 0, 'associated': 1, 'unassociated': 2}[extra])
-    if 'resolution' in metadata:
-        for number, value in zip((282, 283), metadata['resolution'], strict=True):
+    if 'resolution' in blocks:
+        for number, value in zip((282, 283), blocks['resolution'], strict=True):
             tags.image[number] = Tag(5, 1, struct.pack(order + 'II', min(round(value * 254), 0xFFFFFFFF), 10000))
         tags.image[296] = short(2)
-    blocks = {XMP: (1, metadata.get('xmp')), PROFILE: (7, metadata.get('icc'))}
-    if 'iptc' in metadata:
-        blocks |= {IPTC: (7, iptc_of(metadata['iptc'])), PHOTOSHOP: (1, metadata['iptc'])}
-    tags.image |= {number: Tag(type, len(block), block) for number, (type, block) in blocks.items() if block}
-    first = start_of_file(tags, start)
-    body = b''.join([first, *strips, b'\0' * (start - int(places[-1])), pack_directories(tags, start)])
+    iptc = blocks.get('iptc', b'')
+    whole = (XMP, 1, blocks.get('xmp')), (PROFILE, 7, blocks.get('icc')), (IPTC, 7, metadata.iptc_of(iptc))
+    whole += ((PHOTOSHOP, 1, iptc),)
+    tags.image |= {number: Tag(type, len(block), block) for number, type, block in whole if block}
+    first = metadata.start_of_file(tags, start)
+    body = b''.join([first, *strips, b'\0' * (start - int(places[-1])), metadata.pack_directories(tags, start)])
     return np.frombuffer(body, np.uint8)
 
 
