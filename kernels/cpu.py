@@ -662,18 +662,6 @@ def reflect(value, divisor, clamp, tiny, zero, one):
     return r, slope
 
 
-@inlined
-def add_moments(sums, x, y):
-    """Add a row's values, squares and products (W) to sums (5, W)."""
-    for i in range(x.size):
-        a, b = x[i], y[i]
-        sums[0, i] += a
-        sums[1, i] += b
-        sums[2, i] += a * a
-        sums[3, i] += b * b
-        sums[4, i] += a * b
-
-
 @kernel
 def structure_rows(images, windows, rows, rule):
     """1 - SSIM summed over rows of windows rows[0] to rows[1] - 1 of one photo, and its derivative by each pixel of R.
@@ -688,7 +676,6 @@ def structure_rows(images, windows, rows, rule):
     zero, one, two, tiny, eps = dtype(0), dtype(1), dtype(2), dtype(TINY), rule.eps
     c1, c2, share, unbiased = dtype(C1), dtype(C2), dtype(1 / WINDOW**2), dtype(WINDOW**2 / (WINDOW**2 - 1))
     slope_share = dtype(1 / (WINDOW**2 - 1))
-    reflected = np.empty(width, dtype)
     # a window's rows are a whole group of STRIDE rows and the first WINDOW - STRIDE of the next: each is summed once
     group, window = np.empty((5, width), dtype), np.empty((5, width), dtype)
     mean = np.empty(5, dtype)
@@ -701,8 +688,12 @@ def structure_rows(images, windows, rows, rule):
                 y = STRIDE * j + k
                 value, s, wanted = photo[c, y], illumination[c, y], target[c, y]
                 for x in range(width):
-                    reflected[x] = reflect(value[x], s[x] + eps, rule.clamp, tiny, zero, one)[0]
-                add_moments(group, reflected, wanted)
+                    a, b = reflect(value[x], s[x] + eps, rule.clamp, tiny, zero, one)[0], wanted[x]
+                    group[0, x] += a
+                    group[1, x] += b
+                    group[2, x] += a * a
+                    group[3, x] += b * b
+                    group[4, x] += a * b
                 if k == WINDOW - STRIDE - 1 and j > rows[0]:
                     window += group
                     for i in range(windows.shape[3]):

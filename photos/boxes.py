@@ -16,8 +16,8 @@ CANON = bytes.fromhex('85c0b687820f11e08111f4ce462b6a48')
 PARENTS = {b'meta': 4, b'iprp': 0, b'ipco': 0, b'jp2h': 0, b'res ': 0, b'moov': 0}  # bytes in front of their boxes
 
 
-def boxes(data, start=0, end=None):
-    """Yield (type, start, end of its body) of each box and of those inside; stop where a box leaves its parent."""
+def boxes(data, start=0, end=None, nested=True):
+    """Yield (type, start, end of body) of each box and, if nested, those inside; stop where one leaves its parent."""
     end = len(data) if end is None else end
     while start + 8 <= end:
         size, kind = struct.unpack_from('>I4s', data, start)
@@ -29,10 +29,9 @@ def boxes(data, start=0, end=None):
         if stop > end or stop < body:
             return
         yield kind, body, stop
-        if kind in PARENTS:
-            yield from boxes(data, body + PARENTS[kind], stop)
-        elif kind == b'uuid' and data[body : body + 16] == CANON:
-            yield from boxes(data, body + 16, stop)
+        front = PARENTS.get(kind, 16 if kind == b'uuid' and data[body : body + 16] == CANON else None)
+        if nested and front is not None:
+            yield from boxes(data, body + front, stop)
         start = stop
 
 

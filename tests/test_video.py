@@ -19,7 +19,7 @@ from runs.checkpoint import load_network
 
 av = pytest.importorskip('av')
 
-from video.boxes import boxes  # noqa: E402
+from video.boxes import whole_boxes  # noqa: E402
 from video.colors import find_layout, planes_to_rgb, rgb_to_planes  # noqa: E402
 from video.enhance import VideoEdit, enhance_video, map_in_order, prefetch  # noqa: E402
 from video.reader import frame_layout  # noqa: E402
@@ -496,7 +496,7 @@ def test_mp4_keeps_xmp_keys_and_what_makes_it_360_degree(network, tmp_path):
 
     clip = write_clip(tmp_path / 'a.mp4', noisy(3, scene()), 'libx264', sound=True)
     data = (tmp_path / 'a.mp4').read_bytes()
-    at = next(start for kind, start, _ in boxes(data) if kind == b'moov')
+    at = next(start for kind, start, _ in whole_boxes(data) if kind == b'moov')
     full = bytes(4)  # version and flags
     sphere = box(b'proj', box(b'prhd', full, bytes(12)), box(b'equi', full, bytes(16)))
     spatial = box(b'st3d', full, b'\1') + box(b'sv3d', box(b'svhd', full, b'me\0'), sphere)

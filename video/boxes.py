@@ -8,6 +8,8 @@ Source: ISO/IEC 14496-12; QuickTime File Format; Spherical Video V2 RFC; Microso
 import mmap
 import struct
 
+from photos.boxes import boxes
+
 REST = {b'udta', b'meta', b'uuid'}  # of moov and of trak
 SPATIAL = {b'st3d', b'sv3d'}  # of a video's sample entry
 ENTRY_HEAD = 86  # bytes in front of its boxes
@@ -20,22 +22,16 @@ def open_map(path):
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def boxes(data, start=0):
-    """(type, start, end) of one box after the other; stops where one leaves the data."""
-    while start + 8 <= len(data):
-        size, kind = struct.unpack_from('>I4s', data, start)
-        if size == 1 and start + 16 <= len(data):
-            (size,) = struct.unpack_from('>Q', data, start + 8)
-        end = start + size if size else len(data)
-        if not start + 8 <= end <= len(data):
-            return
+def whole_boxes(data, start=0):
+    """(type, start, end) of one box after the other, heads included."""
+    for kind, _, end in boxes(data, start, nested=False):
         yield kind, start, end
         start = end
 
 
 def inside(box, head=8):
     """[(type, bytes)] of the boxes in a box whose own head has so many bytes."""
-    return [(kind, box[start:end]) for kind, start, end in boxes(box, head)]
+    return [(kind, box[start:end]) for kind, start, end in whole_boxes(box, head)]
 
 
 def pack(*parts):
@@ -74,9 +70,9 @@ def copy_boxes(source, result, tracks):
         tracks: {track of the result: track of the source}, by numbers as in tkhd.
     """
     with open_map(source) as data:
-        top = [(kind, data[start:end]) for kind, start, end in boxes(data) if kind in (b'moov', b'uuid')]
+        top = [(kind, data[start:end]) for kind, start, end in whole_boxes(data) if kind in (b'moov', b'uuid')]
     with open_map(result) as data:
-        start, moov = next((start, data[start:end]) for kind, start, end in boxes(data) if kind == b'moov')
+        start, moov = next((start, data[start:end]) for kind, start, end in whole_boxes(data) if kind == b'moov')
     with open(result, 'r+b') as file:
         file.seek(start)
         file.write(graft(moov, dict(top).get(b'moov', pack(b'moov')), tracks))

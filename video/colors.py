@@ -10,11 +10,10 @@ Source of the equations: ITU-T H.273, section 8.3.
 import re
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from photos.levels import LOW_SIZE
-from photos.lowres import shrink_area
+from photos.lowres import make_lowres, shrink_area
 from system.jit import inlined, kernel
 
 LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
@@ -96,8 +95,7 @@ def planes_to_rgb(planes, layout, chroma, rgb):
     Args:
         chroma: pixels that a sample of the later planes covers, across and down; (1, 1) where they were resized.
     """
-    luma, cb, cr = planes if len(planes) == 3 else (planes[0], planes[0][:0], planes[0][:0])
-    decode_rows(luma, cb, cr, *chroma, layout.offset, layout.to_rgb, rgb)
+    decode_rows(*three_planes(planes), *chroma, layout.offset, layout.to_rgb, rgb)
 
 
 def frame_lowres(planes, layout, mode, turns=0):
@@ -108,11 +106,7 @@ def frame_lowres(planes, layout, mode, turns=0):
         mode: 'area', 'bilinear' or 'nearest', see model.IlluminationNet.
         turns: quarter turns counter-clockwise that put the frame upright.
     """
-    if mode == 'area':
-        planes = [shrink_area(plane[..., None])[..., 0] for plane in planes]
-    else:
-        interpolation = {'bilinear': cv2.INTER_LINEAR, 'nearest': cv2.INTER_NEAREST}[mode]
-        planes = [cv2.resize(plane, (LOW_SIZE, LOW_SIZE), interpolation=interpolation) for plane in planes]
+    planes = [shrink_area(p[..., None])[..., 0] if mode == 'area' else make_lowres(p, mode) for p in planes]
     lowres = np.empty((LOW_SIZE, LOW_SIZE, 3), np.uint16)
     planes_to_rgb(planes, layout, (1, 1), lowres)
     return np.ascontiguousarray(np.rot90(lowres, turns)) if turns else lowres
@@ -120,8 +114,13 @@ def frame_lowres(planes, layout, mode, turns=0):
 
 def rgb_to_planes(rgb, layout, planes):
     """Fill Y, Cb and Cr planes, or a grey frame's one, from rgb (H, W, 3) uint16."""
-    luma, cb, cr = planes if len(planes) == 3 else (planes[0], planes[0][:0], planes[0][:0])
-    encode_rows(rgb, *layout.chroma, layout.offset, layout.from_rgb, np.float32(layout.top), luma, cb, cr)
+    top = np.float32(layout.top)
+    encode_rows(rgb, *layout.chroma, layout.offset, layout.from_rgb, top, *three_planes(planes))
+
+
+def three_planes(planes):
+    """The planes, or a grey frame's one and two without rows."""
+    return planes if len(planes) == 3 else (planes[0], planes[0][:0], planes[0][:0])
 
 
 @kernel

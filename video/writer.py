@@ -15,6 +15,7 @@ from video.reader import colour_tags, display_matrix, read_cover, reformat
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
 
+LOSSLESS = ('huffyuv', 'ffvhuff', 'utvideo', 'rawvideo', 'png', 'qtrle')  # are written as FFV1 where that is usual
 # codec of a file: encoder and its settings. A crf is a constant quality, about as good as what cameras write.
 ENCODERS = {
     'h264': ('libx264', {'preset': 'medium', 'crf': '20'}),
@@ -22,19 +23,11 @@ ENCODERS = {
     'vp8': ('libvpx', {'deadline': 'good', 'cpu-used': '4', 'crf': '10'}),
     'vp9': ('libvpx-vp9', {'deadline': 'good', 'cpu-used': '4', 'row-mt': '1', 'crf': '28'}),
     'av1': ('libsvtav1', {'preset': '8', 'crf': '28'}),
-    'mpeg4': ('mpeg4', {}),
     'mjpeg': ('mjpeg', {'strict': 'unofficial'}),  # of limited range too
     'prores': ('prores_ks', {}),
     'ffv1': ('ffv1', {'level': '3', 'slicecrc': '1'}),
-    'huffyuv': ('huffyuv', {}),
-    'ffvhuff': ('ffvhuff', {}),
-    'utvideo': ('utvideo', {}),
-    'rawvideo': ('rawvideo', {}),
-    'png': ('png', {}),
-    'qtrle': ('qtrle', {}),
-}
+} | {name: (name, {}) for name in ('mpeg4', *LOSSLESS)}
 RGB_ENCODERS = {'libx264': 'libx264rgb'}
-LOSSLESS = ('huffyuv', 'ffvhuff', 'utvideo', 'rawvideo', 'png', 'qtrle')  # are written as FFV1 where that is usual
 INSTEAD = {'webm': 'vp9', 'avi': 'mpeg4'}  # what a container gets of a codec that it or we cannot write; else h264
 UNWRITTEN = ('pal8', 'monob', 'monow')  # pixel formats that FFmpeg's scaler does not make
 SOUND = {'webm': ('libopus', 48_000)}  # encoder and rate for what cannot be copied; else AAC at its own rate
