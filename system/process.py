@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-PACKAGES = ('torch', 'numpy', 'numba', 'cv2', 'PIL', 'skimage')
+PACKAGES = ('torch', 'numpy', 'numba', 'cv2', 'PIL', 'skimage', 'av')
 
 
 def tune_malloc():

@@ -2,6 +2,7 @@
 
     python -m tools.benchmark                     # everything, about 5 minutes on two cores
     python -m tools.benchmark --photos 4 --repeats 3
+    python -m tools.benchmark --video libx264,libx265 --frames 60 --width 3840 --height 2160    # of video alone
 
 Prints a table and writes it to benchmark.json with versions, hardware and load. Plain is the torch path of model.py and
 loss.py on the same device; fused is what the scripts run. Photos are sample_imgs/cave.jpg enlarged, with sensor-like
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
 from types import SimpleNamespace
 
 import cv2
@@ -34,24 +36,38 @@ from model import ARCHITECTURES, build_network
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import ROOT, load_network
 from system.files import save_json
-from system.process import describe_machine
+from system.process import describe_machine, tune_malloc
+
+with contextlib.suppress(ImportError):  # of PyAV, for --video alone
+    import av
+
+    from video.enhance import enhance_video
+    from video.reader import open_source, read_frames
+    from video.writer import Result
 
 opt = SimpleNamespace(
     checkpoints_file='checkpoints/general/best.pth',
     photos=20,  # photos in the folder test
     repeats=5,  # timed runs of each side
     batch=16,  # photos of 512 x 512 in a training step
+    video='',  # encoders of a clip, commas between several: what enhancing it takes is measured, and nothing else
+    width=1920,
+    height=1080,
+    frames=90,
     result_json='benchmark.json',
 )
 
 SIZES = {'256': (256, 256), '512': (512, 512), '1080p': (1080, 1920), '4K': (2160, 3840), '24 MP': (4000, 6000)}
 RULES = {'photos': (1, None), 'repeats': (1, None), 'batch': (2, None)}
+RULES |= {'width': (64, None), 'height': (64, None), 'frames': (2, None)}
 
 
 def main(opt):
     utils.check_options(opt, RULES)
+    if opt.video and 'av' not in sys.modules:
+        raise ValueError("--video: needs PyAV: pip install 'av>=18'")
     machine, rows = describe_machine(), []  # with the load that others cause
-    costs = measure_costs(opt)
+    costs = [] if opt.video else measure_costs(opt)
     print(f'{"":44} {"ours":>13} {"other":>13} {"ratio":>8}  other is')
 
     def add(what, unit, sides, versus):
@@ -64,13 +80,17 @@ def main(opt):
     network, checkpoint = load_network(opt.checkpoints_file)
     both = {arch: build_network(arch).eval() for arch in ('hdrnet', 'deepupe')} | {checkpoint['arch']: network}
     with tempfile.TemporaryDirectory() as folder:
-        add_photos(add, opt, both, os.path.join(folder, 'photo.jpg'))
-        add_steps(add, opt, both)
-        if torch.cuda.is_available():
-            add_cuda(add, opt, both)
-        add_folder(add, opt, os.path.join(folder, 'folder'))
-        add_start(add, opt, os.path.join(folder, 'one.jpg'))
-        add_memory(add, opt, folder)
+        if opt.video:
+            for codec in opt.video.split(','):
+                add_video(add, opt, network, codec, os.path.join(folder, codec))
+        else:
+            add_photos(add, opt, both, os.path.join(folder, 'photo.jpg'))
+            add_steps(add, opt, both)
+            if torch.cuda.is_available():
+                add_cuda(add, opt, both)
+            add_folder(add, opt, os.path.join(folder, 'folder'))
+            add_start(add, opt, os.path.join(folder, 'one.jpg'))
+            add_memory(add, opt, folder)
     save_json(opt.result_json, {'machine': machine, 'options': vars(opt), 'costs': costs, 'rows': rows})
     return 0
 
@@ -175,6 +195,29 @@ def add_memory(add, opt, folder):
             add(f'inference.py, peak memory, {name}{more}', 'GB', (used, empty), 'a process that imported torch')
 
 
+def add_video(add, opt, network, codec, path):
+    """Enhancing a clip against decoding and encoding alone with the same codec settings.
+
+    Encoding alone is measured twice: of the clip's own frames, and of its enhanced ones, which are brighter and take
+    the encoder longer. Other processes disturb the time of all cores together less.
+    """
+    what = f'{codec}, {opt.width} x {opt.height}, {opt.frames} frames'
+    clip, result, other = (f'{path}_{name}.mkv' for name in ('clip', 'result', 'other'))
+    write_clip(clip, codec, opt)
+    peak = measure_peak(enhance_clip, opt.checkpoints_file, clip, result)
+    add(f'{what}, memory', 'GB', (peak, measure_peak(int)), 'a process that imported torch')
+    tune_malloc()
+    sides = (
+        functools.partial(enhance_video, network, clip, result),
+        functools.partial(copy_video, clip, clip, other),
+        functools.partial(copy_video, result, clip, other),
+    )
+    ours, *others = time_in_turn(sides, opt.repeats, both_clocks)
+    for times, source in zip(others, ('it', 'the enhanced one'), strict=True):
+        for mine, theirs, clock in zip(ours, times, ('', ', all cores'), strict=True):
+            add(what + clock, 's', (mine, theirs), f'decoding and encoding {source}')
+
+
 # ------------------------------------------------------------------------------------------------ what is measured
 
 
@@ -253,7 +296,46 @@ def enhance_folder(checkpoints_file, source, result, denoise=-1.0):
         inference.main(SimpleNamespace(**{**vars(inference.opt), **values, 'overwrite': True}))
 
 
+def enhance_clip(checkpoints_file, clip, result):
+    """A video, in this process."""
+    tune_malloc()
+    enhance_video(load_network(checkpoints_file)[0], clip, result)
+
+
+def write_clip(path, codec, opt):
+    """A video of 30 frames a second that pans over a dark, noisy photo half as large again."""
+    width, height = opt.width, opt.height
+    photo = cv2.resize(noisy_photo(0.3), (width * 3 // 2, height * 3 // 2), interpolation=cv2.INTER_CUBIC) * 0.35
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 2, (height, width, 1)) for _ in range(8)]
+    with av.open(path, 'w') as container:
+        stream = container.add_stream(codec, 30, options={'crf': '20'})
+        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+        for i in range(opt.frames):
+            x, y = (round(size / 4 * (1 + np.sin(i / period))) for size, period in ((width, 40), (height, 60)))
+            picture = np.clip(photo[y : y + height, x : x + width] + noise[i % 8], 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format='rgb24')
+            frame.pts, frame.time_base = i, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def copy_video(path, settings_of, result):
+    """Decode and encode a video as enhance_video does, with the settings that it has for the video `settings_of`."""
+    settings, source, output = open_source(settings_of), open_source(path), None
+    with settings.container, source.container:
+        for frame in read_frames(source):
+            output = output or Result(result, result, settings, frame)
+            output.write(frame)
+        output.finish()
+
+
 # ------------------------------------------------------------------------------------- how, for the other tools too
+
+
+def both_clocks():
+    """Seconds that passed, and those of all cores together."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def synchronized(function):
