@@ -298,7 +298,7 @@ class Architecture(NamedTuple):
     he: bool  # weights start from He's normal distribution and biases from 0, as HDRNet's do; else as torch's do
     luma_bins: int = 8  # depth D of the grid
     pedestal: float = 0.0  # see IlluminationNet
-    tint: float = 1.0  # see IlluminationNet
+    vibrance: float = 0.0  # see IlluminationNet
 
 
 ARCHITECTURES = {
@@ -323,9 +323,10 @@ class IlluminationNet(nn.Module):
     I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos. The
     methods below add and remove it themselves: their images are photos in [0, 1] as they are.
 
-    tint: share of the differences between the channels of S that evaluation keeps, S = mean + tint (S - mean); training
-    keeps all. A network that is unsure of a colour learns the mean of what it might be, which turns hues; an S that is
-    nearer to grey leaves the photo's. Neither system has it: 1 is theirs.
+    vibrance: evaluation lowers S of a pixel's stronger channels, S - vibrance (I - mean(I)), which raises R's chroma by a
+    factor of about 1 + vibrance R: bright colours more than dark noise. A network that is unsure of a colour learns the
+    mean of what it might be, which is pale and of another hue; this gives back the chroma, in the photo's own hue.
+    Neither system has it: 0 is theirs.
     """
 
     def __init__(self, architecture):
@@ -360,7 +361,7 @@ class IlluminationNet(nn.Module):
         self.arch, self.luma_bins, self.column_major = a.name, a.luma_bins, a.column_major
         self.align_corners, self.clip = a.slicing == 'corners', a.illumination == 'clipped'
         self.train_eps, self.eval_eps = a.eps
-        self.lowres_mode, self.pedestal, self.tint = a.lowres, a.pedestal, a.tint
+        self.lowres_mode, self.pedestal, self.vibrance = a.lowres, a.pedestal, a.vibrance
         self.fused = True  # kernels/ does the full-resolution work where it can; False: this file and loss.py always do
 
     def start_from_he(self):
@@ -405,9 +406,9 @@ class IlluminationNet(nn.Module):
         n, _, gh, gw = grid.shape
         if self.column_major:
             grid = grid.view(n, 4, 3, self.luma_bins, gh, gw).transpose(1, 2)
-        if self.tint != 1 and not self.training:
-            rows = grid.reshape(n, 3, 4, self.luma_bins, gh, gw)  # S is linear in them
-            grid = torch.lerp(rows.mean(dim=1, keepdim=True), rows, self.tint)
+        if self.vibrance and not self.training:
+            colour = F.pad(torch.eye(3, device=grid.device, dtype=grid.dtype) - 1 / 3, (0, 1))  # 3x4: I - mean(I)
+            grid = grid.reshape(n, 3, 4, self.luma_bins, gh, gw) - self.vibrance * colour[:, :, None, None, None]
         return grid.reshape(n, 12, self.luma_bins, gh, gw)
 
     def reflectance(self, fullres, illumination, strength=1.0):

@@ -23,7 +23,7 @@ NETWORK_RULES = {  # what model.build_network takes and train.py's options: '' a
     'illumination': ['', 'free', 'clipped'],
     'guide': ['', 'pointwise', 'curves'],
     'pedestal': (0.0, 8.0),
-    'tint': (0.0, 1.0),
+    'vibrance': (0.0, 1.0),
     'lowres': ['', 'area', 'bilinear', 'nearest'],
 }
 

@@ -161,7 +161,7 @@ def fit_weights(weights, expected, size):
 def network_options(checkpoint):
     """What model.build_network built a checkpoint's network with; a grid size not in it is read off the weights."""
     luma_bins = checkpoint['model']['predict.conv.weight'].shape[0] // 12
-    usual = {'luma_bins': luma_bins, 'spatial_bin': 0, 'pedestal': 0.0, 'tint': 1.0}
+    usual = {'luma_bins': luma_bins, 'spatial_bin': 0, 'pedestal': 0.0, 'vibrance': 0.0}
     options = {**usual, **checkpoint['opt'], 'arch': checkpoint['arch']}
     return {name: options.get(name, '') for name in NETWORK_RULES}
 

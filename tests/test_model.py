@@ -192,12 +192,13 @@ def test_strength_goes_from_photo_to_result():
         reflectance(photo, illumination, strength=1.6)
 
 
-def test_tint_moves_illumination_towards_grey_in_evaluation():
+@pytest.mark.parametrize('arch', ['hdrnet', 'deepupe'])
+def test_vibrance_lowers_illumination_of_stronger_channels_in_evaluation(arch):
     lowres, fullres = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 20, 30)
-    plain, half = build_network('hdrnet'), build_network('hdrnet', tint=0.5)
-    half.load_state_dict(plain.state_dict())
-    whole = plain.eval()(lowres, fullres)
-    grey = whole.mean(dim=1, keepdim=True)
-    torch.testing.assert_close(half.eval()(lowres, fullres), (whole + grey) / 2)
-    torch.testing.assert_close(half.train()(lowres.expand(2, -1, -1, -1), fullres.expand(2, -1, -1, -1)),
-                               plain.train()(lowres.expand(2, -1, -1, -1), fullres.expand(2, -1, -1, -1)))  # fmt: skip
+    plain, vivid = (build_network(arch, illumination='free', vibrance=vibrance) for vibrance in (0.0, 0.3))
+    vivid.load_state_dict(plain.state_dict())
+    colour = fullres - fullres.mean(dim=1, keepdim=True)
+    expected = plain.eval()(lowres, fullres) - 0.3 * colour
+    torch.testing.assert_close(vivid.eval()(lowres, fullres), expected, atol=1e-4, rtol=1e-4)
+    both = lowres.expand(2, -1, -1, -1), fullres.expand(2, -1, -1, -1)
+    torch.testing.assert_close(vivid.train()(*both), plain.train()(*both))
