@@ -237,19 +237,20 @@ class Loader:
                 yield batch
 
     def prepare(self, k):
-        """This rank's positions of batch k, and their photos stacked, (N, 3, H, W) with levels in [0, 255]."""
+        """This rank's positions of batch k, and their photos stacked, (N, H, W, 3) with levels in [0, 255]."""
         end = min((k + 1) * self.batch_size, self.count)
         positions = range(k * self.batch_size + self.rank, end, self.world)
         stacked = []
         for photos in zip(*(self.dataset[position] for position in positions), strict=True):
             if any(photo.dtype != np.uint8 for photo in photos):  # 16 bit: keep the fractions of a level
                 photos = [photo / np.float32(257 if photo.dtype == np.uint16 else 1) for photo in photos]
-            stacked.append(torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2))
+            stacked.append(torch.from_numpy(np.stack(photos)))
         return positions, stacked
 
     def receive(self, wait):
         start = time.perf_counter()
         positions, stacked = wait()
         self.waited += time.perf_counter() - start
-        batches = [batch.to(self.device, torch.float32, memory_format=torch.contiguous_format) for batch in stacked]
-        return positions, [batch.div_(255) for batch in batches]
+        batches = [batch.to(self.device).permute(0, 3, 1, 2) for batch in stacked]  # as bytes: floats are made there
+        floats = [batch.to(torch.float32, memory_format=torch.contiguous_format) for batch in batches]
+        return positions, [batch.div_(255) for batch in floats]

@@ -34,7 +34,7 @@ opt = SimpleNamespace(
     guide='',  # pointwise (hdrnet's own) or curves (deepupe's own)
     lowres='bilinear',  # how its small copy is made: area (antialiased), bilinear or nearest; '' is arch's own
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
-    vibrance=0.0,  # chroma that evaluation gives back, such as 0.3, see model.IlluminationNet; neither system's
+    vibrance=0.0,  # chroma that evaluation gives back, such as 0.2, see model.IlluminationNet; neither system's
     start_from='',  # a checkpoint to train further, whose network options then replace those above
     freeze_norm=False,  # BatchNorm keeps the statistics of start_from: few photos give no better ones
     # data
@@ -99,7 +99,7 @@ RECIPES = {  # what differs from the block above, which is the predecessor's. So
         'valid_interval': 5,
     },
     'general': {
-        'spatial_bin': 16, 'vibrance': 0.3, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.08, 'darken': 0.3,
+        'spatial_bin': 16, 'vibrance': 0.2, 'lowres': 'area', 'full_size': 256, 'identity_share': 0.08, 'darken': 0.3,
         'good_identity_share': 1.0, 'total_epochs': 12, 'drop_last': True, 'schedule': 'cosine', 'ema': 0.998,
         'w_color': 1.0, 'w_smoothness': 0.002, 'w_structure': 0.3, 'w_tone': 1.0, 'valid_interval': 12,
     },

@@ -429,7 +429,7 @@ def test_what_is_given_or_changed_inline_stays():
     assert 'lr=0.01 (recipe: 0.0001)' in train.describe_recipe(opt)
     inline = type(train.opt)(**{**vars(train.opt), 'recipe': 'general', 'pedestal': 3.0})
     train.choose_recipe(inline)
-    assert (inline.pedestal, inline.vibrance) == (3.0, 0.3)
+    assert (inline.pedestal, inline.vibrance) == (3.0, 0.2)
 
 
 @pytest.mark.parametrize(
