@@ -323,8 +323,8 @@ class IlluminationNet(nn.Module):
     I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos. The
     methods below add and remove it themselves: their images are photos in [0, 1] as they are.
 
-    vibrance: evaluation lowers S of a pixel's stronger channels, S - vibrance (I - mean(I)), which raises R's chroma by a
-    factor of about 1 + vibrance R: bright colours more than dark noise. A network that is unsure of a colour learns the
+    vibrance: evaluation lowers S of a pixel's stronger channels, S - vibrance (I - mean(I)), which raises R's chroma by
+    about a factor 1 + vibrance R: bright colours more than dark noise. A network that is unsure of a colour learns the
     mean of what it might be, which is pale and of another hue; this gives back the chroma, in the photo's own hue.
     Neither system has it: 0 is theirs.
     """
