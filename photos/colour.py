@@ -159,18 +159,12 @@ def read_curve(tag):
         curve = np.interp(x, np.linspace(0, 1, count), np.array(values) / TOP)
     elif tag[:4] == b'para':
         kind = struct.unpack_from('>H', tag, 8)[0]
-        g, a, b, c, d, e, f = (
-            *(v / 65536 for v in struct.unpack_from(f'>{(1, 3, 4, 5, 7)[kind]}i', tag, 12)),
-            *[0] * 6,
-        )[:7]
+        values = [v / 65536 for v in struct.unpack_from(f'>{(1, 3, 4, 5, 7)[kind]}i', tag, 12)]
+        g, a, b, c, d, e, f = values + [0] * (7 - len(values))
         if kind == 0:
-            a, b, c, d, e, f = 1, 0, 0, 0, 0, 0
-        elif kind == 1:
-            c, d, e, f = 0, -b / a, 0, 0
-        elif kind == 2:
+            a = 1
+        elif kind < 3:
             c, d, e, f = 0, -b / a, c, c
-        elif kind == 3:
-            e = f = 0
         curve = np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
     else:
         raise ValueError(f'read_curve: expected curv or para, got {tag[:4]!r}')
@@ -178,9 +172,8 @@ def read_curve(tag):
 
 
 def make_profile(name, primaries, gamma=0.0):
-    """Make an ICC profile, version 4, of PRIMARIES (or four xy) and a gamma; 0 is sRGB's curve."""
-    points = PRIMARIES.get(primaries, primaries) if not isinstance(primaries, tuple) else primaries
-    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in points]).T
+    """Make an ICC profile, version 4, of the xy of primaries and white, and a gamma; 0 is sRGB's curve."""
+    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in primaries]).T
     white = columns[:, 3]
     matrix = columns[:, :3] * np.linalg.solve(columns[:, :3], white)
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -226,14 +219,14 @@ def profile_of(colour, gamma, adobe):
             raise ValueError(f'expected known colours, got primaries {primaries} and transfer {transfer} of H.273')
         if wide or transfer in GAMMAS:
             name = {9: 'Rec. 2020', 11: 'DCI-P3', 12: 'Display P3'}.get(primaries, 'RGB')
-            return make_profile(name, primaries if wide else 'sRGB', GAMMAS.get(transfer, 0.0))
+            return make_profile(name, PRIMARIES[primaries if wide else 'sRGB'], GAMMAS.get(transfer, 0.0))
         return b''
     if gamma:
         red, green, blue, white = PRIMARIES['sRGB']
         if len(gamma) == 9:
             white, red, green, blue = zip(gamma[1::2], gamma[2::2], strict=True)
         return make_profile('PNG', (red, green, blue, white), gamma[0])
-    return make_profile('Adobe RGB (1998) compatible', 'Adobe RGB', 563 / 256) if adobe else b''
+    return make_profile('Adobe RGB (1998) compatible', PRIMARIES['Adobe RGB'], 563 / 256) if adobe else b''
 
 
 def refuse_hdr(kind):

@@ -121,8 +121,6 @@ def read_directories(data):
 
 def read_directory(data, at, order, big=False):
     """Read a directory: ({number: Tag}, place of the next one); tags that lie outside of the file are left out."""
-    if at > len(data):
-        raise ValueError('read_directory: expected a directory inside the file')
     count = struct.unpack_from(order + ('Q' if big else 'H'), data, at)[0]
     first, width, room = (at + 8, 20, 8) if big else (at + 2, 12, 4)
     if count > 4096 or first + width * count > len(data):
@@ -305,7 +303,8 @@ def upright_xmp(xmp):
         space, name = node.namespaceURI, node.localName
         if (space, name) == (TIFF, 'Orientation'):
             changed |= text_of(node) != '1'
-            set_text(node, '1')
+            for part in texts_of(node):
+                part.nodeValue = '1'
         elif (node.value if space == XMLNS else space) in POINTERS or name.startswith(PARTLY.get(space, '\0')):
             if node.nodeType == node.ATTRIBUTE_NODE:
                 node.ownerElement.removeAttributeNode(node)
@@ -333,18 +332,14 @@ def nodes_of(document):
         yield from list(element.attributes.values())
 
 
+def texts_of(node):
+    """The nodes whose values are the text of an attribute or element."""
+    is_attribute = node.nodeType == node.ATTRIBUTE_NODE
+    return [node] if is_attribute else [child for child in node.childNodes if child.nodeType == child.TEXT_NODE]
+
+
 def text_of(node):
-    if node.nodeType == node.ATTRIBUTE_NODE:
-        return node.value.strip()
-    return ''.join(child.data for child in node.childNodes if child.nodeType == child.TEXT_NODE).strip()
-
-
-def set_text(node, text):
-    if node.nodeType == node.ATTRIBUTE_NODE:
-        node.value = text
-    else:
-        for child in node.childNodes:
-            child.data = text
+    return ''.join(part.nodeValue for part in texts_of(node)).strip()
 
 
 # ------------------------------------------------------------------------------------- Photoshop's block, with IPTC

@@ -121,12 +121,10 @@ def is_animated(data):
     """Whether a JPEG XL's first header, read bit by bit from the lowest, says that it is an animation."""
     starts = [start + 4 * (kind == b'jxlp') for kind, start, _ in boxes(data) if kind in (b'jxlc', b'jxlp')]
     at = 0 if data.startswith(b'\xff\n') else (starts or [len(data)])[0]
-    bits = int.from_bytes(data[at + 2 : at + 42], 'little')
+    bits = iter(np.unpackbits(np.frombuffer(data[at + 2 : at + 42], np.uint8), bitorder='little').tolist())
 
     def take(count):
-        nonlocal bits
-        value, bits = bits & ((1 << count) - 1), bits >> count
-        return value
+        return sum(next(bits, 0) << i for i in range(count))
 
     def skip_size():
         small = take(1)
@@ -186,31 +184,25 @@ def read_raw(data, check_size):
 
 
 def check_strips(data):
-    """Raise ValueError where a strip or tile lies behind the end of a TIFF-like file."""
+    """Raise ValueError where a directory, strip or tile lies behind the end of a TIFF-like file."""
     if data[:2] not in (b'II', b'MM'):
         return
-    for tags in all_directories(data):
+    try:
+        found = read_directories(data)
+    except ValueError:
+        raise ValueError('expected a whole photo, its directory is damaged') from None
+    try:
+        found += [Tags(tags.order, read_directory(data, place, tags.order)[0])
+                  for tags in found for place in tags.integers(SUBDIRECTORIES)[:20]]  # fmt: skip
+    except (struct.error, ValueError):
+        raise ValueError('expected a whole photo, the file is truncated') from None
+    for tags in found:
         pairs = [pair for strip in STRIPS for pair in zip(*map(tags.integers, strip), strict=False)]
         if data.startswith(PANASONIC):  # half a byte a pixel, however well they are packed
             width, height = map(tags.integer, SENSOR)
             pairs = [(tags.integer(PIXELS), width * height // 2)]
         if any(at + size > len(data) for at, size in pairs):
             raise ValueError('expected a whole photo, the file is truncated')
-
-
-def all_directories(data):
-    """Read the Tags of every directory of a TIFF-like file, those in SubIFDs too."""
-    try:
-        found = read_directories(data)
-    except ValueError:
-        raise ValueError('expected a whole photo, its directory is damaged') from None
-    for tags in list(found):
-        for place in tags.integers(SUBDIRECTORIES)[:20]:
-            try:
-                found.append(Tags(tags.order, read_directory(data, place, tags.order)[0]))
-            except (struct.error, ValueError):
-                raise ValueError('expected a whole photo, the file is truncated') from None
-    return found
 
 
 def check_levels(raw):

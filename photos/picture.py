@@ -181,8 +181,8 @@ def find_space(picture):
         converted = colour.by_tables(to_8bit(picture.photo), 'RGB', profile)
         picture.photo = picture.photo if converted is None else converted
         picture.bits = 8 * picture.photo.itemsize
-        picture.notes += ('its colour profile of tables is ' + ('damaged and left out' if converted is None else
-                                                                'applied: the result is sRGB with 8 bit'),)  # fmt: skip
+        result = 'damaged and left out' if converted is None else 'applied: the result is sRGB with 8 bit'
+        picture.notes += (f'its colour profile of tables is {result}',)
         return
     if space or header.kind != 'JXL':  # whose decoder makes a profile for sRGB, too
         blocks['icc'] = profile
@@ -194,18 +194,15 @@ def find_space(picture):
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def write_photo(path, photo, in_place=False):
+def write_photo(path, photo):
     """Write an (H, W, 3) RGB photo alone, whole or not at all.
 
     Quality 95 for JPEG, lossless WebP, 16 bit where the format has it (PNG, TIFF, JPEG 2000, PPM), else rounded to 8.
 
-    Args:
-        in_place: the photo's memory may be changed.
     Raises:
         ValueError: this type cannot be written. OSError: disk full, no permission.
     """
-    picture = Picture(photo, None, False, photo.dtype.itemsize * 8, formats.Header())
-    write_picture(path, picture, photo, in_place)
+    write_picture(path, Picture(photo, None, False, photo.dtype.itemsize * 8, formats.Header()), photo)
 
 
 def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep_times=False):

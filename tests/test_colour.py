@@ -13,10 +13,10 @@ from photos.picture import read_photo, read_picture, write_picture
 from tests.files import SRGB, chunk, close, exif, make_jpeg, returned, scene
 
 SPACES = {
-    'P3': colour.make_profile('Display P3', 12),
-    'Adobe RGB': colour.make_profile('Adobe RGB', 'Adobe RGB', 563 / 256),
+    'P3': colour.make_profile('Display P3', colour.PRIMARIES[12]),
+    'Adobe RGB': colour.make_profile('Adobe RGB', colour.PRIMARIES['Adobe RGB'], 563 / 256),
     'ProPhoto': colour.make_profile('P', ((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001), (0.3457, 0.3585)), 1.8),
-    'linear Rec. 2020': colour.make_profile('R', 9, 1.0),
+    'linear Rec. 2020': colour.make_profile('R', colour.PRIMARIES[9], 1.0),
 }
 
 
@@ -63,7 +63,7 @@ def test_wide_gamut_result_is_srgbs_inside_and_brighter_outside(deep):
 
 
 def test_photo_in_srgb_takes_the_plain_path(tmp_path):
-    for profile in (SRGB, colour.make_profile('sRGB', 'sRGB')):
+    for profile in (SRGB, colour.make_profile('sRGB', colour.PRIMARIES['sRGB'])):
         save_png(tmp_path / 'a.png', scene(), profile)
         picture = read_picture(str(tmp_path / 'a.png'))
         assert picture.space is None
