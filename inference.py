@@ -17,7 +17,7 @@ import hashlib
 import os
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -116,50 +116,47 @@ def main(opt):
 
 
 def enhance_jobs(network, jobs, opt, done):
-    """enhance_file for every job, as many at a time as there are cores; failures are printed as they come.
+    """What enhance_file gives for every job; failures are printed as they come.
 
     One thread per core, each with one photo: reading, enhancing and writing overlap, and memory does not grow.
 
     Args:
         done: function to call with every job that is done.
-    Returns:
-        list of what enhance_file gave.
     Raises:
         OSError: the disk is full; what was not started is left out.
     """
     from kernels import announce_compiling
 
-    outcomes, full = [], []
-
     def enhance(job):
-        if full:
-            raise full[0]
         try:
-            outcome = enhance_file(network, job, opt)
-            if not outcome[1]:
-                done(job)
-            return outcome
-        except OSError as error:
-            full.append(error)
+            return settle(job, enhance_file(network, job, opt), done)
+        except OSError:  # no other is started
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
     with announce_compiling(), ThreadPoolExecutor(min(cores(), len(jobs)) or 1) as pool:
+        futures = [pool.submit(enhance, job) for job in jobs]
         try:
-            for outcome in tqdm(pool.map(enhance, jobs), 'enhance', len(jobs), disable=None, leave=False):
-                outcomes.append(outcome)
-                if outcome[1]:
-                    tqdm.write(f'failed: {outcome[1]}', file=sys.stderr)
+            for future in tqdm(as_completed(futures), 'enhance', len(jobs), disable=None, leave=False):
+                future.result()
         except BaseException:  # Ctrl-C too
             pool.shutdown(cancel_futures=True)
             raise
-    return outcomes
+    return [future.result() for future in futures]
+
+
+def settle(job, outcome, done):
+    """The outcome of a job, which is printed if it failed, else passed to done."""
+    if outcome[1]:
+        tqdm.write(f'failed: {outcome[1]}', file=sys.stderr)
+    else:
+        done(job)
+    return outcome
 
 
 def enhance_file(network, job, opt):
-    """Read, enhance and write one photo.
+    """Read, enhance and write the photo of a photos.folder.Job.
 
-    Args:
-        job: photos.folder.Job.
     Returns:
         (path, '' or the reason why not, list of what could not be kept).
     Raises:
@@ -213,11 +210,7 @@ def enhance_videos(network, jobs, opt, done, progress=None):
                     frames, name, total or None, unit=' frames', disable=None, leave=False)),
             )  # fmt: skip
 
-        outcomes.append(attempt(job, work))
-        if outcomes[-1][1]:
-            tqdm.write(f'failed: {outcomes[-1][1]}', file=sys.stderr)
-        else:
-            done(job)
+        outcomes.append(settle(job, attempt(job, work), done))
     return outcomes
 
 

@@ -104,7 +104,6 @@ def main(opt):
     tune_malloc()
     rank, _ = init_distributed()
 
-    # choose
     protocol = PROTOCOLS.get(opt.protocol, Protocol(opt.resize, opt.crop_border, opt.gt_mean))
     protocol.check()
     functions, blanks = ({}, {}) if opt.photos else choose_metrics(opt.metrics)
@@ -115,7 +114,6 @@ def main(opt):
     methods = choose_methods(opt, checkpoints, baselines, pairs, protocol)
     find_overlaps(methods, pairs, quiet=rank > 0)
 
-    # score
     scored = map_pairs(lambda pair: score_pair(pair, methods, protocol, functions), pairs, name)
     kept = [(pair, scores) for pair, scores in zip(pairs, scored, strict=True) if not isinstance(scores, str)]
     problems = [reason for reason in scored if isinstance(reason, str)]
@@ -130,7 +128,6 @@ def main(opt):
     if rank > 0:
         return 0
 
-    # report
     rows = [{'input': pair[0], 'target': pair[1], **row} for pair, scores in kept for row in scores]
     metrics = [metric for metric, function in functions.items() if function]
     found = summarize_methods(rows, metrics)
@@ -169,11 +166,7 @@ class Method(NamedTuple):
 
 
 def check_combination(opt):
-    """Refuse an option that the others leave without effect, and one that a standard protocol fixes.
-
-    Raises:
-        ValueError: the option, the other one, and what was given.
-    """
+    """Refuse an option that the others leave without effect, and one that a standard protocol fixes."""
     lone = opt.pairs_file.endswith('.pkl') or not opt.dataset_dir
     no_gamma = not (opt.photos and 'best_gamma' in opt.baselines)
     rules = [
@@ -192,11 +185,7 @@ def check_combination(opt):
 
 
 def choose_metrics(names):
-    """({metric: function, None where it is not at hand}, {metric: the reason}).
-
-    Raises:
-        ValueError: unknown metric, or no psnr.
-    """
+    """({metric: function, None where it is not at hand}, {metric: the reason}) of the option's text."""
     functions, blanks = {}, {}
     for name in lists.list_names(names) or tuple(METRICS)[:5]:
         if name not in LABELS:
@@ -210,11 +199,7 @@ def choose_metrics(names):
 
 
 def choose_pairs(opt, checkpoints):
-    """(name, pairs, notes for the report) of the options. A photo without a target is a pair with ''.
-
-    Raises:
-        OSError, ValueError: no such list or folder, none of its photos, or a pair twice.
-    """
+    """(name, pairs, notes for the report) of the options. A photo without a target is a pair with ''."""
     name, pairs = find_test_pairs(opt, checkpoints)
     if not any(map(os.path.exists, {path for pair in pairs for path in pair})):
         raise FileNotFoundError(
@@ -273,11 +258,7 @@ def make_result_dir(opt, checkpoints, name):
 
 
 def choose_methods(opt, checkpoints, baselines, pairs, protocol):
-    """{label: Method}, the unprocessed input first; best_gamma follows when the others are scored.
-
-    Raises:
-        OSError, ValueError: a checkpoint or folder that cannot be used, or one that is given twice.
-    """
+    """{label: Method}, the unprocessed input first; best_gamma follows when the others are scored."""
     methods = {INPUT: Method(lambda photo, path: photo, {})}
 
     def add(label, longer, method):
@@ -309,11 +290,7 @@ def use_checkpoint(path, opt, device):
 
 
 def use_results(folder, pairs, protocol):
-    """Method that reads another system's results, matched by stem.
-
-    Raises:
-        OSError, ValueError: no photos there, or a stem that two of them, or two inputs, share.
-    """
+    """Method that reads another system's results, matched by stem, which no two of them and no two inputs share."""
     problems = []
     results = lists.by_stem(list_photos(folder), problems)
     lists.by_stem(sorted({photo for photo, _ in pairs}), problems)

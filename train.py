@@ -113,7 +113,6 @@ NAMED = {name for recipe in RECIPES.values() for name in recipe}
 RECIPES['predecessor'] = {name: value for name, value in DEFAULTS.items() if name in NAMED}
 
 RULES = {  # of every option, see utils.check_options
-    **{name: type(value) for name, value in vars(opt).items() if isinstance(value, (bool, str))},
     **utils.NETWORK_RULES, 'recipe': ['', *RECIPES],
     'dataset_ratio': (0.01, 0.99), 'full_size': (1, 8192), 'identity_share': (0.0, 1.0), 'darken': (0.0, 1.0),
     'max_stops': (0.5, 16.0), 'good_weight': (0.001, 1000.0), 'good_identity_share': (0.0, 1.0),
@@ -123,6 +122,9 @@ RULES = {  # of every option, see utils.check_options
     'amp': ['', 'bf16', 'fp16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
     'visualize_batch': (1, None),
     **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure', 'tone')},
+    **dict.fromkeys(('augment', 'freeze_norm', 'drop_last', 'deterministic', 'fused', 'tensorboard'), bool),
+    **dict.fromkeys(('start_from', 'dataset_dir', 'split', 'train_pairs', 'train_weights', 'valid_pairs', 'good_photos',
+                     'device', 'exp_name', 'checkpoints_dir', 'resume'), str),
 }  # fmt: skip
 
 if __name__ == '__main__':  # before torch is imported: --help and a wrong option are answered at once
@@ -150,11 +152,11 @@ from kernels import enhance_photo, estimate_illumination, training_loss
 from loss import PRESETS
 from model import build_network
 from pairs import lists
+from photos.contact_sheet import save_sheet
 from runs.checkpoint import load_network, network_options
 from runs.folder import open_folder
 from runs.state import RunData, State, adopt_options
 from scoring.metrics import psnr, ssim
-from scoring.sheets import save_sheet
 from system.process import cores, tune_malloc
 from system.ranks import BatchNorm, all_gather_list, init_distributed
 

@@ -1,11 +1,13 @@
-"""Before and after of many photos on one page."""
+"""Many photos on one page: before and after of files, a batch of training."""
 
 import os
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from photos.levels import to_8bit
+from photos.levels import to_8bit, to_photo
 from photos.picture import read_photo, write_photo
 
 CELL = 240  # width of a photo in pixels
@@ -52,3 +54,12 @@ def draw_row(name, photos, cell=CELL):
     name = name.encode('ascii', 'replace').decode()  # OpenCV's fonts have no other letters
     cv2.putText(title, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([title, np.concatenate(shown, axis=1)])
+
+
+def save_sheet(path, images, columns=4, cell=192):
+    """Write up to columns x columns images (N, 3, H, W) in [0, 1] as one picture, each cell `cell` pixels wide."""
+    images = images[: columns * columns].detach().float().clamp(0, 1)
+    cells = [*F.interpolate(images, (max(1, round(cell * images.shape[-2] / images.shape[-1])), cell), mode='area')]
+    cells += [torch.ones_like(cells[0])] * (-len(cells) % columns)
+    rows = [torch.cat(cells[first : first + columns], dim=2) for first in range(0, len(cells), columns)]
+    write_photo(path, to_photo(torch.cat(rows, dim=1)))

@@ -20,7 +20,6 @@ LABELS = {
     'hue_to_input': 'hue to input, deg',
     'blown': 'blown %',
 }
-OF_ONE = tuple(LABELS)[:5]  # the numbers of measure_appearance
 
 
 def to_lab(photo):
@@ -46,24 +45,25 @@ def measure_appearance(lab):
     """
     lightness = lab[..., 0]
     black_point, veil = np.percentile(lightness, (1, 5))
-    numbers = (
-        lightness.mean(dtype=np.float64),
-        lightness.std(dtype=np.float64),
-        np.hypot(lab[..., 1], lab[..., 2]).mean(dtype=np.float64),
-        black_point,
-        veil,
-    )
-    return dict(zip(OF_ONE, map(float, numbers), strict=True))
+    return {
+        'lightness': float(lightness.mean(dtype=np.float64)),
+        'contrast': float(lightness.std(dtype=np.float64)),
+        'chroma': float(np.hypot(lab[..., 1], lab[..., 2]).mean(dtype=np.float64)),
+        'black_point': float(black_point),
+        'veil': float(veil),
+    }
 
 
 def measure_faults(result, photo, target=None):
     """Faults of a result's Lab against the input photo's and the target's, all of one size.
 
     Returns:
-        dict of hue_to_target (with a target alone) and hue_to_input, see hue_error, and blown, see blown_share.
+        dict of hue_to_target (with a target alone) and hue_to_input, see hue_error, and blown: the share of the pixels,
+        in %, that are white (L of WHITE or more) and were not in the photo.
     """
     to_target = {} if target is None else {'hue_to_target': hue_error(result, target)}
-    return {**to_target, 'hue_to_input': hue_error(result, photo), 'blown': blown_share(result, photo)}
+    blown = (result[..., 0] >= WHITE) & (photo[..., 0] < WHITE)
+    return {**to_target, 'hue_to_input': hue_error(result, photo), 'blown': float(100 * blown.mean())}
 
 
 def hue_error(lab, other):
@@ -79,8 +79,3 @@ def hue_error(lab, other):
     angle = np.degrees(np.abs(np.arctan2(a1 * b2 - a2 * b1, a1 * a2 + b1 * b2)))
     weight = np.minimum(np.hypot(a1, b1), np.hypot(a2, b2))
     return float((weight * angle).sum() / max(weight.sum(), 1e-9))
-
-
-def blown_share(result, photo):
-    """Share of the pixels, in %, that are white (L of WHITE or more) in a result's Lab and were not in the photo's."""
-    return float(100 * ((result[..., 0] >= WHITE) & (photo[..., 0] < WHITE)).mean())

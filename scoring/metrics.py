@@ -4,6 +4,7 @@ Photos are (H, W, 3) RGB, both of one size; 16 bit is rounded to 8 first. `METRI
 package and weights that not everybody has.
 """
 
+import functools
 import glob
 import importlib.util
 import os
@@ -81,7 +82,6 @@ def match_mean(photo, target):
 
 METRICS = {function.__name__: function for function in (psnr, ssim, ssim_gauss, de76, de2000, psnr_gt_mean)}
 
-
 LABELS = {
     'psnr': 'PSNR dB',
     'ssim': 'SSIM',
@@ -104,25 +104,16 @@ def find_lpips():
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         own = one_per_thread(lambda: LearnedPerceptualImagePatchSimilarity('alex', normalize=True))
+        own()  # what fails, fails here
     except (ImportError, RuntimeError, OSError) as error:
         return f'torchmetrics does not run here ({str(error).splitlines()[0]})'
     return lambda photo, target: float(own()(as_batch(photo), as_batch(target)))
 
 
 def one_per_thread(make):
-    """A function that returns the calling thread's own object of make(): a metric that keeps sums is not shared.
-
-    Makes the first one at once, so that what fails, fails here.
-    """
-    local = threading.local()
-    local.made = make()
-
-    def own():
-        if not hasattr(local, 'made'):
-            local.made = make()
-        return local.made
-
-    return own
+    """A function that returns the calling thread's own object of make(): a metric that keeps sums is not shared."""
+    made = functools.cache(lambda thread: make())
+    return lambda: made(threading.get_ident())
 
 
 def color_difference(photo, target, difference):

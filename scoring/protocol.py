@@ -23,7 +23,7 @@ class Protocol(NamedTuple):
 
     def check(self):
         """Raise ValueError for a resize that is not one."""
-        if self.resize and not re.fullmatch(r'long[1-9]\d*|[1-9]\d*x[1-9]\d*', self.resize):
+        if not re.fullmatch(r'|long[1-9]\d*|[1-9]\d*x[1-9]\d*', self.resize):
             raise ValueError(f"resize: expected '', such as 512x512, or such as long512, got {self.resize!r}")
 
     def prepare(self, photo):
@@ -86,14 +86,9 @@ def describe_lol(name, pairs):
 
 
 def choose_baselines(names):
-    """{label: function photo -> photo} of baselines that need no targets, all but best_gamma.
+    """{label: function photo -> photo} of names of BASELINES, each once; without best_gamma, which needs targets.
 
     gamma is 0.4; clahe is scikit-image's equalize_adapthist; rescale stretches a photo's levels to 0 to 255.
-
-    Args:
-        names: list of BASELINES.
-    Raises:
-        ValueError: unknown name, or a name twice.
     """
     for i, name in enumerate(names):
         if name not in BASELINES or name in names[:i]:

@@ -14,17 +14,10 @@ FEWEST = 3  # photos for an interval: resamples of one or two say nothing of oth
 
 
 def summarize_methods(rows, metrics):
-    """{method: {metric: summarize(its values), 'appearance': compare_appearance(its rows)}}.
-
-    Args:
-        rows: of all photos and methods.
-        metrics: names of those that were measured.
-    """
+    """{method: {metric: summarize(its values), 'appearance': compare_appearance(its rows)}} of the metrics' names."""
     return {
-        method: {
-            **{metric: summarize(column(mine, metric)) for metric in metrics},
-            'appearance': compare_appearance(mine),
-        }
+        method: {metric: summarize(column(mine, metric)) for metric in metrics}
+        | {'appearance': compare_appearance(mine)}
         for method, mine in group_rows(rows).items()
     }
 
@@ -116,12 +109,7 @@ def extremes(values, count=5):
 
 
 def write_report(summary, metrics, with_appearance=False):
-    """The report as Markdown, from summary.json's content alone: title, table, notes.
-
-    Args:
-        metrics: columns of the table.
-        with_appearance: columns of the numbers of scoring.appearance too, with a row of the targets.
-    """
+    """The report as Markdown, from summary.json's content alone: title, table (see write_table), notes."""
     lines = [f'{summary["pairs"]}: {summary["photos"]} photos, {summary["protocol"]}, split {summary["split_sha256"]}']
     lines += summary['notes']
     lines += ['', write_table(summary['methods'], metrics, with_appearance), '']
@@ -135,7 +123,10 @@ def write_report(summary, metrics, with_appearance=False):
 
 
 def write_table(methods, metrics, with_appearance=False):
-    """The methods' means with half the interval's width, as Markdown; a metric that is not at hand stays blank."""
+    """The methods' means with half the interval's width, as Markdown; a metric that is not at hand stays blank.
+
+    with_appearance adds columns of the numbers of scoring.appearance, and a row of the targets.
+    """
     first = next(iter(methods.values()))['appearance']
     numbers = list(first) if with_appearance else []
     columns = [LABELS[name] for name in metrics] + [NUMBERS[name] for name in numbers]

@@ -327,7 +327,7 @@ def test_blown_is_what_became_white_and_was_not():
     result = photo.copy()
     photo[0, 0] = result[0, 0] = 255  # was white before
     result[0, 1], result[0, 2], result[0, 3] = 255, 254, (255, 255, 100)  # white, white but for a level, yellow
-    assert appearance.blown_share(*map(appearance.to_lab, (result, photo))) == pytest.approx(20)
+    assert appearance.measure_faults(*map(appearance.to_lab, (result, photo)))['blown'] == pytest.approx(20)
 
 
 def test_large_photos_are_measured_on_a_smaller_copy():

@@ -30,7 +30,7 @@ def test_benchmarks_sides_run_and_leave_results(tmp_path):
 @pytest.mark.parametrize('name', compare_systems.BUILTIN)
 def test_builtin_systems_give_a_photo_of_the_same_size(name):
     photo = benchmark.noisy_photo(0.002)
-    result = compare_systems.load_system(name, compare_systems.opt)(photo.copy())
+    result = compare_systems.load_system(name, 'general')(photo.copy())
     assert result.shape == photo.shape
     assert result.dtype == np.uint8
     assert (result != photo).any()
@@ -60,9 +60,9 @@ def test_a_command_gets_the_photo_and_must_write_a_result(tmp_path):
 
 def test_a_system_that_gives_no_photo_is_refused(monkeypatch):
     photo = benchmark.noisy_photo(0.002)
-    monkeypatch.setattr(compare_systems, 'load_system', lambda system, opt: lambda photo: photo / 255)
+    monkeypatch.setattr(compare_systems, 'prepare', lambda *settings: (photo, lambda photo: photo / 255))
     with pytest.raises(ValueError, match=r'result: expected \(.*\) uint8, got .* float64'):
-        compare_systems.time_function('wrap:sci', photo, None)()
+        compare_systems.time_once('wrap:sci', compare_systems.opt)
 
 
 def test_a_system_that_fails_keeps_its_row():

@@ -9,10 +9,9 @@ import torch
 
 import utils
 from model import build_network
-from photos import levels
+from photos import contact_sheet, levels
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import load_network, save_checkpoint
-from scoring import sheets
 
 
 def test_overrides_take_the_type_of_the_default():
@@ -216,7 +215,7 @@ def test_predecessors_weights_see_bgr(tmp_path):
 
 def test_sheet_holds_sixteen_pictures(tmp_path):
     path = str(tmp_path / 'sheet.png')
-    sheets.save_sheet(path, torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 3, 20, 40), cell=10)
+    contact_sheet.save_sheet(path, torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 3, 20, 40), cell=10)
     sheet = cv2.imread(path)
     assert sheet.shape == (20, 40, 3)
     assert sheet[::5, ::10, 0].flatten().tolist() == [round(i / 15 * 255) for i in range(16)]

@@ -95,11 +95,7 @@ def main(opt):
 
 
 def train(opt, name, seed):
-    """(PSNR, SSIM) on validation after the last epoch of one run, which is made or finished where it is not there.
-
-    Raises:
-        ValueError: train.py failed.
-    """
+    """(PSNR, SSIM) on validation after the last epoch of one run, which is made or finished where it is not there."""
     exp_name = f'{"".join(c if c.isalnum() else "_" for c in name)}_{seed}'
     log = os.path.join(opt.result_dir, exp_name, 'log.csv')
     if not finished(log, opt.total_epochs):
@@ -138,18 +134,14 @@ def make_table(runs, names, seeds):
 
 def draw_runs(runs, result_dir):
     """Draw training runs beside each other, and print their validation PSNR."""
-    groups = {}
+    firsts, curves = {}, {}  # {name: its first run}, {name: [{epoch: PSNR} of each run]}
     for run in runs:
-        groups.setdefault(re.sub(r'_?\d+$', '', os.path.basename(run)), []).append(run)
-    logs = {name: [read_csv(os.path.join(run, 'log.csv')) for run in members] for name, members in groups.items()}
-    curves = {
-        name: [{int(row['epoch']): float(row['psnr']) for row in log if row['psnr']} for log in members]
-        for name, members in logs.items()
-    }
+        name, log = re.sub(r'_?\d+$', '', os.path.basename(run)), read_csv(os.path.join(run, 'log.csv'))
+        firsts.setdefault(name, run)
+        curves.setdefault(name, []).append({int(row['epoch']): float(row['psnr']) for row in log if row['psnr']})
     os.makedirs(result_dir, exist_ok=True)
     draw_curves(os.path.join(result_dir, 'curves.png'), [('validation PSNR in dB', curves, False)])
-    rows = [show_first_epoch(members[0]) for members in groups.values()]
-    write_photo(os.path.join(result_dir, 'first_epoch.jpg'), np.concatenate(rows))
+    write_photo(os.path.join(result_dir, 'first_epoch.jpg'), np.concatenate([*map(show_first_epoch, firsts.values())]))
     for name, psnrs in curves.items():
         for epoch in sorted(set.intersection(*map(set, psnrs))):
             values = [psnr[epoch] for psnr in psnrs]

@@ -14,6 +14,7 @@ its files, uncompressed BMP, stay in. A system whose modules are named as ours (
 Prints a Markdown table and writes compare_systems.json.
 """
 
+import functools
 import importlib
 import os
 import statistics
@@ -48,7 +49,6 @@ opt = SimpleNamespace(
 RULES = {'megapixels': (1e-6, None), 'repeats': (1, None), 'cores': (1, None)}
 OURS = 'ours'
 BUILTIN = (OURS, "the predecessor's plain path", 'OpenCV CLAHE', 'a gamma table')
-STATE = {}  # of a process that runs one system: its function and its photo
 
 
 def main(opt):
@@ -59,7 +59,6 @@ def main(opt):
     rows = []
     print('| system | time | seconds | peak memory |\n|---|---|---|---|')
     with start_process() as ours:
-        ours.submit(prepare, OURS, opt).result()
         for name, system in {OURS: OURS, **systems}.items():
             try:
                 row = compare(ours, system, opt)
@@ -84,12 +83,11 @@ def split_systems(text):
 
 
 def compare(ours, system, opt):
-    """A row of the table: a system in a process of its own, in turn with ours, whose process is ready."""
+    """A row of the table: a system in a process of its own, in turn with ours."""
     times = []
     with start_process() as other:
-        other.submit(prepare, system, opt).result()
         for _ in range(opt.repeats + 1):
-            times.append([process.submit(run_once).result() for process in (ours, other)])
+            times.append([ours.submit(time_once, OURS, opt).result(), other.submit(time_once, system, opt).result()])
         peak = float('nan') if '{' in system else other.submit(peak_memory).result()
     mine, theirs = map(statistics.median, zip(*times[1:], strict=True))  # the first is a warm-up
     return {'seconds': theirs, 'ours': mine, 'ratio': theirs / mine, 'peak_gb': peak}
@@ -103,42 +101,37 @@ def write_row(row):
     return f'| {row["system"]} | {row["ratio"]:.3g} | {row["seconds"]:.3f} | {peak} |'
 
 
-def prepare(system, opt):
-    """Make this process ready to run a system."""
+def time_once(system, opt):
+    """Seconds of a system on the photo, of which a function that gives no photo of the same size is refused."""
+    photo, function = prepare(system, opt.checkpoints_file, opt.megapixels, opt.cores)
+    if not function:
+        with tempfile.TemporaryDirectory() as large, tempfile.TemporaryDirectory() as small:
+            seconds = run_command(system, photo, large, opt.cores)
+            return seconds - run_command(system, photo[:64, :64], small, opt.cores)
+    copy = photo.copy()  # a system may work in place
+    start = time.perf_counter()
+    result = function(copy)
+    seconds = time.perf_counter() - start
+    shape, dtype = getattr(result, 'shape', None), getattr(result, 'dtype', None)
+    if shape != photo.shape or dtype != np.uint8:
+        raise ValueError(f'result: expected {photo.shape} uint8, got {shape} {dtype}')
+    return seconds
+
+
+@functools.lru_cache(maxsize=1)
+def prepare(system, checkpoints_file, megapixels, cores):
+    """(photo, function photo -> photo, or None for a command): makes a process ready for a system, once."""
     if hasattr(os, 'sched_setaffinity'):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: opt.cores])
-    torch.set_num_threads(opt.cores)
-    cv2.setNumThreads(opt.cores)
-    photo = noisy_photo(opt.megapixels)
-    STATE['run'] = time_command(system, photo, opt.cores) if '{' in system else time_function(system, photo, opt)
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    torch.set_num_threads(cores)
+    cv2.setNumThreads(cores)
+    return noisy_photo(megapixels), None if '{' in system else load_system(system, checkpoints_file)
 
 
-def run_once():
-    """Seconds of this process's system on its photo."""
-    return STATE['run']()
-
-
-def time_function(system, photo, opt):
-    """A function that gives the seconds of a system, and refuses what is not a photo of the same size."""
-    function = load_system(system, opt)
-
-    def run():
-        copy = photo.copy()  # a system may work in place
-        start = time.perf_counter()
-        result = function(copy)
-        seconds = time.perf_counter() - start
-        shape, dtype = getattr(result, 'shape', None), getattr(result, 'dtype', None)
-        if shape != photo.shape or dtype != np.uint8:
-            raise ValueError(f'result: expected {photo.shape} uint8, got {shape} {dtype}')
-        return seconds
-
-    return run
-
-
-def load_system(system, opt):
+def load_system(system, checkpoints_file):
     """The function photo -> photo of a built-in system or of MODULE:FUNCTION; ValueError where there is none."""
     if system in BUILTIN[:2]:  # the predecessor's weights play no part in its time
-        network = load_network(opt.checkpoints_file)[0] if system == OURS else build_network('hdrnet').eval()
+        network = load_network(checkpoints_file)[0] if system == OURS else build_network('hdrnet').eval()
         network.fused = system == OURS
         return lambda photo: enhance_photo(network, photo)[0]
     if system in BUILTIN:
@@ -155,17 +148,6 @@ def equalize(photo):
     lab = cv2.cvtColor(photo, cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(lab[..., 0])
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-
-
-def time_command(command, photo, cores):
-    """A function that gives the seconds of a shell command on a photo, less those on one of 64 x 64."""
-
-    def run():
-        with tempfile.TemporaryDirectory() as large, tempfile.TemporaryDirectory() as small:
-            seconds = run_command(command, photo, large, cores)
-            return seconds - run_command(command, photo[:64, :64], small, cores)
-
-    return run
 
 
 def run_command(command, photo, folder, cores):
