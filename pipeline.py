@@ -20,7 +20,7 @@ from model import LOW_SIZE
 from pairs import augment, degrade
 from photos.picture import read_photo
 from system.files import error_line, raise_all
-from system.process import cores
+from system.process import cores, map_in_order
 
 
 def read_pair(pair):
@@ -224,17 +224,12 @@ class Loader:
         return -(-self.count // self.batch_size)
 
     def __iter__(self):
-        self.waited = 0.0
-        if self.num_workers == 0:
-            yield from (self.receive(lambda k=k: self.prepare(k)) for k in range(len(self)))
-            return
-        with ThreadPoolExecutor(self.num_workers, 'load') as pool:
-            ahead = [pool.submit(self.prepare, k) for k in range(min(self.num_workers + 1, len(self)))]
-            for k in range(len(self)):
-                batch = self.receive(ahead.pop(0).result)
-                if k + self.num_workers + 1 < len(self):
-                    ahead.append(pool.submit(self.prepare, k + self.num_workers + 1))
-                yield batch
+        self.waited, numbers = 0.0, (k for k in range(len(self)))
+        with ThreadPoolExecutor(self.num_workers or 1, 'load') as pool:
+            ahead = map_in_order(pool, self.prepare, numbers, self.num_workers + 2)
+            batches = ahead if self.num_workers else map(self.prepare, numbers)
+            for _ in range(len(self)):
+                yield self.receive(batches)
 
     def prepare(self, k):
         """This rank's positions of batch k, and their photos stacked, (N, H, W, 3) with levels in [0, 255]."""
@@ -247,9 +242,9 @@ class Loader:
             stacked.append(torch.from_numpy(np.stack(photos)))
         return positions, stacked
 
-    def receive(self, wait):
+    def receive(self, batches):
         start = time.perf_counter()
-        positions, stacked = wait()
+        positions, stacked = next(batches)
         self.waited += time.perf_counter() - start
         batches = [batch.to(self.device).permute(0, 3, 1, 2) for batch in stacked]  # as bytes: floats are made there
         floats = [batch.to(torch.float32, memory_format=torch.contiguous_format) for batch in batches]

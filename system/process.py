@@ -1,4 +1,4 @@
-"""This process's share of the machine: cores and memory; what a result may depend on."""
+"""This process's share of the machine: cores, threads and memory; what a result may depend on."""
 
 import ctypes
 import os
@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections import deque
 
 PACKAGES = ('torch', 'numpy', 'numba', 'cv2', 'PIL', 'skimage', 'av')
 
@@ -42,6 +43,22 @@ def use_wide_vectors():
 def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def map_in_order(pool, work, items, count):
+    """Yield work(item) of every item in order, with up to `count` of them at work on a pool of threads."""
+    pending = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        items.close()
 
 
 def describe_machine():

@@ -16,12 +16,13 @@ import inference
 from kernels import Edit
 from photos.lowres import shrink, shrink_area
 from runs.checkpoint import load_network
+from system.process import map_in_order
 
 av = pytest.importorskip('av')
 
 from video.boxes import whole_boxes  # noqa: E402
 from video.colors import find_layout, planes_to_rgb, rgb_to_planes  # noqa: E402
-from video.enhance import VideoEdit, enhance_video, map_in_order, prefetch  # noqa: E402
+from video.enhance import VideoEdit, enhance_video, prefetch  # noqa: E402
 from video.reader import frame_layout  # noqa: E402
 from video.smoothing import CutFinder, Look, smooth_grids  # noqa: E402
 from video.writer import Result  # noqa: E402

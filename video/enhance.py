@@ -22,7 +22,7 @@ import torch
 from kernels import FULL, Edit, apply_grid
 from photos.levels import to_tensor
 from system.files import copy_status, save_whole
-from system.process import cores
+from system.process import cores, map_in_order
 from video.colors import frame_lowres, planes_to_rgb, rgb_to_planes
 from video.reader import frame_layout, frame_planes, open_source, quarter_turns, read_frames, reformat, refuse_hdr
 from video.smoothing import Look, smooth_grids
@@ -165,19 +165,3 @@ def prefetch(items, size):
             for future in ahead:
                 future.cancel()
             thread.submit(items.close)
-
-
-def map_in_order(pool, work, items, count):
-    """Yield work(item) of every item in order, with up to `count` of them at work on a pool of threads."""
-    pending = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) >= count:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-        items.close()
