@@ -186,6 +186,7 @@ def pick_device(device):
         torch.ones(1, device=chosen).item()  # 'meta' computes nothing
         if chosen.type == 'cuda':
             torch.cuda.set_device(chosen)
+            torch.backends.cudnn.allow_tf32 = False  # torch's default rounds convolutions to 11 bits
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'device: expected cpu or a CUDA device of this machine, got {device!r}') from error
     return chosen

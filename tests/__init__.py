@@ -3,6 +3,7 @@ import os
 import socket
 import sys
 
+import pytest
 import torch
 
 
@@ -16,6 +17,8 @@ def two_ranks():
 
 def on_two_ranks(function, folder):
     """[function(0), function(1)] of two processes that are ranks of one gloo group, which meet in a folder."""
+    if torch.cuda.is_available():
+        pytest.skip('where there is a GPU, autograd does not survive the fork of a process that has used it')
     context = multiprocessing.get_context('fork')
     results = context.SimpleQueue()
     processes = [context.Process(target=run_rank, args=(function, rank, str(folder), results)) for rank in (0, 1)]

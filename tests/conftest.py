@@ -10,6 +10,10 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from system.process import use_wide_vectors
+
+use_wide_vectors()  # as the scripts do, so that what runs here equals what they run
+
 
 @pytest.fixture
 def shared():

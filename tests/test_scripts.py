@@ -72,7 +72,7 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
     assert len(lists.read_pairs(str(runs / 'tiny' / 'train_pairs.csv'))) == 3
 
     best = runs / 'tiny' / 'best.pth'
-    status, out, err = script('test.py', '--checkpoints_file', best)
+    status, out, err = script('test.py', '--checkpoints_file', best, '--device', 'cpu')
     assert status == 0, err
     assert 'unprocessed input' in out
     with open(runs / 'tiny' / 'test_tiny_valid_pairs' / 'per_photo.csv', newline='') as file:
