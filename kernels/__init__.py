@@ -78,6 +78,8 @@ def try_kernels(kernels, device):
     plain = illumination, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
 
     network.to(device)
+    with torch.no_grad():
+        kernels.predict_grid(network, lowres[:1].to(device))  # whether a graph can be recorded
     grid, fullres, target = (value.detach().to(device) for value in (grid, fullres, target))
     grid.requires_grad_()
     guide = network.guide.fold(fullres)
@@ -214,7 +216,8 @@ def predict_grid(network, photo):
     """
     device = next(network.parameters()).device
     lowres = to_tensor(make_lowres(photo, network.lowres_mode), device)
-    grid = network.predict_grid(lowres)
+    kernels = kernels_for(network, lowres)
+    grid = kernels.predict_grid(network, lowres) if kernels and lowres.is_cuda else network.predict_grid(lowres)
     if not grid.isfinite().all():  # else a black photo
         raise ValueError('network: expected finite coefficients, got others: its weights are broken')
     return grid

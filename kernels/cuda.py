@@ -5,15 +5,20 @@ run of one row's pixels between the centres of two grid cells, so that all its p
 linear in x, and sums over the luma bins that the run touches. The backward pass writes one partial sum for each run and
 leaves their addition to torch: no atomics, and the same result every time.
 
-Programs are (rows, runs of a row): CUDA takes 2^31 on the first axis only. A thread has several pixels, for all of
-which it loads the grid's coefficients once; a program of one warp sums without shared memory. A kernel's arguments are
-flat, because that is what Triton launches; the functions inside take the three channels as one tuple.
+Programs are (rows, cells, runs of a cell): CUDA takes 2^31 on the first axis only. A thread has several pixels, for all
+of which it loads the grid's coefficients once; a program of one warp sums without shared memory. A kernel's arguments
+are flat, because that is what Triton launches; the functions inside take the three channels as one tuple.
 
-Tested with Triton's interpreter on the CPU (TRITON_INTERPRET=1), which proves the arithmetic; not yet run on a GPU.
+Instructions bound enhance_kernel, not memory (docs/speed.md). The tests run on a GPU, as they did on an H200, else in
+Triton's interpreter on the CPU (TRITON_INTERPRET=1).
 """
 
 import functools
 import itertools
+import math
+import threading
+import warnings
+import weakref
 
 import torch
 import triton
@@ -26,8 +31,10 @@ from model import TINY, reflectance
 # ------------------------------------------------------------------------------------------------------ guide and slice
 
 
-BLOCKS = 32, 256  # pixels of a program: the power of two that holds an interval between cell centres, within these
-WARP = 128  # pixels of a warp
+BLOCKS = 32, 128  # pixels of a run: the power of two that holds an interval between cell centres, within these
+LINES = 4  # rows of a program that enhances
+GROUP, STEPS = 16, 32  # units of a program, and times BLOCK its pixels, where the guide's gradients are added up
+LOG2_E = tl.constexpr(1 / math.log(2))
 
 
 @triton.jit
@@ -42,15 +49,22 @@ def channels_of(image, at, plane, mask):
 
 @triton.jit
 def guide_of(pixels, hidden, units: tl.constexpr, tanh: tl.constexpr):
-    """Guide in [0, 1]; hidden (units + 1, 5) holds weights, bias and mix, and mix_bias in its last element."""
+    """Guide in [0, 1]; hidden is that of pack_guide."""
     red, green, blue = pixels
     guide = tl.load(hidden + units * 5 + 4) + tl.zeros_like(red)
+    if tanh:
+        for j in tl.static_range(units):
+            unit = hidden + j * 5
+            inside = tl.load(unit + 1) * green + (tl.load(unit + 2) * blue + tl.load(unit + 3))
+            guide += tl.load(unit + 4) * tl.maximum(tl.load(unit) * red + inside, 0.0)
+        up = 1 + tl.exp2(guide * (-2 * LOG2_E))
+        return tl.rsqrt(up * up)  # 1 / up by 2 instructions instead of 9
+    guide += tl.load(hidden + units * 5 + 3)
     for j in tl.static_range(units):
         unit = hidden + j * 5
-        inside = tl.load(unit) * red + tl.load(unit + 1) * green + tl.load(unit + 2) * blue + tl.load(unit + 3)
-        guide += tl.load(unit + 4) * tl.maximum(inside, 0.0)
-    if tanh:
-        return 1 / (1 + tl.exp(-2 * guide))
+        if j % (units // 3) == 0:  # the units of a curve share their weights
+            minus = -(tl.load(unit) * red + (tl.load(unit + 1) * green + tl.load(unit + 2) * blue))
+        guide -= tl.load(unit + 4) * tl.minimum(minus, tl.load(unit + 3))
     return tl.minimum(tl.maximum(guide, 0.0), 1.0)
 
 
@@ -63,24 +77,26 @@ def depth_of(guide, bins: tl.constexpr, align: tl.constexpr):
 
 
 @triton.jit
-def run_of(starts, run, blocks, width, gw: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
-    """(cell, x, mask, part): the pixels of a run, and the weight of cell + 1 at each."""
-    cell = run // blocks
-    x = tl.load(starts + cell) + (run % blocks) * block + tl.arange(0, block)
-    mask = x < tl.load(starts + cell + 1)
+def run_of(starts, width, gw: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
+    """(count, x, part): how many pixels a run has, where they are, and the weight of cell + 1 at each.
+
+    Programs are (lines, cells, runs of a cell). Behind its end a run repeats its last pixel.
+    """
+    cell = tl.program_id(1)
+    start = tl.load(starts + cell) + tl.program_id(2) * block
+    end = tl.load(starts + cell + 1)
+    x = tl.minimum(start + tl.arange(0, block), end - 1)
     if align:
-        place = x.to(tl.float32) * (gw - 1) / tl.maximum(width - 1, 1)
+        place = x.to(tl.float32) * ((gw - 1) / tl.maximum(width - 1, 1))
     else:
-        place = (x.to(tl.float32) + 0.5) * gw / width - 0.5
-    return cell, x, mask, tl.minimum(tl.maximum(place - cell, 0.0), 1.0)
+        place = (x.to(tl.float32) + 0.5) * (gw / width) - 0.5
+    return end - start, x, tl.minimum(tl.maximum(place - cell, 0.0), 1.0)
 
 
 @triton.jit
-def bins_of(depth, mask, bins: tl.constexpr):
-    """First luma bin that the run touches, and the one after its last; equal where the run is empty."""
-    low = tl.min(tl.where(mask, depth, bins - 1.0)).to(tl.int32)
-    high = tl.max(tl.where(mask, depth, -2.0)).to(tl.int32) + 2
-    return low, tl.maximum(tl.minimum(high, bins), low)
+def bins_of(depth, bins: tl.constexpr):
+    """First luma bin that the run touches, and the one after its last."""
+    return tl.min(depth).to(tl.int32), tl.minimum(tl.max(depth).to(tl.int32) + 2, bins)
 
 
 @triton.jit
@@ -90,46 +106,59 @@ def affine_of(left, right, channel: tl.constexpr, pixels, part):
     at, to = left + 4 * channel, right + 4 * channel
     a0, a1, a2, a3 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
     d0, d1, d2, d3 = tl.load(to) - a0, tl.load(to + 1) - a1, tl.load(to + 2) - a2, tl.load(to + 3) - a3
-    return (a0 + d0 * part) * red + (a1 + d1 * part) * green + (a2 + d2 * part) * blue + (a3 + d3 * part)
+    return (a0 + d0 * part) * red + ((a1 + d1 * part) * green + ((a2 + d2 * part) * blue + (a3 + d3 * part)))
 
 
 @triton.jit
-def cell_edges(rows, line, cell, gw: tl.constexpr, bins: tl.constexpr):
-    """Coefficients of a cell and of the next in row `line` of rows (N * H, Gw, bins, 12)."""
+def cell_edges(rows, line, gw: tl.constexpr, bins: tl.constexpr):
+    """Coefficients of the program's cell and of the next in row `line` of rows (N * H, Gw, bins, 12)."""
+    cell = tl.program_id(1)
     left = rows + (line * gw + cell) * bins * 12
     right = rows + (line * gw + tl.minimum(cell + 1, gw - 1)) * bins * 12
     return left, right
 
 
 @triton.jit
-def slice_run(left, right, pixels, part, depth, low, high):
-    """Illumination of the run, three channels, from luma bins low to high - 1 of a cell and the next."""
-    red_s, green_s, blue_s = tl.zeros_like(depth), tl.zeros_like(depth), tl.zeros_like(depth)
-    for z in range(low, high):
-        weight = tl.maximum(1 - tl.abs(depth - z), 0.0)
-        red_s += weight * affine_of(left + z * 12, right + z * 12, 0, pixels, part)
-        green_s += weight * affine_of(left + z * 12, right + z * 12, 1, pixels, part)
-        blue_s += weight * affine_of(left + z * 12, right + z * 12, 2, pixels, part)
-    return red_s, green_s, blue_s
+def clipped(illumination, value, clip: tl.constexpr):
+    """One channel of the illumination, clipped to [value, 1] if clip."""
+    if clip:  # NaN stays: a diverged run is seen by its loss
+        illumination = tl.minimum(illumination, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        return tl.maximum(illumination, value, propagate_nan=tl.PropagateNan.ALL)
+    return illumination
 
 
 @triton.jit
-def clipped(illumination, value, clip: tl.constexpr):
-    """One channel of the illumination, clipped to [value, 1] if clip."""
-    if clip:
-        illumination = tl.where(illumination > 1, 1.0, illumination)  # NaN stays: a diverged run is seen by its loss
-        return tl.where(illumination < value, value, illumination)
-    return illumination
+def illuminate_run(pixels, part, rows, line, hidden, gw: tl.constexpr, bins: tl.constexpr, units: tl.constexpr,
+                   tanh: tl.constexpr, align: tl.constexpr, clip: tl.constexpr):  # fmt: skip
+    """(guide, red, green, blue): the guide and the illumination of a run in row `line` of rows."""
+    guide = guide_of(pixels, hidden, units, tanh)
+    depth = depth_of(guide, bins, align)
+    low, high = bins_of(depth, bins)
+    left, right = cell_edges(rows, line, gw, bins)
+    red, green, blue = tl.zeros_like(depth), tl.zeros_like(depth), tl.zeros_like(depth)
+    for z in range(low, high):
+        weight = tl.maximum(1 - tl.abs(depth - z), 0.0)
+        red += weight * affine_of(left + z * 12, right + z * 12, 0, pixels, part)
+        green += weight * affine_of(left + z * 12, right + z * 12, 1, pixels, part)
+        blue += weight * affine_of(left + z * 12, right + z * 12, 2, pixels, part)
+    return guide, clipped(red, pixels[0], clip), clipped(green, pixels[1], clip), clipped(blue, pixels[2], clip)
+
+
+@functools.lru_cache(maxsize=64)
+def row_weights(height, gh, align_corners, device):
+    """Weights (height, Gh) of a grid's rows at a photo's rows."""
+    y = torch.arange(height, dtype=torch.float32)
+    place = y * (gh - 1) / max(height - 1, 1) if align_corners else (y + 0.5) * gh / height - 0.5
+    weights = (1 - (place.clamp(0, gh - 1)[:, None] - torch.arange(gh)).abs()).clamp(min=0)
+    with torch.inference_mode(False):  # the cache also serves training
+        return weights.to(device, copy=True)
 
 
 def grid_rows(grid, height, align_corners):
     """Grid (N, 12, D, Gh, Gw) interpolated along y: (N, height, Gw, D, 12), differentiable."""
-    gh = grid.shape[3]
-    y = torch.arange(height, device=grid.device, dtype=grid.dtype)
-    place = y * (gh - 1) / max(height - 1, 1) if align_corners else (y + 0.5) * gh / height - 0.5
-    place = place.clamp(0, gh - 1)
-    weights = (1 - (place[:, None] - torch.arange(gh, device=grid.device)).abs()).clamp(min=0)  # (height, Gh)
-    return torch.einsum('yh,ncdhx->nyxdc', weights, grid).contiguous()
+    n, channels, bins, gh, gw = grid.shape
+    lines = grid.permute(0, 3, 4, 2, 1).reshape(n, gh, -1)
+    return (row_weights(height, gh, align_corners, grid.device) @ lines).view(n, height, gw, bins, channels)
 
 
 @functools.lru_cache(maxsize=64)
@@ -137,72 +166,133 @@ def row_runs(width, gw, align_corners, device):
     """How a row is shared out.
 
     Returns:
-        starts: first pixel of each interval between cell centres, and the row's end. blocks: programs of an interval.
-        block: pixels of a program.
+        starts: first pixel of each interval between cell centres, and the row's end. cells: how many intervals.
+        runs: programs of an interval. block: pixels of a program.
     """
     starts, _, _ = grid_intervals(width, gw, align_corners)
     longest = max(b - a for a, b in itertools.pairwise(starts))
     block = min(max(triton.next_power_of_2(longest), BLOCKS[0]), BLOCKS[1])
     with torch.inference_mode(False):  # the cache also serves training
-        return torch.tensor(starts, dtype=torch.int32, device=device), max(1, -(-longest // block)), block
-
-
-def warps(block):
-    """Warps of a program of `block` pixels."""
-    return max(1, block // WARP)
+        first = torch.tensor(starts, dtype=torch.int32, device=device)
+    return first, len(starts) - 1, max(1, -(-longest // block)), block
 
 
 def pack_guide(guide):
-    """model.FoldedGuide as (units + 1, 5), differentiable."""
+    """model.FoldedGuide as (units + 1, 5), differentiable: weights, bias, mix; then 0, 0, 0, mix . bias, mix_bias.
+
+    mix . bias, here without a gradient, lets guide_of take max(colour, -bias) for relu(colour + bias).
+    """
     hidden = torch.cat([guide.weights, guide.bias[:, None], guide.mix[:, None]], dim=1)
-    return torch.cat([hidden, torch.nn.functional.pad(guide.mix_bias.view(1, 1), (4, 0))]).contiguous()
+    last = torch.stack([guide.mix.detach() @ guide.bias.detach(), guide.mix_bias])
+    return torch.cat([hidden, torch.nn.functional.pad(last, (3, 0))[None]])
+
+
+# --------------------------------------------------------------------------------------------------------------- graphs
+
+
+GRAPHS, GRAPHS_LOCK = weakref.WeakKeyDictionary(), threading.Lock()  # record_grid's of each network
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def record_grid(network, lowres):
+    """(lowres, graph, grid, event): network.predict_grid as one launch, which reads and writes these two tensors."""
+    lowres, graph = lowres.clone(), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):  # cuDNN and cuBLAS set themselves up, which a graph cannot hold
+        network.predict_grid(lowres)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+        grid = network.predict_grid(lowres)
+    return lowres, graph, grid, torch.cuda.Event()
+
+
+def predict_grid(network, lowres):
+    """network.predict_grid(lowres), in evaluation by a CUDA graph, which reads the weights where they lie."""
+    if network.training or torch.is_grad_enabled() or torch.is_autocast_enabled() or lowres.device.type != 'cuda':
+        return network.predict_grid(lowres)
+    key = [lowres.shape, lowres.dtype, lowres.device, network.pedestal, network.vibrance, *places(network)]
+    with GRAPHS_LOCK, torch.cuda.device_of(lowres):
+        if network not in GRAPHS or GRAPHS[network][0] != key:
+            GRAPHS[network] = key, *record_grid(network, lowres)
+        _, given, graph, grid, done = GRAPHS[network]
+        torch.cuda.current_stream().wait_event(done)  # another thread's call may still run on its own stream
+        given.copy_(lowres)
+        graph.replay()
+        grid = grid.clone()
+        done.record()
+    return grid
+
+
+def places(module):
+    """Where a module's weights and buffers lie, found four times as fast as by parameters() and buffers()."""
+    held = *module._parameters.values(), *module._buffers.values()
+    found = [value.data_ptr() for value in held if value is not None]
+    return found + [place for child in module._modules.values() for place in places(child)]
+
+
+def record_step(step, images):
+    """Have a module in training replay two CUDA graphs, forward and backward, instead of its hundreds of launches.
+
+    Its buffers stay as they are, and what it returns lasts until its next call.
+
+    Args:
+        images: the tensors that it is called with; it runs as before on others whose shapes differ.
+    """
+    warnings.filterwarnings('ignore', "The AccumulateGrad node's stream")  # of the recording; autograd waits for it
+    plain, buffers = step.forward, [value.clone() for value in step.buffers()]
+    torch.cuda.make_graphed_callables(step, tuple(image.clone() for image in images), allow_unused_input=True)
+    for value, before in zip(step.buffers(), buffers, strict=True):  # it ran a few times
+        value.copy_(before)
+    recorded, shapes = step.forward, [image.shape for image in images]
+    step.forward = lambda *given: (recorded if [value.shape for value in given] == shapes else plain)(*given)
 
 
 # --------------------------------------------------------------------------------------------------------------- photos
 
 
 @triton.jit
-def divide(value, illumination, eps, strength, tiny, full: tl.constexpr):
-    """The reflectance value / (illumination + eps)^strength; full is strength 1."""
+def brighten(enhanced, raised, illumination, eps, strength, tiny, top, shift, full: tl.constexpr):
+    """Write one channel: raised / (illumination + eps)^strength as a level; full is strength 1."""
     divisor = illumination + eps
-    if full:
-        return value / tl.where(tl.abs(divisor) < tiny, tiny, divisor)
-    divided = value * tl.exp2(-strength * tl.log2(tl.maximum(divisor, tiny)))
-    return tl.where(divisor > -tiny, divided, value * (1 - strength))
+    least = tl.maximum(divisor, tiny)
+    gain = tl.rsqrt(least * least) if full else tl.exp2(-strength * tl.log2(least))
+    level = raised * tl.where(divisor > -tiny, gain, 1 - strength) + shift
+    level = tl.minimum(tl.maximum(level, 0.0), top)
+    tl.store(enhanced, level.to(tl.int32).to(enhanced.dtype.element_ty))
 
 
 @triton.jit
-def store_level(enhanced, reflectance, top, half, pedestal, mask):
-    """Write a reflectance as a level; half is added before the fraction is cut off."""
-    level = tl.minimum(tl.maximum(reflectance * (top + 2 * pedestal) + (half - pedestal), 0.0), top + half)
-    tl.store(enhanced, level.to(tl.int32).to(enhanced.dtype.element_ty), mask)
-
-
-@triton.jit
-def enhance_kernel(photo, enhanced, illumination, rows, starts, hidden, width, blocks, eps, strength, tiny, top, half,
-                   pedestal, gw: tl.constexpr, bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr,
+def enhance_kernel(photo, enhanced, illumination, rows, starts, hidden, height, width, eps, strength, tiny, top, shift,
+                   pedestal, scale, gw: tl.constexpr, bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr,
                    align: tl.constexpr, clip: tl.constexpr, full: tl.constexpr, keep: tl.constexpr,
-                   block: tl.constexpr):  # fmt: skip
-    """Photo (H, W, 3) of integers to enhanced of the same type, and illumination (H, W, 3) float32 if keep."""
-    line = tl.program_id(0).to(tl.int64)
-    cell, x, mask, part = run_of(starts, tl.program_id(1), blocks, width, gw, align, block)
-    at = (line * width + x) * 3
-    red = (tl.load(photo + at, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
-    green = (tl.load(photo + at + 1, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
-    blue = (tl.load(photo + at + 2, mask, 0).to(tl.float32) + pedestal) / (top + 2 * pedestal)
-    pixels = (red, green, blue)
-    depth = depth_of(guide_of(pixels, hidden, units, tanh), bins, align)
-    low, high = bins_of(depth, mask, bins)
-    left, right = cell_edges(rows, line, cell, gw, bins)
-    s = slice_run(left, right, pixels, part, depth, low, high)
-    red_s, green_s, blue_s = clipped(s[0], red, clip), clipped(s[1], green, clip), clipped(s[2], blue, clip)
-    if keep:
-        tl.store(illumination + at, red_s, mask)
-        tl.store(illumination + at + 1, green_s, mask)
-        tl.store(illumination + at + 2, blue_s, mask)
-    store_level(enhanced + at, divide(red, red_s, eps, strength, tiny, full), top, half, pedestal, mask)
-    store_level(enhanced + at + 1, divide(green, green_s, eps, strength, tiny, full), top, half, pedestal, mask)
-    store_level(enhanced + at + 2, divide(blue, blue_s, eps, strength, tiny, full), top, half, pedestal, mask)
+                   lines: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    """Photo (H, W, 3) of integers to enhanced of the same type, and illumination (H, W, 3) float32 if keep.
+
+    A level plus pedestal, times scale, is in [0, 1]; shift and top are added to a level, and its bound, before its
+    fraction is cut off.
+    """
+    count, x, part = run_of(starts, width, gw, align, block)
+    if count <= 0:
+        return
+    first = tl.program_id(0).to(tl.int64) * lines
+    for i in range(tl.minimum(height - first, lines).to(tl.int32)):
+        line = first + i
+        start = line * width * 3
+        source, out = photo + start + x * 3, enhanced + start + x * 3
+        red_raised = tl.load(source).to(tl.int32).to(tl.float32) + pedestal
+        green_raised = tl.load(source + 1).to(tl.int32).to(tl.float32) + pedestal
+        blue_raised = tl.load(source + 2).to(tl.int32).to(tl.float32) + pedestal
+        pixels = (red_raised * scale, green_raised * scale, blue_raised * scale)
+        _, red, green, blue = illuminate_run(pixels, part, rows, line, hidden, gw, bins, units, tanh, align, clip)
+        if keep:
+            kept = illumination + start + x * 3
+            tl.store(kept, red)
+            tl.store(kept + 1, green)
+            tl.store(kept + 2, blue)
+        brighten(out, red_raised, red, eps, strength, tiny, top, shift, full)
+        brighten(out + 1, green_raised, green, eps, strength, tiny, top, shift, full)
+        brighten(out + 2, blue_raised, blue, eps, strength, tiny, top, shift, full)
 
 
 def enhance(photo, grid, guide, rule, *, every=0):
@@ -221,14 +311,14 @@ def enhance(photo, grid, guide, rule, *, every=0):
     rows = grid_rows(grid[None], height, rule.align_corners)
     hidden = pack_guide(guide)
     gw, bins = rows.shape[2:4]
-    starts, blocks, block = row_runs(width, gw, rule.align_corners, photo.device)
+    starts, cells, runs, block = row_runs(width, gw, rule.align_corners, photo.device)
     top = 255.0 if photo.dtype == torch.uint8 else 65535.0
+    half, pedestal = 0.0 if rule.round_down else 0.5, rule.pedestal * top / 255
     with torch.cuda.device_of(photo):  # Triton launches on the thread's current device, the first unless told
-        enhance_kernel[height, (len(starts) - 1) * blocks](
-            photo, enhanced, illumination, rows, starts, hidden, width, blocks, float(rule.eps), float(rule.strength),
-            TINY, top, 0.0 if rule.round_down else 0.5, rule.pedestal * top / 255, gw, bins, len(hidden) - 1,
-            guide.tanh, rule.align_corners, rule.clip, rule.strength == 1, every > 0, block,
-            num_warps=warps(block),
+        enhance_kernel[triton.cdiv(height, LINES), cells, runs](
+            photo, enhanced, illumination, rows, starts, hidden, height, width, float(rule.eps), float(rule.strength),
+            TINY, top + half, half - pedestal, pedestal, 1 / (top + 2 * pedestal), gw, bins, len(hidden) - 1,
+            guide.tanh, rule.align_corners, rule.clip, rule.strength == 1, every > 0, LINES, block, num_warps=1,
         )  # fmt: skip
     return enhanced, illumination[::every, ::every] if every else None
 
@@ -237,22 +327,22 @@ def enhance(photo, grid, guide, rule, *, every=0):
 
 
 @triton.jit
-def illumination_kernel(photo, illumination, rows, starts, hidden, height, width, blocks, gw: tl.constexpr,
+def illumination_kernel(photo, illumination, guides, rows, starts, hidden, height, width, gw: tl.constexpr,
                         bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr, align: tl.constexpr,
                         clip: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Illumination of photo (N, 3, H, W); programs (N * H, runs of a row)."""
+    """Illumination and guide (N, H, W) of photo (N, 3, H, W); programs (N * H, cells, runs of a cell)."""
     line = tl.program_id(0).to(tl.int64)
-    cell, x, mask, part = run_of(starts, tl.program_id(1), blocks, width, gw, align, block)
+    count, x, part = run_of(starts, width, gw, align, block)
+    if count <= 0:
+        return
     plane = height * width
     at = (line // height) * 3 * plane + (line % height) * width + x
-    pixels = channels_of(photo, at, plane, mask)
-    depth = depth_of(guide_of(pixels, hidden, units, tanh), bins, align)
-    low, high = bins_of(depth, mask, bins)
-    left, right = cell_edges(rows, line, cell, gw, bins)
-    s = slice_run(left, right, pixels, part, depth, low, high)
-    tl.store(illumination + at, clipped(s[0], pixels[0], clip), mask)
-    tl.store(illumination + at + plane, clipped(s[1], pixels[1], clip), mask)
-    tl.store(illumination + at + 2 * plane, clipped(s[2], pixels[2], clip), mask)
+    pixels = channels_of(photo, at, plane, x < width)
+    guide, red, green, blue = illuminate_run(pixels, part, rows, line, hidden, gw, bins, units, tanh, align, clip)
+    tl.store(guides + line * width + x, guide)
+    tl.store(illumination + at, red)
+    tl.store(illumination + at + plane, green)
+    tl.store(illumination + at + 2 * plane, blue)
 
 
 @triton.jit
@@ -266,75 +356,96 @@ def free_grad(grad_out, illumination, value, at, mask, clip: tl.constexpr):
 
 
 @triton.jit
-def channel_back(partial, left, right, channel: tl.constexpr, grad, pixels, part, weight, slope):
-    """Write the eight sums of one channel and bin; returns the channel's share of the gradient by depth."""
-    red, green, blue = pixels
-    u = weight * grad
-    out = partial + channel * 8
-    tl.store(out, tl.sum(u * red))
-    tl.store(out + 1, tl.sum(u * green))
-    tl.store(out + 2, tl.sum(u * blue))
-    tl.store(out + 3, tl.sum(u))
-    u *= part
-    tl.store(out + 4, tl.sum(u * red))
-    tl.store(out + 5, tl.sum(u * green))
-    tl.store(out + 6, tl.sum(u * blue))
-    tl.store(out + 7, tl.sum(u))
+def store_sums(out, grad, pixels):
+    """Write the sums of grad times (red, green, blue, 1)."""
+    tl.store(out, tl.sum(grad * pixels[0]))
+    tl.store(out + 1, tl.sum(grad * pixels[1]))
+    tl.store(out + 2, tl.sum(grad * pixels[2]))
+    tl.store(out + 3, tl.sum(grad))
+
+
+@triton.jit
+def channel_back(left_sums, right_sums, left, right, channel: tl.constexpr, grad, pixels, part, weight, slope):
+    """Write the sums of one channel and bin for both cells; returns the channel's share of the gradient by depth."""
+    by_right = weight * grad * part
+    store_sums(left_sums + channel * 4, weight * grad - by_right, pixels)
+    store_sums(right_sums + channel * 4, by_right, pixels)
     return slope * grad * affine_of(left, right, channel, pixels, part)
 
 
 @triton.jit
-def illumination_back_kernel(photo, illumination, grad_out, rows, starts, hidden, sums, hidden_sums, height, width,
-                             blocks, gw: tl.constexpr, bins: tl.constexpr, units: tl.constexpr, tanh: tl.constexpr,
-                             align: tl.constexpr, clip: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Partial sums of each run: sums (N * H, runs, bins, 24), zero before, and hidden_sums (N * H, runs, units + 1, 5).
+def illumination_back_kernel(photo, illumination, guides, grad_out, rows, starts, sums, by_guides, height, width,
+                             gw: tl.constexpr, bins: tl.constexpr, tanh: tl.constexpr, align: tl.constexpr,
+                             clip: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    """Gradient by the guide before its squash (N, H, W), and sums (runs of a cell, 2, N * H, cells, bins, 12).
 
-    The 24 are, for each channel, the gradient times (red, green, blue, 1), then the same times the weight of cell + 1.
+    The sums, zero before, are the gradients by the coefficients of the run's cell and of the next.
     """
     line = tl.program_id(0).to(tl.int64)
-    run = tl.program_id(1)
-    cell, x, mask, part = run_of(starts, run, blocks, width, gw, align, block)
+    count, x, part = run_of(starts, width, gw, align, block)
+    if count <= 0:
+        return
+    mask = tl.arange(0, block) < count
     plane = height * width
     at = (line // height) * 3 * plane + (line % height) * width + x
-    pixels = channels_of(photo, at, plane, mask)
-    red, green, blue = pixels
-    guide = guide_of(pixels, hidden, units, tanh)
+    pixels = channels_of(photo, at, plane, x < width)
+    guide = tl.load(guides + line * width + x)
     depth = depth_of(guide, bins, align)
-    low, high = bins_of(depth, mask, bins)
-    red_grad = free_grad(grad_out, illumination, red, at, mask, clip)
-    green_grad = free_grad(grad_out, illumination, green, at + plane, mask, clip)
-    blue_grad = free_grad(grad_out, illumination, blue, at + 2 * plane, mask, clip)
+    low, high = bins_of(depth, bins)
+    red_grad = free_grad(grad_out, illumination, pixels[0], at, mask, clip)
+    green_grad = free_grad(grad_out, illumination, pixels[1], at + plane, mask, clip)
+    blue_grad = free_grad(grad_out, illumination, pixels[2], at + 2 * plane, mask, clip)
 
-    left, right = cell_edges(rows, line, cell, gw, bins)
-    index = line * tl.num_programs(1) + run
-    partial = sums + index * bins * 24
-    by_depth = tl.zeros_like(red)
+    left, right = cell_edges(rows, line, gw, bins)
+    lines, cells = tl.num_programs(0), tl.num_programs(1)
+    left_sums = sums + ((tl.program_id(2) * 2 * lines + line) * cells + tl.program_id(1)) * bins * 12
+    right_sums = left_sums + lines.to(tl.int64) * cells * bins * 12
+    by_depth = tl.zeros_like(depth)
     for z in range(low, high):
         offset = depth - z
         weight = tl.maximum(1 - tl.abs(offset), 0.0)
         # the interval is half open, [bin, bin + 1), as grid_sample's floor has it
         slope = tl.where((offset >= 0) & (offset < 1), -1.0, tl.where((offset < 0) & (offset >= -1), 1.0, 0.0))
-        a, b, out = left + z * 12, right + z * 12, partial + z * 24
-        by_depth += channel_back(out, a, b, 0, red_grad, pixels, part, weight, slope)
-        by_depth += channel_back(out, a, b, 1, green_grad, pixels, part, weight, slope)
-        by_depth += channel_back(out, a, b, 2, blue_grad, pixels, part, weight, slope)
+        a, b, c, d = left_sums + z * 12, right_sums + z * 12, left + z * 12, right + z * 12
+        by_depth += channel_back(a, b, c, d, 0, red_grad, pixels, part, weight, slope)
+        by_depth += channel_back(a, b, c, d, 1, green_grad, pixels, part, weight, slope)
+        by_depth += channel_back(a, b, c, d, 2, blue_grad, pixels, part, weight, slope)
 
     scale = bins - 1 if align else bins
     by_guide = tl.where((depth > 0) & (depth < bins - 1), by_depth * scale, 0.0)
     slope = 2 * guide * (1 - guide) if tanh else tl.where((guide > 0) & (guide < 1), 1.0, 0.0)
-    by_guide = tl.where(mask, by_guide * slope, 0.0)
-    out = hidden_sums + index * (units + 1) * 5
-    tl.store(out + units * 5 + 4, tl.sum(by_guide))
-    for j in tl.static_range(units):
-        unit = hidden + j * 5
-        inside = tl.load(unit) * red + tl.load(unit + 1) * green + tl.load(unit + 2) * blue + tl.load(unit + 3)
-        grad = tl.where(inside > 0, by_guide, 0.0)
-        mixed = grad * tl.load(unit + 4)
-        tl.store(out + j * 5, tl.sum(mixed * red))
-        tl.store(out + j * 5 + 1, tl.sum(mixed * green))
-        tl.store(out + j * 5 + 2, tl.sum(mixed * blue))
-        tl.store(out + j * 5 + 3, tl.sum(mixed))
-        tl.store(out + j * 5 + 4, tl.sum(grad * inside))
+    tl.store(by_guides + line * width + x, by_guide * slope, mask)
+
+
+@triton.jit
+def guide_back_kernel(photo, by_guides, hidden, sums, plane, parts, units: tl.constexpr, group: tl.constexpr,
+                      steps: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    """Sums of the gradient by the guide times (red, green, blue, 1) over the pixels where a unit is active.
+
+    Programs are (N * parts, groups of units); sums (N * parts, units, 4).
+    """
+    index = tl.program_id(0).to(tl.int64)
+    unit = tl.program_id(1) * group + tl.arange(0, group)
+    weights = hidden + unit[:, None] * 5
+    by_red, by_green, by_blue, bias = tl.load(weights), tl.load(weights + 1), tl.load(weights + 2), tl.load(weights + 3)
+    zero = tl.zeros((group, block), tl.float32)
+    red_sum, green_sum, blue_sum, grad_sum = zero, zero, zero, zero
+    photo += index // parts * 3 * plane
+    by_guides += index // parts * plane
+    for step in range(steps):
+        at = (index % parts * steps + step) * block + tl.arange(0, block)[None, :]
+        red, green, blue = channels_of(photo, at, plane, at < plane)
+        inside = by_red * red + (by_green * green + (by_blue * blue + bias))
+        grad = tl.where(inside > 0, tl.load(by_guides + at, at < plane, 0.0), 0.0)
+        red_sum += grad * red
+        green_sum += grad * green
+        blue_sum += grad * blue
+        grad_sum += grad
+    out = sums + (index * units + unit) * 4
+    tl.store(out, tl.sum(red_sum, axis=1))
+    tl.store(out + 1, tl.sum(green_sum, axis=1))
+    tl.store(out + 2, tl.sum(blue_sum, axis=1))
+    tl.store(out + 3, tl.sum(grad_sum, axis=1))
 
 
 class IlluminationOfRows(torch.autograd.Function):
@@ -343,37 +454,45 @@ class IlluminationOfRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, photo, rows, hidden, tanh, align_corners, clip):
         illumination = torch.empty_like(photo)
+        guides = torch.empty_like(photo[:, 0])
         n, _, height, width = photo.shape
         gw, bins = rows.shape[2:4]
-        starts, blocks, block = row_runs(width, gw, align_corners, photo.device)
-        ctx.shape = (height, width, blocks, gw, bins, len(hidden) - 1, tanh, align_corners, clip, block)
-        ctx.launch = (n * height, (len(starts) - 1) * blocks)
+        starts, cells, runs, block = row_runs(width, gw, align_corners, photo.device)
+        ctx.shape, ctx.rule = (height, width, gw, bins), (tanh, align_corners, clip, block)
+        ctx.launch = (n * height, cells, runs)
         with torch.cuda.device_of(photo):  # Triton launches on the thread's current device, the first unless told
-            illumination_kernel[ctx.launch](photo, illumination, rows, starts, hidden, *ctx.shape,
-                                            num_warps=warps(block))  # fmt: skip
-        ctx.save_for_backward(photo, illumination, rows, starts, hidden)
+            illumination_kernel[ctx.launch](photo, illumination, guides, rows, starts, hidden, *ctx.shape,
+                                            len(hidden) - 1, *ctx.rule, num_warps=1)  # fmt: skip
+        ctx.save_for_backward(photo, illumination, guides, rows, starts, hidden)
         return illumination
 
     @staticmethod
     def backward(ctx, grad_out):
-        photo, illumination, rows, starts, hidden = ctx.saved_tensors
-        lines, runs = ctx.launch
-        blocks, gw, bins = ctx.shape[2:5]
-        sums = torch.zeros(lines, runs, bins, 24, dtype=rows.dtype, device=rows.device)
-        hidden_sums = torch.empty(lines, runs, *hidden.shape, dtype=rows.dtype, device=rows.device)
-        hidden_sums[:, :, -1] = 0
+        photo, illumination, guides, rows, starts, hidden = ctx.saved_tensors
+        lines, cells, runs = ctx.launch
+        height, width, gw, bins = ctx.shape
+        units, parts = len(hidden) - 1, triton.cdiv(height * width, STEPS * BLOCK)
+        sums = rows.new_zeros(runs, 2, lines, cells, bins, 12)
+        by_guides = torch.empty_like(guides)
+        unit_sums = rows.new_empty(len(photo) * parts, units, 4)
         with torch.cuda.device_of(photo):
             illumination_back_kernel[ctx.launch](
-                photo, illumination, grad_out.contiguous(), rows, starts, hidden, sums, hidden_sums, *ctx.shape,
-                num_warps=warps(ctx.shape[-1]),
+                photo, illumination, guides, grad_out.contiguous(), rows, starts, sums, by_guides, *ctx.shape,
+                *ctx.rule, num_warps=1,
             )  # fmt: skip
-        sums = sums.view(lines, runs // blocks, blocks, bins, 3, 2, 4).sum(dim=2)
-        right = sums[..., 1, :].flatten(-2)  # (lines, intervals, bins, 12)
-        left = sums[..., 0, :].flatten(-2) - right
-        rows_grad = torch.zeros(lines, gw, bins, 12, dtype=rows.dtype, device=rows.device)
-        rows_grad[:, : runs // blocks] += left
-        rows_grad[:, -(runs // blocks) :] += right
-        return None, rows_grad.view_as(rows), hidden_sums.sum(dim=(0, 1)), None, None, None
+            guide_back_kernel[len(photo) * parts, units // GROUP](
+                photo, by_guides, hidden, unit_sums, height * width, parts, units, GROUP, STEPS, BLOCK
+            )
+        left, right = sums.sum(dim=0) if runs > 1 else sums[0]
+        rows_grad = rows.new_zeros(lines, gw, bins, 12)
+        rows_grad[:, :cells] = left
+        rows_grad[:, -cells:] += right
+        active = unit_sums.sum(dim=0)  # (units, 4)
+        hidden_grad = torch.zeros_like(hidden)
+        hidden_grad[:-1, :4] = active * hidden[:-1, 4:]
+        hidden_grad[:-1, 4] = (active * hidden[:-1, :4]).sum(dim=1)
+        hidden_grad[-1, 4] = by_guides.sum()
+        return None, rows_grad.view_as(rows), hidden_grad, None, None, None
 
 
 def illuminate(photo, grid, guide, rule):

@@ -11,18 +11,20 @@ from triton.compiler import ASTSource, compile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from kernels.cuda import enhance_kernel, illumination_back_kernel, illumination_kernel, loss_kernel
+from kernels.cuda import enhance_kernel, guide_back_kernel, illumination_back_kernel, illumination_kernel, loss_kernel
 
 KERNELS = {
-    kernel.__name__: kernel for kernel in (illumination_kernel, illumination_back_kernel, enhance_kernel, loss_kernel)
+    kernel.__name__: kernel
+    for kernel in (illumination_kernel, illumination_back_kernel, guide_back_kernel, enhance_kernel, loss_kernel)
 }
 NETWORKS = (  # hdrnet's and deepupe's
     {'gw': 8, 'bins': 8, 'units': 16, 'tanh': True, 'align': True, 'clip': False, 'luma': False, 'clamp': True},
     {'gw': 16, 'bins': 8, 'units': 48, 'tanh': False, 'align': False, 'clip': True, 'luma': True, 'clamp': False},
 )
-COUNTS = ('height', 'width', 'blocks')
+SIZES = {'lines': 4, 'group': 16, 'steps': 32}
+COUNTS = ('height', 'width', 'plane', 'parts')
 LEVELS = ('photo', 'enhanced')  # of enhance_kernel, 8 bit
-FACTORS = ('eps', 'strength', 'tiny', 'top', 'half', 'pedestal', 'f_mse', 'f_color', 'f_x', 'f_y')
+FACTORS = ('eps', 'strength', 'tiny', 'top', 'shift', 'pedestal', 'scale', 'f_mse', 'f_color', 'f_x', 'f_y')
 
 
 def compile_kernel(kernel, constants, capability=90):
@@ -40,5 +42,7 @@ def compile_kernel(kernel, constants, capability=90):
 if __name__ == '__main__':
     compiled = KERNELS[sys.argv[1]]
     for network in NETWORKS:
-        done = compile_kernel(compiled, {**network, 'full': network['tanh'], 'keep': network['clip'], 'block': 64})
+        done = compile_kernel(
+            compiled, {**network, 'full': network['tanh'], 'keep': network['clip'], 'block': 64, **SIZES}
+        )
         print(compiled.__name__, len(done.asm['cubin']))

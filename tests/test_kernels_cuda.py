@@ -10,6 +10,7 @@ import pytest
 import torch
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+torch.backends.cudnn.allow_tf32 = False  # as utils.pick_device has it
 if DEVICE == 'cpu':
     os.environ['TRITON_INTERPRET'] = '1'  # read when triton is imported
 
@@ -153,7 +154,9 @@ def test_trial_takes_the_kernels_and_refuses_wrong_ones():
 @pytest.mark.skipif(
     tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3), reason='its compiler is called otherwise'
 )
-@pytest.mark.parametrize('kernel', ['illumination_kernel', 'illumination_back_kernel', 'enhance_kernel', 'loss_kernel'])
+@pytest.mark.parametrize(
+    'kernel', ['illumination_kernel', 'illumination_back_kernel', 'guide_back_kernel', 'enhance_kernel', 'loss_kernel']
+)
 def test_kernel_compiles_for_a_gpu(kernel):
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'compile_kernels.py')
