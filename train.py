@@ -148,7 +148,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import pipeline
-from kernels import enhance_photo, estimate_illumination, training_loss
+from kernels import enhance_photo, estimate_illumination, kernels_for, training_loss
 from loss import PRESETS
 from model import build_network
 from pairs import lists
@@ -174,7 +174,9 @@ def main(opt):
         path, checkpoint = folder.read_last(opt.resume)
         network, opt = make_network(opt, path, checkpoint)
         state = State(network.to(device), opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
-        model = FusedNetwork(network, AMP[opt.amp])
+        model = FusedStep(
+            network, AMP[opt.amp], opt.loss, loss_weights(opt), graph=device.type == 'cuda' and world == 1
+        )
         if world > 1:
             model = DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
         if rank == 0:
@@ -234,9 +236,9 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     """Train for one epoch; returns its row of log.csv, with the means of the losses over all ranks.
 
     Args:
-        model: (lowres, fullres) -> illumination.
+        model: a FusedStep.
     """
-    network, optimizer, scaler, weights = state.network, state.optimizer, state.scaler, loss_weights(opt)
+    network, optimizer, scaler = state.network, state.optimizer, state.scaler
     loader.dataset.set_epoch(epoch)
     sums, unchecked, start = 0.0, [], time.perf_counter()
     model.train()
@@ -250,8 +252,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
             group['lr'] = opt.lr * lr_factor(opt.schedule, done / len(loader), opt.total_epochs)
 
         optimizer.zero_grad()
-        illumination = model(lowres, fullres)
-        losses = training_loss(network, fullres, illumination, target, True, opt.loss, weights)
+        illumination, losses = model(lowres, fullres, target)
         scaler.scale(losses['total']).backward()
         if opt.grad_clip:
             scaler.unscale_(optimizer)
@@ -262,7 +263,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
             update_average(state.average, network, opt.ema, done)
 
         sums = sums + torch.stack([value.detach() for value in losses.values()])
-        unchecked.append((step, positions, losses['total'].detach()))
+        unchecked.append((step, positions, losses['total'].detach().clone()))  # a graph's next step overwrites it
         if (
             loader.device.type == 'cpu' or step % 20 == 0 or step == len(loader)
         ):  # a GPU is not waited for at every step
@@ -276,7 +277,7 @@ def train_epoch(state, model, loader, epoch, opt, folder):
                 tqdm.write(f'{label}, step {step}/{len(loader)}: {progress}')
         if loader.rank == 0 and (step % opt.visualize_batch == 0 or step == len(loader)):
             sheet = os.path.join(folder.path, 'train_phase', f'ep_{epoch}_batch_{step}')
-            enhanced = network.reflectance(fullres, illumination.detach())
+            enhanced = network.reflectance(fullres, illumination)
             for name, images in (('input', fullres), ('reflect', enhanced), ('illumination', illumination)):
                 save_sheet(f'{sheet}_{name}.png', images)
     if name := state.find_not_finite():
@@ -293,19 +294,28 @@ def train_epoch(state, model, loader, epoch, opt, folder):
     }
 
 
-class FusedNetwork(torch.nn.Module):
-    """The network by its fastest path, (lowres, fullres) -> illumination, as a module for DistributedDataParallel.
+class FusedStep(torch.nn.Module):
+    """(lowres, fullres, target) -> (illumination, losses) by the fastest path, a module for DistributedDataParallel.
 
     Args:
         amp: torch.bfloat16 or torch.float16 for the coefficient network, None is float32.
+        loss, weights: preset and weights of loss.total_loss.
+        graph: record CUDA graphs at the first step, see kernels.cuda.record_step.
     """
 
-    def __init__(self, network, amp):
+    def __init__(self, network, amp, loss, weights, graph=False):
         super().__init__()
-        self.network, self.amp = network, amp
+        self.network, self.amp, self.loss, self.weights, self.graph = network, amp, loss, weights, graph
 
-    def forward(self, lowres, fullres):
-        return estimate_illumination(self.network, lowres, fullres, self.amp)
+    def forward(self, lowres, fullres, target):
+        kernels = self.graph and kernels_for(self.network, fullres)
+        if kernels:
+            self.graph = False
+            kernels.record_step(self, (lowres, fullres, target))
+            return self(lowres, fullres, target)
+        illumination = estimate_illumination(self.network, lowres, fullres, self.amp)
+        losses = training_loss(self.network, fullres, illumination, target, True, self.loss, self.weights)
+        return illumination.detach(), losses
 
 
 def lr_factor(schedule, progress, total):

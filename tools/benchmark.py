@@ -31,12 +31,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import inference
 import utils
-from kernels import enhance_photo, estimate_illumination, rule_of, training_loss
+from kernels import enhance_photo, rule_of
 from model import ARCHITECTURES, build_network
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import ROOT, load_network
+from runs.state import State
 from system.files import save_json
 from system.process import describe_machine, tune_malloc
+from train import FusedStep
 
 with contextlib.suppress(ImportError):  # of PyAV, for --video alone
     import av
@@ -146,7 +148,7 @@ def add_cuda(add, opt, both):
 
             @torch.inference_mode()
             def enhance(network=network, photo=photo, lowres=lowres):
-                cuda.enhance(photo, network.predict_grid(lowres)[0], network.guide.fold(lowres), rule_of(network))
+                cuda.enhance(photo, cuda.predict_grid(network, lowres)[0], network.guide.fold(lowres), rule_of(network))
 
             sides = time_in_turn([synchronized(enhance), synchronized(photo.clone)], 20)
             what = f'{arch}, CUDA, {name}, 8 bit on the device'
@@ -260,15 +262,15 @@ def training_step(arch, fused, batch, device='cpu', side=512):
     torch.manual_seed(0)
     network = build_network(arch).to(device).train()
     network.fused = fused
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    optimizer = State(network, 1e-3).optimizer
+    model = FusedStep(network, None, arch, {}, graph=device == 'cuda')
     lowres = torch.rand(batch, 3, 256, 256, device=device)
     fullres = torch.rand(batch, 3, side // 8, side // 8, device=device)
     fullres = torch.nn.functional.interpolate(fullres, (side, side), mode='bilinear').contiguous()
     target = fullres.sqrt()
 
     def step():
-        illumination = estimate_illumination(network, lowres, fullres)
-        losses = training_loss(network, fullres, illumination, target, True, arch)
+        _, losses = model(lowres, fullres, target)
         optimizer.zero_grad()
         losses['total'].backward()
         optimizer.step()
