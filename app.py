@@ -60,7 +60,7 @@ OLD = 60  # seconds after which the browser has a preview
 CLEAN = (3600, 86400)  # seconds: every hour, what was uploaded more than a day ago and never taken is removed
 PROGRESS = gr.Progress() if gr else None  # gradio's way to give a function a bar
 NOISE = (('where it shows', -1), ('nowhere', 0), ('everywhere', 1), ('everywhere, twice', 2))  # to Edit.denoise
-BENCHMARKS = {'lol', 'lol_standard'}  # checkpoints for one benchmark's photos, which are no looks
+BENCHMARKS = {'paper_lol', 'predecessor_lol'}  # checkpoints for one benchmark's photos, which are no looks
 SAMPLES = os.path.join(ROOT, 'sample_imgs')
 
 

@@ -31,7 +31,7 @@ def deepupe(checkpoint='general', device=''):
     """A function that enhances images, see Enhance; `.network` is the network itself.
 
     Args:
-        checkpoint: one that is shipped, such as 'general' or 'lol', or a checkpoint's path.
+        checkpoint: one that is shipped, such as 'general' or 'paper_lol', or a checkpoint's path.
         device: '' takes CUDA where there is one; there TF32 is switched off, torch.backends.cudnn.allow_tf32.
     Raises:
         FileNotFoundError: no such checkpoint. ValueError: it does not fit, or no such device.

@@ -246,7 +246,7 @@ def test_a_video_goes_through_the_page_as_through_inference(desk, tmp_path, mess
 
 
 def test_a_checkpoint_of_a_benchmark_is_no_look(app, tmp_path):
-    for name in ('mine', 'lol', 'general', 'lol_standard', 'unfinished'):
+    for name in ('mine', 'paper_lol', 'general', 'predecessor_lol', 'unfinished'):
         (tmp_path / name).mkdir()
         if name != 'unfinished':
             (tmp_path / name / 'best.pth').touch()

@@ -182,7 +182,7 @@ def test_hub_load_leaves_a_users_modules_of_the_same_names_alone(tmp_path):
 
 
 def test_a_copy_in_another_process_gives_the_same(tmp_path):
-    enhance = hubconf.deepupe('lol', device='cpu')
+    enhance = hubconf.deepupe('paper_lol', device='cpu')
     with torch.no_grad():
         enhance.network.predict.conv.bias.add_(0.1)  # as a user's own training would
     image = dark((30, 40, 3))

@@ -244,7 +244,7 @@ def test_installed_command_enhances_a_photo_and_has_the_looks(tmp_path):
     assert sorted(os.listdir(tmp_path / 'site')) == ['bin', 'deepupe', info]  # no plain names
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((40, 50, 3), 40, np.uint8))
     env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
-    command = [sys.executable, tmp_path / 'site' / 'bin' / 'deepupe', 'a.png', 'b.png', '--look', 'lol']
+    command = [sys.executable, tmp_path / 'site' / 'bin' / 'deepupe', 'a.png', 'b.png', '--look', 'paper_lol']
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
     assert done.stdout.startswith('1 enhanced into b.png'), done.stderr
     assert read_photo(str(tmp_path / 'b.png')).mean() > 60
