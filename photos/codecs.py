@@ -43,8 +43,6 @@ def read(path, data, check_size):
     Returns:
         (Header, pixels): (H, W), or (H, W, 2 to 4) grey or RGB with alpha, CMYK (255 is no ink) or Lab; uint8 or
             uint16, not turned.
-    Raises:
-        ValueError: not a whole photo that can be read.
     """
     if not data:
         raise ValueError('expected a photo, got an empty file')
@@ -114,7 +112,7 @@ def decode(data, header):
     except ValueError:
         if header.kind != 'AVIF':
             raise
-        header.left_out.append(f'{header.bits} bit of this AVIF are read as 8')
+        header.notes.append(f'{header.bits} bit of this AVIF are read as 8')
         return tiff.by_pillow(data, header)
     deep = header.kind == 'AVIF' and pixels.dtype == np.uint16  # of 10 or 12 bit, which stand in the lower bits
     return optional.widen(pixels << (16 - header.bits), header.bits) if deep else pixels

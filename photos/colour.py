@@ -15,7 +15,6 @@ Profiles of tables (CMYK, some scanners) and Lab go to sRGB by littlecms (Pillow
 
 import io
 import struct
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -56,17 +55,13 @@ TO_SRGB = np.round(encode_srgb(RAMP**2) * TOP).astype(np.uint16)  # by the squar
 FROM_SRGB = decode_srgb(RAMP).astype(np.float32)
 
 
-@dataclass
 class Space:
     """A photo's own colour space: one curve a channel, then a matrix to sRGB's linear primaries."""
 
-    curves: list  # of three arrays of 65536: linear light of each channel's level in 16 bit
-    matrix: np.ndarray  # (3, 3)
-
-    def __post_init__(self):
-        self.curves = [np.asarray(curve) for curve in self.curves]
-        same = all(np.array_equal(curve, self.curves[0]) for curve in self.curves)
-        curves = self.curves[:1] if same else self.curves  # one table thrice takes a third of the cache
+    def __init__(self, curves, matrix):
+        """curves: three arrays of 65536, linear light of each channel's level in 16 bit; matrix: (3, 3)."""
+        same = all(np.array_equal(curve, curves[0]) for curve in curves)
+        curves = curves[:1] if same else curves  # one table thrice takes a third of the cache
         levels = [np.interp(RAMP**2, curve, RAMP) for curve in curves]
         share = 3 // len(curves)
         self.linear = {  # linear light by level
@@ -77,8 +72,8 @@ class Space:
             dtype: tuple([np.round(level * np.iinfo(dtype).max).astype(dtype) for level in levels] * share)
             for dtype in (np.uint8, np.uint16)
         }
-        self.inverse = np.linalg.inv(self.matrix).astype(np.float32)
-        self.matrix = self.matrix.astype(np.float32)
+        self.inverse = np.linalg.inv(matrix).astype(np.float32)
+        self.matrix = matrix.astype(np.float32)
 
     def as_srgb(self, own):
         """The (H, W, 3) uint16 sRGB photo of own levels, uint8 or uint16."""

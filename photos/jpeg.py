@@ -74,7 +74,7 @@ def read_header(data):
             others.append(f'its {name} block{name_of(body)} is left out')
     blocks['icc'] = b''.join(profile[number] for number in sorted(profile))
     blocks['iptc'] = photoshop
-    header.left_out += dict.fromkeys(others + name_others(data, find_end(data, image), image))
+    header.notes += dict.fromkeys(others + name_others(data, find_end(data, image), image))
     return header
 
 

@@ -7,6 +7,7 @@ Source: TIFF 6.0, section 2; Exif 2.32; XMP part 1 and 3; IPTC-IIM 4.2; Google's
 schemas; Apple's HDRGainMap.
 """
 
+import contextlib
 import itertools
 import re
 import struct
@@ -30,11 +31,6 @@ NAMES = {  # the blocks, in the order in which a sentence names them
 def blocks_of(info):
     """{name: bytes or None} of what Pillow found in a file."""
     return {'exif': info.get('exif'), 'xmp': info.get('xmp'), 'icc': info.get('icc_profile')}
-
-
-def swaps_sides(orientation):
-    """Whether a photo of that EXIF orientation lies on its side."""
-    return orientation in (5, 6, 7, 8)
 
 
 # --------------------------------------------------------------------------------------------- TIFF's directories
@@ -109,11 +105,8 @@ def read_directories(data):
         for name, owner, pointer in (('exif', 'image', EXIF), ('gps', 'image', GPS), ('interop', 'exif', INTEROP)):
             place = found[-1].integer(pointer, directory=owner)
             getattr(found[-1], owner).pop(pointer, None)
-            if place:
-                try:
-                    setattr(found[-1], name, read_directory(data, place, order, big)[0])
-                except (struct.error, ValueError):
-                    continue
+            with contextlib.suppress(struct.error, ValueError):
+                setattr(found[-1], name, read_directory(data, place, order, big)[0] if place else {})
     if not found:
         raise ValueError('read_directories: expected a TIFF directory, got none')
     return found
@@ -121,6 +114,8 @@ def read_directories(data):
 
 def read_directory(data, at, order, big=False):
     """Read a directory: ({number: Tag}, place of the next one); tags that lie outside of the file are left out."""
+    if at > len(data):
+        raise ValueError('read_directory: expected a directory inside the file')
     count = struct.unpack_from(order + ('Q' if big else 'H'), data, at)[0]
     first, width, room = (at + 8, 20, 8) if big else (at + 2, 12, 4)
     if count > 4096 or first + width * count > len(data):

@@ -63,7 +63,7 @@ def read_heif(data, check_size):
     others = ['depth map is'] * bool(info.get('depth_images'))
     others += ['gain map is' if 'gainmap' in kind.lower() else 'auxiliary picture is' for kind in info.get('aux') or ()]
     others += ['further pictures are'] * (len(file) > 1) + ['motion video is'] * (b'mpvd' in kinds)
-    header.left_out += [f'its {what} left out' for what in dict.fromkeys(others)]
+    header.notes += [f'its {what} left out' for what in dict.fromkeys(others)]
     with reading_by('libheif'):
         pixels = np.asarray(file)
     return header, widen(pixels, header.bits) if pixels.dtype == np.uint16 else pixels
@@ -113,7 +113,7 @@ def read_jxl(data, _):
     header.metadata = blocks_of(info) | {'exif': exif or info.get('exif'), 'xmp': bodies.get(b'xml ')}
     packed = {data[start : start + 4] for kind, start, _ in boxes(data) if kind == b'brob'}
     for kind in sorted(packed - ({b'Exif'} if header.metadata['exif'] else set())):
-        header.left_out.append(f'its packed {repr(kind)[2:-1].strip()} box is left out')
+        header.notes.append(f'its packed {repr(kind)[2:-1].strip()} box is left out')
     return header, pixels
 
 
@@ -178,7 +178,7 @@ def read_raw(data, check_size):
     except (ValueError, struct.error, KeyError):
         tags, xmp = Tags(), b''
     if tags.exif.pop(MAKER_NOTE, None):  # it holds places in the RAW file, and previews of the dark original
-        header.left_out.append("EXIF's maker note is left out")
+        header.notes.append("EXIF's maker note is left out")
     header.metadata = {'exif': exif_of_tags(tags), 'xmp': xmp}
     return header, np.ascontiguousarray(photo)
 

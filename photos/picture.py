@@ -27,7 +27,6 @@ class Picture:
     grey: bool  # the file is greyscale: the three channels are equal
     bits: int  # of a level in the file: 8, 16, or 10 and 12 (AVIF, HEIC), which are scaled to 16 here
     header: formats.Header
-    notes: tuple = ()  # what could not be kept
     space: colour.Space | None = None  # the file's own colours where they are not sRGB
     own: np.ndarray | None = None  # (H, W, 3) in that space, of the file's dtype
     status: os.stat_result | None = field(default=None, repr=False)  # of the file
@@ -86,9 +85,8 @@ def read_picture(path, megapixels=MEGAPIXELS):
 
 def make_picture(pixels, header):
     """Make a Picture of pixels as they are stored."""
-    notes = list(header.left_out)
     pixels = turn_upright(pixels, header.orientation)
-    pixels = convert_cmyk_and_lab(pixels, header, notes)
+    pixels = convert_cmyk_and_lab(pixels, header)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
     grey = channels < 3 or header.mode in ('L', 'LA', '1')
@@ -99,34 +97,34 @@ def make_picture(pixels, header):
         photo = photo if photo.flags.writeable else photo.copy()
     if header.associated and alpha is not None:
         photo = divide_by_alpha(photo, alpha)
-    clean_metadata(header, notes, photo.shape[1::-1])
+    clean_metadata(header, photo.shape[1::-1])
     bits = header.bits if photo.dtype == np.uint16 and header.bits in (10, 12) else 8 * photo.itemsize
-    picture = Picture(photo, alpha, grey, bits, header, tuple(notes))
+    picture = Picture(photo, alpha, grey, bits, header)
     find_space(picture)
     return picture
 
 
 def turn_upright(pixels, orientation):
     """Turn pixels as EXIF's orientation (1 to 8) says that they are seen."""
-    if metadata.swaps_sides(orientation):
+    if orientation > 4:  # it lies on its side
         pixels = cv2.transpose(pixels)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return pixels if flip is None else cv2.flip(pixels, flip)
 
 
-def convert_cmyk_and_lab(pixels, header, notes):
+def convert_cmyk_and_lab(pixels, header):
     """Convert CMYK (255 is no ink) and Lab to sRGB and drop their profile; other pixels stay as they are."""
     if header.mode not in ('CMYK', 'LAB'):
         return pixels
     profile = header.metadata.pop('icc', b'')
     if header.mode == 'LAB':
-        notes.append('Lab is written as sRGB')
+        header.notes.append('Lab is written as sRGB')
         return colour.by_tables(pixels, 'LAB', b'')
     rgb = colour.by_tables(255 - pixels, 'CMYK', profile) if profile else None
     if rgb is None:
-        notes.append('CMYK is written as RGB' + (', its colour profile cannot be used' if profile else ''))
+        header.notes.append('CMYK is written as RGB' + (', its colour profile cannot be used' if profile else ''))
         return np.dstack([cv2.multiply(pixels[..., c], pixels[..., 3], scale=1 / 255) for c in range(3)])
-    notes.append('CMYK is written as sRGB, by its colour profile')
+    header.notes.append('CMYK is written as sRGB, by its colour profile')
     return rgb
 
 
@@ -143,15 +141,15 @@ def multiply_by_alpha(photo, alpha):
     return np.rint(photo * share[..., None]).astype(photo.dtype)
 
 
-def clean_metadata(header, notes, size):
+def clean_metadata(header, size):
     """Make the blocks true of an upright photo without thumbnails and second pictures; empty ones go."""
     blocks = header.metadata
     for name, clean in (('exif', lambda block: metadata.upright_exif(block, size)), ('xmp', metadata.upright_xmp)):
         if blocks.get(name):
             blocks[name] = clean(blocks[name])
             if not blocks[name]:
-                notes.append(f'its {metadata.NAMES[name]} is damaged and left out')
-    if 'resolution' in blocks and metadata.swaps_sides(header.orientation):
+                header.notes.append(f'its {metadata.NAMES[name]} is damaged and left out')
+    if 'resolution' in blocks and header.orientation > 4:
         blocks['resolution'] = blocks['resolution'][::-1]
     header.metadata = {name: block for name, block in blocks.items() if block}
 
@@ -168,12 +166,12 @@ def find_space(picture):
     if not profile:
         return
     if profile[16:20] != (b'GRAY' if picture.grey else b'RGB '):
-        picture.notes += ('its colour profile is for other channels than the result has',)
+        header.notes.append('its colour profile is for other channels than the result has')
         return
     try:
         space = colour.read_space(profile)
     except ValueError:
-        picture.notes += ('its colour profile is damaged and left out',)
+        header.notes.append('its colour profile is damaged and left out')
         return
     if space in colour.HDR.values():
         colour.refuse_hdr(space)
@@ -182,7 +180,7 @@ def find_space(picture):
         picture.photo = picture.photo if converted is None else converted
         picture.bits = 8 * picture.photo.itemsize
         result = 'damaged and left out' if converted is None else 'applied: the result is sRGB with 8 bit'
-        picture.notes += (f'its colour profile of tables is {result}',)
+        header.notes.append(f'its colour profile of tables is {result}')
         return
     if space or header.kind != 'JXL':  # whose decoder makes a profile for sRGB, too
         blocks['icc'] = profile
@@ -224,16 +222,15 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
     entry = formats.BY_EXTENSION.get(extension)
     if entry is None or not entry.written:
         raise ValueError(f'{path}: expected one of {" ".join(formats.WRITABLE)}')
-    lost, blocks = list(picture.notes), dict(picture.header.metadata)
-    photo, is_ours = to_own_colours(picture, photo, extension, blocks, lost, in_place)
-    pixels = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY) if picture.grey else photo
-    is_ours |= picture.grey
+    lost, blocks = list(picture.header.notes), dict(picture.header.metadata)
+    pixels = to_own_colours(picture, photo, extension, blocks, lost, in_place)
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if picture.grey else pixels
     alpha, extra = picture.alpha, ''
     if alpha is not None and (not entry.alpha or (picture.header.extra and extension not in formats.TIFF)):
         lost.append(f'{extension[1:]} has no {"further channel" if picture.header.extra else "alpha"}')
         alpha = None
     if pixels.dtype == np.uint16 and not entry.deep:
-        pixels, is_ours = to_8bit(pixels), True
+        pixels = to_8bit(pixels)
         lost.append(f'{extension[1:]} is written with 8 bit')
     if alpha is not None:
         if alpha.dtype != pixels.dtype:
@@ -241,11 +238,12 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
         extra = 'unspecified' if picture.header.extra else 'unassociated'
         if picture.header.associated and extension in formats.TIFF:
             pixels, extra = multiply_by_alpha(np.atleast_3d(pixels), alpha), 'associated'
-        pixels, is_ours = np.dstack([pixels, alpha]), True
+        pixels = np.dstack([pixels, alpha])
     names = [name for name, block in blocks.items() if not formats.holds(extension, name, block)]
     if names:
         lost.append(f'{formats.in_words(names)} cannot be written to {extension[1:]}')
     blocks = {name: block for name, block in blocks.items() if name not in names}
+    is_ours = in_place or pixels is not photo
     try:
         data = codecs.encode(extension, pixels, blocks, picture.header, extra, sampling_444, is_ours)
     except ValueError as error:
@@ -262,16 +260,13 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
 
 
 def to_own_colours(picture, photo, extension, blocks, lost, in_place):
-    """(the photo in the colours and depth that are written, whether its memory is ours to change)."""
-    is_ours = in_place
+    """The photo in the colours and depth that are written; itself where it has them."""
     if picture.space:
         if photo.shape != picture.own.shape:
             raise ValueError(f'write_picture: expected the shape {picture.own.shape}, got {photo.shape}')
         if formats.holds(extension, 'icc', blocks['icc']):
             own = picture.own if in_place else picture.own.copy()
-            return picture.space.from_srgb(photo, own), True
+            return picture.space.from_srgb(photo, own)
         del blocks['icc']
         lost.append(f'{metadata.NAMES["icc"]} cannot be written to {extension[1:]}: the result is sRGB')
-    if picture.bits == 8 and photo.dtype == np.uint16:
-        photo, is_ours = to_8bit(photo), True
-    return photo, is_ours
+    return to_8bit(photo) if picture.bits == 8 else photo

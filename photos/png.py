@@ -70,7 +70,7 @@ def read_header(data):
             if not read_profile(header.metadata, name, body):
                 texts += data[start - 8 : end + 4]
         elif name not in SILENT:
-            header.left_out.append(f'its PNG chunk {printable_name(name)} is left out')
+            header.notes.append(f'its PNG chunk {printable_name(name)} is left out')
     header.metadata['text'] = texts
     if b'sRGB' not in colours and not header.colour and 'icc' not in header.metadata:
         header.gamma = read_gamma(colours)

@@ -35,7 +35,7 @@ def read_header(data):
     header = Header(kind='TIFF', frames=max(len(photos), 1), page=photos[0] if photos else 0)
     tags = pages[header.page]
     if len(pages) > header.frames and header.frames == 1:
-        header.left_out.append(f'its {"thumbnail" if any(kind & 1 for kind in kinds) else "mask"} page is left out')
+        header.notes.append(f'its {"thumbnail" if any(kind & 1 for kind in kinds) else "mask"} page is left out')
     header.size = tags.integer(256), tags.integer(257)
     header.mode = MODES.get(tags.integer(262, 1), f'photometric {tags.integer(262)}')
     depths, formats = tags.integers(258) or (1,), tags.integers(339) or (1,)
@@ -53,7 +53,7 @@ def read_header(data):
         if header.mode in ('L', 'RGB'):
             header.mode += 'A'
         if more > 1:
-            header.left_out.append('its further channels are left out')
+            header.notes.append('its further channels are left out')
     where, sizes = tags.integers(273) or tags.integers(324), tags.integers(279) or tags.integers(325)
     if not where or any(at + size > len(data) for at, size in zip(where, sizes, strict=False)):
         raise ValueError('expected a whole photo, the file is truncated')
@@ -65,7 +65,7 @@ def read_header(data):
 def read_blocks(header, tags):
     """Read the metadata of a page's tags, and name the tags that are not kept."""
     if not metadata.free_note(tags):
-        header.left_out.append("EXIF's maker note is left out: it holds places in this file")
+        header.notes.append("EXIF's maker note is left out: it holds places in this file")
     photoshop = tags.value(PHOTOSHOP)
     if not metadata.iptc_of(photoshop) and tags.value(IPTC):
         photoshop += metadata.resources_of(tags.value(IPTC))
@@ -73,10 +73,10 @@ def read_blocks(header, tags):
     header.metadata = {'exif': exif, 'xmp': tags.value(XMP), 'icc': tags.value(PROFILE), 'iptc': photoshop}
     header.metadata['resolution'] = resolution_of(tags)
     if LAYERS in tags.image:
-        header.left_out.append('its Photoshop layers are left out')
+        header.notes.append('its Photoshop layers are left out')
     others = sorted(set(tags.image) - MEANT - {*metadata.read_exif(exif).image, LAYERS})
     if others:
-        header.left_out.append(f'its TIFF tags {", ".join(map(str, others))} are left out')
+        header.notes.append(f'its TIFF tags {", ".join(map(str, others))} are left out')
 
 
 def resolution_of(tags):

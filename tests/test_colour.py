@@ -126,4 +126,4 @@ def test_cmyk_goes_through_its_profile(tmp_path, name):
     picture = read_picture(str(tmp_path / name))
     close(picture.photo[8, [2, 13]], np.array([[255] * 3, [145] * 3]), 4)
     assert 'icc' not in picture.header.metadata
-    assert picture.notes == ('CMYK is written as sRGB, by its colour profile',)
+    assert picture.header.notes == ['CMYK is written as sRGB, by its colour profile']

@@ -48,7 +48,7 @@ def test_first_picture_of_mpf_is_the_photo(tmp_path, kind, more, what):
     close(picture.photo, scene())
     assert notes == [f'its {what} is left out']
     assert again.header.metadata['exif']
-    assert again.notes == ()
+    assert again.header.notes == []
 
 
 def test_motion_photo_is_read_whatever_its_video_holds(tmp_path):

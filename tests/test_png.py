@@ -65,4 +65,4 @@ def test_transparent_level_becomes_alpha(tmp_path, mode):
 def test_odd_name_of_a_chunk_stays_one_line(tmp_path):
     data = cv2.imencode('.png', scene())[1].tobytes()
     picture, _, _ = returned(tmp_path, 'a.png', data[:33] + chunk(b'a\0\nb', b'') + data[33:])
-    assert picture.notes == ('its PNG chunk a\\x00\\nb is left out',)
+    assert picture.header.notes == ['its PNG chunk a\\x00\\nb is left out']
