@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import utils
-from model import build_network
+from model import ARCHITECTURES, build_network
 from photos import contact_sheet, levels
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import load_network, save_checkpoint
@@ -67,6 +67,10 @@ def test_help_prints_the_comments_of_the_option_block(tmp_path, capsys):
     text = ' '.join(capsys.readouterr().out.split())
     assert 'Do a thing.' in text
     assert 'network: --lr LR Adam, 50 % of it; expected 0 or more; default 0.1' in text
+
+
+def test_rules_name_the_architectures_that_there_are():
+    assert utils.NETWORK_RULES['arch'] == list(ARCHITECTURES)
 
 
 def test_version_is_that_of_the_citation(capsys):
