@@ -115,8 +115,7 @@ class Enhance:
             raise ValueError(f'enhance: expected a PIL image of mode L, LA, RGB, RGBA, I;16 or P, got {mode}')
         pixels = np.asarray(image if mode == image.mode else image.convert(mode))
         if mode == 'LA':
-            grey, alpha = pixels[..., 0], pixels[..., 1]
-            pixels = np.dstack([self.enhance_array(grey, edit), alpha])
+            pixels = np.dstack([self.enhance_array(pixels[..., 0], edit), pixels[..., 1]])
         else:
             pixels = self.enhance_array(pixels, edit)
         enhanced = Image.fromarray(pixels)

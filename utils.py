@@ -55,16 +55,14 @@ def parse_overrides(opt, rules, script, positional='', flags=None, argv=None):
         flag = {'action': argparse.BooleanOptionalAction} if isinstance(default, bool) else {'type': type(default)}
         names = filter(None, (f'--{name}', (flags or {}).get(name)))
         group.add_argument(*names, dest=name, default=argparse.SUPPRESS, help=text, **flag)
-    if not positional:
-        given = vars(parser.parse_args(argv))
-    else:
+    if positional:
         parser.add_argument('plain', nargs='*', metavar=positional, help=f'the same as --{positional}, one or several')
-        given = vars(parser.parse_intermixed_args(argv))
-        plain = given.pop('plain', [])
-        if plain and positional in given:
-            parser.error(f'{positional}: expected --{positional} or paths without it, got both')
-        if plain:
-            given[positional] = plain[0] if len(plain) == 1 else plain
+    given = vars(parser.parse_intermixed_args(argv))
+    plain = given.pop('plain', [])
+    if plain and positional in given:
+        parser.error(f'{positional}: expected --{positional} or paths without it, got both')
+    if plain:
+        given[positional] = plain[0] if len(plain) == 1 else plain
     vars(opt).update(given)
     try:
         check_options(opt, rules)
