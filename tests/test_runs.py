@@ -41,6 +41,14 @@ def test_state_comes_back_as_it_was_saved():
     assert all(torch.equal(*pair) for pair in zip(*moments, strict=True))
 
 
+def test_run_of_another_device_goes_on_in_this_ones_way():
+    state = State(build_network('hdrnet'))
+    saved = state.state_dict()
+    saved['optimizer']['param_groups'][0]['fused'] = True  # as on CUDA
+    state.load_state_dict(saved)
+    assert state.optimizer.param_groups[0]['fused'] is None
+
+
 def test_best_is_the_highest_psnr_so_far():
     state = State(build_network('hdrnet'))
     assert [state.finish_epoch(scores) for scores in ({'psnr': 20.0}, {}, {'psnr': 19.0}, {'psnr': 21.0})] == [
