@@ -54,8 +54,8 @@ class Photos:
         if not self.simulated:
             return photo, target
         ranges, seed = self.simulated
-        levels = degrade.find_levels(target, ranges.levels)
-        numbers = degrade.draw_degradation(ranges, levels, np.random.default_rng([seed, self.positions[i]]))
+        black = degrade.find_black(target, ranges.black)
+        numbers = degrade.draw_degradation(ranges, black, np.random.default_rng([seed, self.positions[i]]))
         return degrade.degrade(target, numbers)
 
 
@@ -137,7 +137,7 @@ class PairDataset:
 
     def __init__(self, lists, items=ITEMS, good=((), 1.0), cache='ram', folder=None, seed=212):
         self.first_good = sum(len(pairs) for pairs, _ in lists)
-        self.items, self.seed, self.levels = items, seed, {}
+        self.items, self.seed, self.blacks = items, seed, {}
         lists = [*lists, good]
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
@@ -173,17 +173,17 @@ class PairDataset:
         steps = self.draw_steps(target.shape, rng)
         degradation = None
         if good:
-            levels = (0.0, 1.0) if kept else self.find_levels(index, target)
-            degradation = degrade.draw_degradation(items.ranges, levels, rng, kept)
+            black = 0.0 if kept else self.find_black(index, target)
+            degradation = degrade.draw_degradation(items.ranges, black, rng, kept)
         dark = not kept and items.darken and rng.random() < items.darken
         darkening = degrade.draw_darkening(items.max_stops, rng) if dark else None
         return augment.Recipe(good or kept, steps, degradation, darkening)
 
-    def find_levels(self, index, target):
-        """The levels of a pair's target that become black and white, found once."""
-        if index not in self.levels:
-            self.levels[index] = degrade.find_levels(target, self.items.ranges.levels)
-        return self.levels[index]
+    def find_black(self, index, target):
+        """The level of a pair's target that becomes black, found once."""
+        if index not in self.blacks:
+            self.blacks[index] = degrade.find_black(target, self.items.ranges.black)
+        return self.blacks[index]
 
     def draw_steps(self, shape, rng):
         """The geometry of an item."""

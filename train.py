@@ -170,8 +170,10 @@ def main(opt):
     rank, world = init_distributed()
     device = set_up_torch(opt)
     with open_folder(os.path.join(opt.checkpoints_dir, opt.exp_name), rank) as folder:
-        # network
         path, checkpoint = folder.read_last(opt.resume)
+        train_lists, good, valid_pairs = choose_pairs(opt)
+
+        # network
         network, opt = make_network(opt, path, checkpoint)
         state = State(network.to(device), opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
         model = FusedStep(
@@ -182,11 +184,9 @@ def main(opt):
         if rank == 0:
             parameters = sum(p.numel() for p in network.parameters())
             print(f'seed {opt.seed}, {device}, {world} rank(s), {parameters:,} parameters')
-            print(describe_recipe(opt))
-            print('  '.join(f'{name}={value}' for name, value in vars(opt).items()))
+            print(describe_options(opt))
 
         # data
-        train_lists, good, valid_pairs = choose_pairs(opt)
         items = pipeline.Items(
             opt.arch, opt.full_size, opt.augment, opt.identity_share, opt.darken, opt.max_stops,
             opt.good_identity_share, lowres_mode=network.lowres_mode,
@@ -209,9 +209,9 @@ def main(opt):
             state.load_state_dict(checkpoint)
         folder.describe(opt, data, state.epoch)
         if rank == 0:
-            print(f'{len(dataset)} training pairs an epoch, {len(valid_pairs)} validation pairs')
             resumed = f'resumed {path} after epoch {state.epoch}, best PSNR {state.best:.3f}'
             print(resumed if checkpoint else 'a new run')
+            print(f'{len(dataset)} training pairs an epoch, {len(valid_pairs)} validation pairs')
             warn_of_overlap(data, opt.overfit)
         if opt.start_from and not checkpoint:  # best.pth is never worse than the start
             state.scores = validate(state.average, valid_photos)
@@ -233,11 +233,7 @@ def main(opt):
 
 
 def train_epoch(state, model, loader, epoch, opt, folder):
-    """Train for one epoch; returns its row of log.csv, with the means of the losses over all ranks.
-
-    Args:
-        model: a FusedStep.
-    """
+    """Train `model`, a FusedStep, for one epoch; returns its row of log.csv, with the means of losses over all ranks."""
     network, optimizer, scaler = state.network, state.optimizer, state.scaler
     loader.dataset.set_epoch(epoch)
     sums, unchecked, start = 0.0, [], time.perf_counter()
@@ -264,9 +260,8 @@ def train_epoch(state, model, loader, epoch, opt, folder):
 
         sums = sums + torch.stack([value.detach() for value in losses.values()])
         unchecked.append((step, positions, losses['total'].detach().clone()))  # a graph's next step overwrites it
-        if (
-            loader.device.type == 'cpu' or step % 20 == 0 or step == len(loader)
-        ):  # a GPU is not waited for at every step
+        # a GPU is not waited for at every step
+        if loader.device.type == 'cpu' or step % 20 == 0 or step == len(loader):
             check_losses(unchecked, loader.dataset, f'epoch {epoch}', folder.path)
             unchecked = []
         if step % 20 == 0:
@@ -380,11 +375,7 @@ def shrink(image):
 
 
 def check_losses(steps, dataset, epoch, exp_dir):
-    """Stop a run whose loss is not a number, naming the photos of the batch.
-
-    Args:
-        steps: list of (step, positions of its batch, loss).
-    """
+    """Stop a run whose loss is not a number, naming the photos of the batch; steps: (step, positions, loss) of each."""
     for step, positions, loss in steps:
         if not loss.isfinite():
             names = ', '.join(dataset.pairs[dataset.order[position]][0] for position in positions)
@@ -418,20 +409,18 @@ def choose_recipe(opt, given=()):
             setattr(opt, name, value)
 
 
-def describe_recipe(opt):
-    """One line with every value of a run's recipe, and what was given instead."""
-    recipe = RECIPES['predecessor'] | RECIPES[opt.recipe or 'predecessor']
-    values = [f'{name}={value}' if getattr(opt, name) == value else f'{name}={getattr(opt, name)} (recipe: {value})'
-              for name, value in recipe.items()]  # fmt: skip
+def describe_options(opt):
+    """One line with the recipe, every option, and beside it the recipe's value where another was given."""
+    usual = vars(opt) | RECIPES['predecessor'] | RECIPES[opt.recipe or 'predecessor']
+    if opt.start_from:  # it brings its network
+        usual |= {name: getattr(opt, name) for name in utils.NETWORK_RULES}
+    values = [f'{name}={value}' + (f' (recipe: {usual[name]})' if value != usual[name] else '')
+              for name, value in vars(opt).items() if name != 'recipe']  # fmt: skip
     return f'recipe {opt.recipe}: {"  ".join(values)}'
 
 
 def check_combination(opt):
-    """Refuse what RULES cannot: unknown names, and an option that another leaves without effect.
-
-    Raises:
-        ValueError: such as 'dataset_dir: expected only without --train_pairs, got 'data/fivek''.
-    """
+    """Refuse what RULES cannot: unknown names, and an option that another leaves without effect."""
     if unknown := set(vars(opt)) - set(RULES):
         raise ValueError(f'{min(unknown)}: expected an option of train.py (--help names them all)')
     if not opt.exp_name.strip('./'):
@@ -440,21 +429,21 @@ def check_combination(opt):
         raise ValueError('valid_pairs: expected a CSV list or a folder beside train_pairs, got none')
     if opt.split not in ('ratio', 'paper') and not opt.split.endswith('.pkl'):
         raise ValueError(f"split: expected ratio, paper or the predecessor's options.pkl, got {opt.split!r}")
-    needs = {
-        'dataset_dir': (not opt.train_pairs, 'without --train_pairs'),
-        **dict.fromkeys(('split', 'dataset_ratio'), (not opt.valid_pairs, 'without --valid_pairs')),
-        'train_weights': (opt.train_pairs, 'with --train_pairs'),
-        'full_size': (opt.arch == 'hdrnet', 'with --arch hdrnet'),
-        'freeze_norm': (opt.start_from, 'with --start_from'),
-        'max_stops': (opt.darken, 'with --darken'),
-        **dict.fromkeys(('good_weight', 'good_identity_share'), (opt.good_photos, 'with --good_photos')),
-        'limit': (not opt.overfit, 'without --overfit'),
-        **dict.fromkeys(utils.NETWORK_RULES, (not opt.start_from, 'without --start_from, which brings its network')),
-    }
     usual = DEFAULTS | RECIPES[opt.recipe or 'predecessor']
-    for name, (usable, needed) in needs.items():
-        if not usable and getattr(opt, name) not in (usual[name], DEFAULTS[name]):
-            raise ValueError(f'{name}: expected only {needed}, got {getattr(opt, name)!r}')
+    for names, usable, needed in (
+        (['dataset_dir'], not opt.train_pairs, 'without --train_pairs'),
+        (['split', 'dataset_ratio'], not opt.valid_pairs, 'without --valid_pairs'),
+        (['train_weights'], opt.train_pairs, 'with --train_pairs'),
+        (['full_size'], opt.arch == 'hdrnet', 'with --arch hdrnet'),
+        (['freeze_norm'], opt.start_from, 'with --start_from'),
+        (['max_stops'], opt.darken, 'with --darken'),
+        (['good_weight', 'good_identity_share'], opt.good_photos, 'with --good_photos'),
+        (['limit'], not opt.overfit, 'without --overfit'),
+        (utils.NETWORK_RULES, not opt.start_from, 'without --start_from, which brings its network'),
+    ):
+        for name in names:
+            if not usable and getattr(opt, name) not in (usual[name], DEFAULTS[name]):
+                raise ValueError(f'{name}: expected only {needed}, got {getattr(opt, name)!r}')
 
 
 def set_up_torch(opt):
@@ -474,10 +463,7 @@ def set_up_torch(opt):
 def make_network(opt, path='', checkpoint=None):
     """(network, the run's options): what '' stands for, and the network of opt.start_from, are in a copy of `opt`.
 
-    Args:
-        path, checkpoint: of the last.pth that is resumed, from which the network takes its weights later.
-    Raises:
-        ValueError: options that contradict the checkpoint's, by name.
+    A run that goes on from the last.pth at `path` has the checkpoint's network; its weights are loaded later.
     """
     opt, network = SimpleNamespace(**{**vars(opt), 'resume': path}), None
     if opt.start_from and not checkpoint:

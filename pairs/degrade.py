@@ -1,8 +1,8 @@
 """An underexposed, flat and pale photo simulated from a good one, and the target that it is simulated for.
 
 The source is the good photo, darker or lighter by a power of its levels (`gamma`), in other light (`cast`). The target
-is the source with a black point and a white point: the light of black is taken off everywhere, as flare would be, which
-leaves the tones above nearly as they are. The photo is what a camera might have given of it: less light, less contrast,
+is the source with a black point: the light of black is taken off everywhere, as flare would be, which leaves the tones
+above nearly as they are. The photo is what a camera might have given of it: less light, less contrast,
 less colour, flare, a white balance that is a little off, noise; or, where it is kept, the source. What is done is drawn
 as a few numbers (`Degradation`); `degrade` makes the pixels. A pair's photo is darkened further by `darken`.
 
@@ -21,7 +21,7 @@ from photos.colour import decode_srgb, encode_srgb
 
 LUMA = np.float32([0.2126, 0.7152, 0.0722])  # of linear sRGB
 DARK = 1e-4  # light added where a logarithm is taken
-LEAST = 0.5  # of the range of levels that automatic levels leave: they at most double the contrast
+MOST_BLACK = 0.5  # level in [0, 1] that becomes black at most: the contrast is at most doubled
 MILD = 1.5  # power of a uniform number that chooses within `stops`: 1 is uniform, more is mild more often
 LEAST_STOPS, DARKEST = 0.5, 0.002  # of darken; a mean light of 0.002 is L = 1.8
 MOST_SHOT, MOST_READ = 2e-4, 3e-4  # 2e-4 is 14 % of a light of 0.01, 3e-4 is a level of 255 at black
@@ -39,7 +39,7 @@ class Ranges(NamedTuple):
     cast: float = 0.1  # each channel of photo and target off by up to so much: coloured light stays coloured
     noise: float = 2.0  # standard deviation up to so many levels of 255
     gamma: tuple = (0.65, 1.55)  # power of the levels of photo and target alike: above 1 is a darker mood, white stays
-    levels: tuple = (0.5, 0.0)  # percent of the target's pixels that become black, and white
+    black: float = 0.5  # percent of the target's pixels that become black
 
 
 class Degradation(NamedTuple):
@@ -54,13 +54,12 @@ class Degradation(NamedTuple):
     noise: float = 0.0
     tile: tuple = (0, 0)  # row and column of the tile of noise that the photo's corner takes
     gamma: float = 1.0
-    black: float = 0.0  # levels in [0, 1] of the good photo that are black and white in the target
-    white: float = 1.0
+    black: float = 0.0  # level in [0, 1] of the good photo that is black in the target
     kept: bool = False  # the photo is the source
 
 
-def draw_degradation(ranges, levels, rng, kept=False):
-    """A Degradation out of Ranges for a good photo with `levels` from find_levels, by a numpy Generator."""
+def draw_degradation(ranges, black, rng, kept=False):
+    """A Degradation out of Ranges for a good photo with `black` from find_black, by a numpy Generator."""
     return Degradation(
         float(ranges.stops[0] + (ranges.stops[1] - ranges.stops[0]) * rng.random() ** MILD),
         float(rng.uniform(*ranges.contrast)),
@@ -71,7 +70,7 @@ def draw_degradation(ranges, levels, rng, kept=False):
         float(rng.uniform(0, ranges.noise)),
         tuple(rng.integers(TILE, size=2).tolist()),
         float(np.exp(rng.uniform(*np.log(ranges.gamma)))),
-        *levels,
+        black,
         kept,
     )
 
@@ -97,35 +96,28 @@ def noise_tile():
     return np.random.default_rng(0).standard_normal((TILE, TILE, 3), np.float32)
 
 
-# --------------------------------------------------------------------------------------- what levels stand for
+# ------------------------------------------------------------------------------------------- what levels stand for
 
 
-def find_levels(photo, percents):
-    """(black, white) levels in [0, 1] that become 0 and 1, at least LEAST apart.
+def find_black(photo, percent):
+    """The level in [0, MOST_BLACK] below which a percentage of a photo's pixels is.
 
     Args:
         photo: (H, W, 3) uint8 or uint16; a large one is read at every second, third ... row and column.
-        percents: of the pixels that become black, and white; 0 leaves that end as it is.
     """
     step = max(min(photo.shape[:2]) // 256, 1)
     luma = cv2.transform(photo[::step, ::step].astype(np.float32), np.float32([[0.299, 0.587, 0.114]]))
-    ends = np.percentile(luma, (percents[0], 100 - percents[1])) / np.iinfo(photo.dtype).max
-    black, white = (end if percent else whole for end, percent, whole in zip(ends, percents, (0, 1), strict=True))
-    if white - black < LEAST:
-        black = min(max((black + white - LEAST) / 2, 0), 1 - LEAST)
-        white = black + LEAST
-    return float(black), float(white)
+    black = np.percentile(luma, np.float64(percent)) / np.iinfo(photo.dtype).max  # a float would be rounded to float32
+    return float(min(black, MOST_BLACK))
 
 
-def light_table(numbers, top, black=0.0, white=1.0):
-    """Linear light (top + 1, 3) of each level of a good photo by gamma and cast; `black` and `white` become 0 and 1.
+def light_table(numbers, top, black=0.0):
+    """Linear light (top + 1, 3) of each level of a good photo by gamma and cast; `black` becomes 0.
 
     The cast leaves the strongest channel as it is, so that white does not clip.
     """
-    light, black, white = (
-        decode_srgb(np.float64(v) ** numbers.gamma) for v in (np.arange(top + 1) / top, black, white)
-    )
-    light = np.clip((light - black) / (white - black), 0, 1)
+    light, black = (decode_srgb(np.float64(v) ** numbers.gamma) for v in (np.arange(top + 1) / top, black))
+    light = np.clip((light - black) / (1 - black), 0, 1)
     return (light[:, None] * (np.array(numbers.cast) / max(numbers.cast))).astype(np.float32)
 
 
@@ -135,7 +127,7 @@ def light_table(numbers, top, black=0.0, white=1.0):
 def degrade(image, numbers):
     """(photo, target) of a good photo, or a part of it, (H, W, 3) uint8 or uint16, by a Degradation."""
     top = np.iinfo(image.dtype).max
-    table = light_table(numbers, top, numbers.black, numbers.white)
+    table = light_table(numbers, top, numbers.black)
     target = relight(image, table)
     if numbers.kept:
         return relight(image, light_table(numbers, top)), target

@@ -19,15 +19,15 @@ def good_photo(height=60, width=80, dtype=np.uint8):
 
 
 def drawn(seed, kept=False, **ranges):
-    levels = degrade.find_levels(good_photo(), (0.5, 0.5))
-    return degrade.draw_degradation(degrade.Ranges(**ranges), levels, np.random.default_rng(seed), kept)
+    black = degrade.find_black(good_photo(), 0.5)
+    return degrade.draw_degradation(degrade.Ranges(**ranges), black, np.random.default_rng(seed), kept)
 
 
 def test_photo_is_the_formula_of_the_module():
     image, numbers = good_photo(), drawn(3, cast=0.1, gamma=(1.2, 1.3))._replace(noise=0.0)
     cast = np.array(numbers.cast) / max(numbers.cast)
-    source, black, white = (decode_srgb(v**numbers.gamma) for v in (image / 255, numbers.black, numbers.white))
-    light = np.clip((source - black) / (white - black), 0, 1) * cast
+    source, black = (decode_srgb(v**numbers.gamma) for v in (image / 255, numbers.black))
+    light = np.clip((source - black) / (1 - black), 0, 1) * cast
     luma = (light @ degrade.LUMA)[..., None]
     mean = np.exp(np.log(luma + degrade.DARK).mean())
     mixed = numbers.chroma * light + (1 - numbers.chroma) * luma
@@ -75,18 +75,13 @@ def test_darkening_ends_at_a_mean_light_of_darkest():
     assert (degrade.darken(dark // 2, STOP) == dark // 2).all()
 
 
-def test_levels_are_a_hazy_photos_ends_within_bounds():
+def test_black_is_a_hazy_photos_darkest_within_bounds():
     hazy = np.linspace(60, 220, 30000).astype(np.uint8).reshape(100, 100, 3)
-    black, white = degrade.find_levels(hazy, (0.5, 0.5))
-    assert [black * 255, white * 255] == pytest.approx([60.8, 219.2], abs=1.5)
-    for level in (0, 100, 255):
-        black, white = degrade.find_levels(np.full((30, 30, 3), level, np.uint8), (0.5, 0.5))
-        assert 0 <= black < white <= 1
-        assert white - black == pytest.approx(degrade.LEAST)
-    assert degrade.find_levels(hazy, (0.0, 0.0)) == (0.0, 1.0)
-    assert degrade.find_levels(hazy, (0.5, 0.0)) == pytest.approx((60.8 / 255, 1.0), abs=0.01)
-    deep = degrade.find_levels(hazy.astype(np.uint16) * 257, (0.5, 2.0))
-    assert deep == pytest.approx(degrade.find_levels(hazy, (0.5, 2.0)))
+    black = degrade.find_black(hazy, 0.5)
+    assert black * 255 == pytest.approx(60.8, abs=1.5)
+    assert degrade.find_black(hazy.astype(np.uint16) * 257, 0.5) == pytest.approx(black)
+    for level, expected in ((0, 0), (100, 100 / 255), (255, degrade.MOST_BLACK)):
+        assert degrade.find_black(np.full((30, 30, 3), level, np.uint8), 0.5) == pytest.approx(expected)
 
 
 def test_a_black_point_leaves_the_tones_above():

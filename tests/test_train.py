@@ -426,7 +426,7 @@ def test_a_recipe_fills_in_and_is_within_the_limits(name):
 def test_what_is_given_or_changed_inline_stays():
     opt = parse('--recipe', 'paper', '--lr', '0.01', '--total_epochs', '3')
     assert (opt.lr, opt.total_epochs, opt.schedule, opt.weight_decay) == (0.01, 3, 'constant', 0.0)
-    assert 'lr=0.01 (recipe: 0.0001)' in train.describe_recipe(opt)
+    assert 'lr=0.01 (recipe: 0.0001)' in train.describe_options(opt)
     inline = type(train.opt)(**{**vars(train.opt), 'recipe': 'general', 'pedestal': 3.0})
     train.choose_recipe(inline)
     assert (inline.pedestal, inline.vibrance) == (3.0, 0.2)
