@@ -55,11 +55,7 @@ def find_pairs(dataset_dir):
 
 
 def find_sice(dataset_dir):
-    """Pairs of SICE: of the exposures 1/1.JPG, 1/2.JPG ... of each scene the darker half, with Label/1.JPG.
-
-    Raises:
-        ValueError: scenes without a label, all of them named.
-    """
+    """Pairs of SICE: of the exposures 1/1.JPG, 1/2.JPG ... of each scene the darker half, with Label/1.JPG."""
     problems, pairs = [], []
     labels = by_stem(list_photos(os.path.join(dataset_dir, 'Label')), problems)
     for scene in sorted(filter(str.isdigit, os.listdir(dataset_dir)), key=int):
@@ -252,9 +248,9 @@ def fivek_id(path):
     return int(found[1]) if found else 0
 
 
-def hash_pairs(pairs, hashes=None):
-    """One hash of the content of all pairs, whatever their order, names and folders; hashes as in write_pairs."""
-    hashes = hashes or hash_files({path for pair in pairs for path in pair})
+def hash_pairs(pairs):
+    """One hash of the content of all pairs, whatever their order, names and folders."""
+    hashes = hash_files({path for pair in pairs for path in pair})
     lines = sorted(' '.join(hashes[path] for path in pair) for pair in pairs)
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 

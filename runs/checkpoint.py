@@ -129,12 +129,8 @@ def load_network(path, device='cpu'):
 
 
 def fit_weights(weights, expected, size):
-    """Weights as the dtypes of a network.
+    """Weights {name: tensor} of a file of `size` bytes as the dtypes of a network's state dict, `expected`.
 
-    Args:
-        weights: {name: tensor} of a checkpoint.
-        expected: state dict of the network, without values.
-        size: bytes of the checkpoint's file.
     Raises:
         ValueError: others than expected, or not finite numbers; the message names the first.
     """

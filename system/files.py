@@ -60,11 +60,7 @@ def open_part(folder):
 
 
 def copy_status(status, path, with_times=False):
-    """Give a file the permissions of another, and its times of access and modification if asked.
-
-    Args:
-        status: os.stat of the other.
-    """
+    """Give a file the permissions in `status`, of os.stat, and the times of access and modification if asked."""
     with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no permissions
         os.chmod(path, stat.S_IMODE(status.st_mode) & 0o777)
     if with_times:

@@ -17,10 +17,8 @@ def check_pickle(file):
     """
     start, size = file.tell(), len(file.getbuffer())
     for opcode, value, _ in pickletools.genops(file):  # raises ValueError where text or bytes end too early
-        if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT') and value > size:
-            raise ValueError(f'a pickle of {size} bytes that remembers {value} values')
-        if opcode.name == 'FRAME' and value > size:
-            raise ValueError(f'a pickle of {size} bytes with a frame of {value}')
+        if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT', 'FRAME') and value > size:
+            raise ValueError(f'a pickle of {size} bytes that claims {value}')
     file.seek(start)
 
 
