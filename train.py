@@ -233,7 +233,7 @@ def main(opt):
 
 
 def train_epoch(state, model, loader, epoch, opt, folder):
-    """Train `model`, a FusedStep, for one epoch; returns its row of log.csv, with the means of losses over all ranks."""
+    """Train `model`, a FusedStep, for one epoch; returns its row of log.csv, with means of the losses of all ranks."""
     network, optimizer, scaler = state.network, state.optimizer, state.scaler
     loader.dataset.set_epoch(epoch)
     sums, unchecked, start = 0.0, [], time.perf_counter()
