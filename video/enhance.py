@@ -11,7 +11,6 @@ import functools
 import itertools
 import os
 import threading
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -154,14 +153,11 @@ def prefetch(items, size):
     What it raises is raised here. Where the consumer stops, by closing this generator or by an exception, the generator
     is closed and its thread ends before `close` returns.
     """
-    end, ahead = object(), deque()
+    end = object()
     with ThreadPoolExecutor(1) as thread:
+        ahead = map_in_order(thread, lambda _: next(items, end), (None for _ in itertools.count()), size + 1)
         try:
-            ahead.extend(thread.submit(next, items, end) for _ in range(size))
-            while (item := ahead.popleft().result()) is not end:
-                ahead.append(thread.submit(next, items, end))
-                yield item
+            yield from itertools.takewhile(lambda item: item is not end, ahead)
         finally:
-            for future in ahead:
-                future.cancel()
+            ahead.close()
             thread.submit(items.close)
