@@ -7,6 +7,8 @@ How it is fast: the grid is interpolated along y once per row; along x the coeff
 along the luma axis a pixel's coefficients are a sum over bins weighted by max(0, 1 - |z - bin|). So the inner loops
 have no gather and vectorise over pixels. A short run of pixels touches few bins; the others are left out.
 
+max and min are Python's: what is not a number is kept where it stands first, and replaced where it stands second.
+
 One file, because it is one compilation unit: Numba's cache on disk takes a kernel for unchanged as long as its own file
 is, whatever it takes from others.
 """
@@ -53,8 +55,7 @@ def _exp2(x):
     bias, shift = np.int32(127), np.int32(23)
 
     def fast(x):
-        x = top if x > top else x
-        x = -top if x < -top else x
+        x = max(min(x, top), -top)
         whole = np.floor(x + half)
         y = (x - whole) * ln2
         series = one + y * (one + y * (c2 + y * (c3 + y * (c4 + y * (c5 + y * (c6 + y * c7))))))
@@ -189,9 +190,7 @@ def guide_of_row(pixels, guide, out):
             out[x] = one / (one + exp2(steep * out[x]))
     else:
         for x in range(out.size):
-            value = out[x]
-            value = value if value > zero else zero
-            out[x] = value if value < one else one
+            out[x] = min(one, max(zero, out[x]))
 
 
 @inlined
@@ -201,8 +200,7 @@ def depth_of_row(guide, bins, align_corners, depth):
     zero, last, half = dtype(0), dtype(bins - 1), dtype(0.5)
     for x in range(depth.size):
         position = guide[x] * last if align_corners else guide[x] * (last + dtype(1)) - half
-        position = position if position > zero else zero
-        depth[x] = position if position < last else last
+        depth[x] = min(last, max(zero, position))
 
 
 @inlined
@@ -239,8 +237,7 @@ def slice_run(row, cell, bins, pixels, depth, part, out):
         f0, f1, f2, f3 = e[8] - c0, e[9] - c1, e[10] - c2, e[11] - c3
         for x in range(out_r.size):
             t, r, g, b = part[x], red[x], green[x], blue[x]
-            w = one - abs(depth[x] - bin_)
-            w = w if w > zero else zero
+            w = max(zero, one - abs(depth[x] - bin_))
             out_r[x] += w * ((a0 + d0 * t) * r + (a1 + d1 * t) * g + (a2 + d2 * t) * b + (a3 + d3 * t))
             out_g[x] += w * ((b0 + e0 * t) * r + (b1 + e1 * t) * g + (b2 + e2 * t) * b + (b3 + e3 * t))
             out_b[x] += w * ((c0 + f0 * t) * r + (c1 + f1 * t) * g + (c2 + f2 * t) * b + (c3 + f3 * t))
@@ -332,8 +329,7 @@ def enhance_rows(images, every, rows, grid, guide, runs, rule):
                 s, value = lights[c, :size], colors[c, :size]
                 if rule.clip:
                     for x in range(size):
-                        clipped = s[x] if s[x] < one else one
-                        s[x] = clipped if clipped > value[x] else value[x]
+                        s[x] = max(value[x], min(one, s[x]))
                 if every and y % every == 0:
                     for x in range(0, size, every):
                         illumination[y // every, (start + x) // every, c] = s[x]
@@ -345,12 +341,10 @@ def enhance_rows(images, every, rows, grid, guide, runs, rule):
                 else:
                     for x in range(size):
                         divisor = s[x] + eps
-                        divided = value[x] * exp2(-strength * log2(divisor if divisor > tiny else tiny))
+                        divided = value[x] * exp2(-strength * log2(max(tiny, divisor)))
                         value[x] = divided if divisor > -tiny else value[x] * (one - strength)
                 for x in range(size):
-                    v = value[x] * scale + lift
-                    v = v if v > zero else zero  # also where it is not a number
-                    value[x] = v if v < top + half else top + half
+                    value[x] = min(top + half, max(zero, value[x] * scale + lift))
             if deep:
                 write_levels(colors[:, :size], enhanced16[y, start : start + size].reshape(-1))
             else:
@@ -406,8 +400,7 @@ def illumination_rows(photo, illumination, rows, grid, guide, runs, rule):
             for x in range(width):
                 s = out[c, x]
                 if rule.clip:  # what is not a number stays so, here and in reflect: a diverged run is seen by its loss
-                    s = one if s > one else s
-                    s = value[x] if s < value[x] else s
+                    s = max(min(s, one), value[x])
                 result[x] = s
 
 
@@ -434,9 +427,7 @@ def slice_run_back(row, cell, bins, pixels, depth, part, grad_out, row_grad, dep
             for x in range(red.size):
                 t, r, g, b = part[x], red[x], green[x], blue[x]
                 offset = depth[x] - bin_
-                w = one - abs(offset)
-                w = w if w > zero else zero
-                u = w * by_s[x]
+                u = max(zero, one - abs(offset)) * by_s[x]
                 s0 += u * r
                 s1 += u * g
                 s2 += u * b
@@ -639,8 +630,7 @@ def smooth_step(s, other, log, other_log, weight, grad):
     lift, floor, two = dtype(1.5), dtype(1e-4), dtype(2)
     total = zero
     for x in range(s.size):
-        edge = abs(log[x] - other_log[x])
-        edge = edge if edge > tiny else tiny  # log2 of 0; 1e-24 is nothing beside 1e-4
+        edge = max(tiny, abs(log[x] - other_log[x]))  # log2 of 0; 1e-24 is nothing beside 1e-4
         w = weight * lift / (exp2(power * log2(edge)) + floor)
         step = s[x] - other[x]
         total += w * step * step
@@ -657,8 +647,7 @@ def reflect(value, divisor, clamp, tiny, zero, one):
     slope = zero if small else -r / divisor
     if clamp:
         slope = slope if r >= zero and r <= one else zero
-        r = zero if r < zero else r
-        r = one if r > one else r
+        r = min(max(r, zero), one)
     return r, slope
 
 

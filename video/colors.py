@@ -141,8 +141,7 @@ def decode_rows(luma, cb, cr, across, down, offset, matrix, rgb):
             level, blue, red = f(source[x]) - y0, blues[x], reds[x]
             for c in range(3):
                 value = m[c, 0] * level + m[c, 1] * blue + m[c, 2] * red
-                value = value if value > zero else zero
-                result[3 * x + c] = np.int32((value if value < top else top) + half)
+                result[3 * x + c] = np.int32(min(top, max(zero, value)) + half)
 
 
 @inlined
@@ -179,9 +178,7 @@ def encode_rows(rgb, across, down, offset, matrix, top, luma, cb, cr):
             reds[:] = zero
         for x in range(width):
             r, g, b = f(source[3 * x]), f(source[3 * x + 1]), f(source[3 * x + 2])
-            value = m[0, 0] * r + m[0, 1] * g + m[0, 2] * b + y0
-            value = value if value > zero else zero
-            result[x] = np.int32(value if value < top else top)
+            result[x] = np.int32(min(top, max(zero, m[0, 0] * r + m[0, 1] * g + m[0, 2] * b + y0)))
             blues[x] += m[1, 0] * r + m[1, 1] * g + m[1, 2] * b
             reds[x] += m[2, 0] * r + m[2, 1] * g + m[2, 2] * b
         if cb.size and (y % down == down - 1 or y == height - 1):
@@ -203,9 +200,7 @@ def average(sums, across, rows, offset, top, samples):
         else:
             for x in range(k * across, (k + 1) * across):
                 value += sums[x]
-        value = value * share + offset
-        value = value if value > zero else zero
-        samples[k] = np.int32(value if value < top else top)
+        samples[k] = np.int32(min(top, max(zero, value * share + offset)))
     if whole < samples.size:
         value = sums[whole * across :].sum() / f(rows * (sums.size - whole * across)) + offset
         samples[whole] = np.int32(min(max(value, zero), top))
