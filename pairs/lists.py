@@ -42,7 +42,8 @@ def find_pairs(dataset_dir):
         return find_sice(dataset_dir)
     if not folders:
         wanted = ', or '.join('/ and '.join(layout) + '/' for layout in (*LAYOUTS, ('1', '2', 'Label')))
-        raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}')
+        found = 'none of these' if os.path.isdir(dataset_dir) else 'no such folder'
+        raise FileNotFoundError(f'{dataset_dir}: expected a folder with {wanted}, found {found}')
     problems = []
     inputs, targets = (
         {PREFIX.sub('', stem): path for stem, path in by_stem(list_photos(folder), problems).items()}

@@ -99,7 +99,7 @@ def test_train_then_test_then_inference(make_pairs, tmp_path, arch):
         ),
         ('inference.py', ('--device', 'cuda:77'), 'device: expected cpu or a CUDA device'),
         ('test.py', ('--pairs_file', 'none.csv'), 'none.csv'),
-        ('train.py', ('--dataset_dir', 'nowhere'), 'nowhere: expected a folder with input/ and expertC_gt/'),
+        ('train.py', ('--dataset_dir', 'nowhere'), 'and Label/, found no such folder'),
         ('train.py', ('--arch', 'unet'), "arch: expected one of hdrnet, deepupe, got 'unet'"),
     ],
 )
