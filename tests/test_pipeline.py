@@ -93,9 +93,7 @@ def test_every_missing_partner_is_named(make_pairs):
 
 
 def test_unknown_layout_names_what_was_looked_for(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match='expected a folder with input/ and expertC_gt/, or .* found none of these'
-    ):
+    with pytest.raises(FileNotFoundError, match=r'with input/ and expertC_gt/, or low/.* found none of these'):
         lists.find_pairs(str(tmp_path))
 
 
