@@ -11,6 +11,7 @@ import functools
 import glob
 import itertools
 import json
+import mimetypes
 import os
 import pathlib
 from collections import Counter
@@ -87,6 +88,9 @@ def find_photos(images, recursive=False, result=''):
     if len(asked) == 2 and not result and os.path.isfile(asked[0]) and is_result_file(asked[1]):
         result = asked.pop()
     folder, name = result, ''
+    for path in (result, *(asked[1:] if len(asked) == 2 else [])):
+        if is_other_kind(path):
+            raise ValueError(f'{path}: expected a name that ends in one of {" ".join(formats.WRITABLE + VIDEO)}')
     if names_result(result) and not os.path.isdir(result):
         folder, name = os.path.dirname(result) or '.', os.path.basename(result)
         if len(asked) > 1 or not os.path.isfile(asked[0]):
@@ -123,6 +127,13 @@ def find_photos(images, recursive=False, result=''):
 def names_result(path):
     """Whether a path has an extension that can be written."""
     return os.path.splitext(path)[1].lower() in (*formats.WRITABLE, *VIDEO)
+
+
+def is_other_kind(path):
+    """Whether a path that is not there names a picture or video of a kind that cannot be written."""
+    kind = mimetypes.guess_type(path)[0] or ''
+    is_there = os.path.lexists(path) or glob.has_magic(path)
+    return kind.startswith(('image/', 'video/')) and not names_result(path) and not is_there
 
 
 def is_result_file(path):

@@ -208,6 +208,15 @@ def test_results_go_beside_the_photos_unless_told_otherwise(tmp_path):
     assert find_photos([f'{tmp_path}/a', f'{tmp_path}/b']).results == f'{tmp_path}/enhanced'
 
 
+@pytest.mark.parametrize('asked', [(['a.jpg', 'b.gif'], ''), (['a.jpg'], 'b.gif'), ('.', 'b.ico')])
+def test_a_result_of_a_kind_that_is_not_written_is_refused(tmp_path, monkeypatch, asked):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.jpg').touch()
+    with pytest.raises(ValueError, match=r'^b\.(gif|ico): expected a name that ends in one of \.jpg'):
+        find_photos(asked[0], result=asked[1])
+    assert find_photos('a.jpg', result='b.2').results == 'b.2'  # a folder
+
+
 def test_one_photo_goes_to_one_file(tmp_path):
     make(tmp_path, '1.jpg', '2.jpg', 'dots.png/3.jpg')
     one, new = f'{tmp_path}/1.jpg', f'{tmp_path}/new.png'
