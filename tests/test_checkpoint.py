@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -73,11 +74,11 @@ def test_hostile_checkpoints_take_no_memory(tmp_path, good):
         'weights do not fit hdrnet',
         'its weights share their values',
         'its parts are larger than the file',
-        'record size (4 bytes) does not match expected size (4294967296 bytes',
+        r'record size \(4 bytes\) does not match expected size \(4294967296 bytes|weights do not fit',  # older torch
     ]
     for line, path, reason in zip(done.stdout.splitlines(), paths, reasons, strict=True):
         assert line.startswith(f'{path}: ')
-        assert reason in line
+        assert re.search(reason, line)
 
 
 def claim_of_4_gb():

@@ -233,7 +233,7 @@ def test_each_command_of_readme_does_something(tmp_path, monkeypatch, capsys):
 
 def test_installed_command_enhances_a_photo_and_has_the_looks(tmp_path):
     """`pip install .` without network and dependencies, and `deepupe` from another folder."""
-    pytest.importorskip('setuptools')
+    pytest.importorskip('setuptools', minversion='68')  # as pyproject.toml asks
     copy = tmp_path / 'copy'
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns('.*', 'docs', 'sample_*', 'tests', '__pycache__', 'build')
