@@ -4,6 +4,7 @@ docs/formats.md says the same in words; a test compares the two. Nothing here op
 """
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 
 from photos.metadata import NAMES
@@ -86,7 +87,7 @@ def reading_by(library):
     except MemoryError:
         raise
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = re.sub(' <.* object at .*>', '', str(error)) or type(error).__name__
         raise ValueError(f'expected an undamaged photo, {library} says: {reason}') from error
 
 

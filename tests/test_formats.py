@@ -1,5 +1,6 @@
 """What holds for every format: the table of docs/formats.md, damaged files, permissions."""
 
+import io
 import os
 import struct
 import subprocess
@@ -15,6 +16,11 @@ from photos.folder import result_name
 from photos.metadata import read_directories
 from photos.picture import read_photo, read_picture, write_picture
 from tests.files import ALPHA, PACKET, SRGB, chunk, close, exif, make_jpeg, scene
+
+
+def test_what_a_library_says_names_no_object():
+    with pytest.raises(ValueError, match=r'Pillow says: cannot identify image file$'), formats.reading_by('Pillow'):
+        Image.open(io.BytesIO(b'no photo'))
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp', 'a.avif', 'a.bmp', 'a.ppm', 'a.jp2', 'a.jpg'])
