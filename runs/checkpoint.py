@@ -65,9 +65,8 @@ def read_checkpoint(path):
         if PREDECESSOR in checkpoint:
             checkpoint = {'arch': 'hdrnet', 'model': convert_predecessor(checkpoint), 'rounding': 'down'}
     except Exception as error:  # a damaged file may raise anything
-        reason = (
-            ' '.join(str(error).split()).partition('. ')[0] or type(error).__name__
-        )  # else torch says how to run it
+        said = ' '.join(str(error).split()).partition('. ')[0]  # torch goes on with how to run what is in it
+        reason = said or type(error).__name__
         raise ValueError(
             f'{path}: expected a whole checkpoint of tensors and plain values; refused, nothing in it ran ({reason})'
         ) from error
