@@ -42,7 +42,7 @@ from photos.picture import list_photos, read_photo, write_photo
 from runs.checkpoint import find_checkpoint, load_network
 from scoring.appearance import measure_appearance, measure_faults, to_lab
 from scoring.metrics import LABELS, METRICS, find_lpips
-from scoring.protocol import PROTOCOLS, Protocol, best_gamma, choose_baselines, describe_lol, gamma_decibels
+from scoring.protocol import Protocol, best_gamma, choose_baselines, describe_lol, gamma_decibels
 from scoring.report import compare_methods, extremes, summarize_methods, write_report
 from system.files import error_line, raise_all, save_csv, save_json, save_text
 from system.process import cores, describe_machine, tune_malloc
@@ -65,8 +65,8 @@ opt = SimpleNamespace(
     seed=212,  # of split ratio
     targets_as_input=False,  # score how far well exposed photos, the targets, are left as they are
     # protocol
-    protocol='',  # lol: eval15/ of LOL, which dataset_dir names, or its CSV list; lol_gt_mean: with GT-mean, marked
-    metrics='',  # '' is psnr,ssim,ssim_gauss,de76,de2000; also psnr_gt_mean, lpips; psnr is needed
+    protocol='',  # lol: eval15/ of LOL, which dataset_dir names, or its CSV list
+    metrics='',  # '' is psnr,ssim,ssim_gauss,de76,de2000; also lpips; psnr is needed
     resize='',  # '' scores each photo at its own size; 512x512, or long512 for a long side of 512
     crop_border=0,  # pixels left out on every side
     gt_mean=False,  # scale each result to its target's mean grey level (some papers on LOL); marked in the result
@@ -85,7 +85,7 @@ RULES = {
     'split': ['all', 'paper', 'ratio'],
     'dataset_ratio': (0.01, 0.99),
     'seed': (0, None),
-    'protocol': ['', *PROTOCOLS],
+    'protocol': ['', 'lol'],
     'crop_border': (0, None),
     **dict.fromkeys(('targets_as_input', 'gt_mean', 'skip_bad', 'appearance', 'fused'), bool),
     **dict.fromkeys(
@@ -104,7 +104,7 @@ def main(opt):
     tune_malloc()
     rank, _ = init_distributed()
 
-    protocol = PROTOCOLS.get(opt.protocol, Protocol(opt.resize, opt.crop_border, opt.gt_mean))
+    protocol = Protocol(opt.resize, opt.crop_border, opt.gt_mean)
     protocol.check()
     functions, blanks = ({}, {}) if opt.photos else choose_metrics(opt.metrics)
     checkpoints = [find_checkpoint(name) for name in lists.list_names(opt.checkpoints_file)]
@@ -135,7 +135,7 @@ def main(opt):
         'pairs': name,
         'photos': len(kept),
         'split_sha256': lists.hash_pairs(pairs),
-        'protocol': describe_lol(opt.protocol, pairs) if opt.protocol else str(protocol),
+        'protocol': describe_lol(protocol, pairs) if opt.protocol else str(protocol),
         'notes': notes,
         'skipped': problems,
         'blank_metrics': blanks,
@@ -170,7 +170,7 @@ def check_combination(opt):
     lone = opt.pairs_file.endswith('.pkl') or not opt.dataset_dir
     no_gamma = not (opt.photos and 'best_gamma' in opt.baselines)
     rules = [
-        ('split targets_as_input resize crop_border gt_mean skip_bad', not opt.protocol, 'without --protocol'),
+        ('split targets_as_input resize crop_border skip_bad', not opt.protocol, 'without --protocol'),
         ('split', opt.dataset_dir and not opt.pairs_file, 'with --dataset_dir and no --pairs_file'),
         ('dataset_ratio seed', opt.split == 'ratio', 'with --split ratio'),
         ('strength denoise rounding fused', lists.list_names(opt.checkpoints_file), 'with --checkpoints_file'),
@@ -187,7 +187,7 @@ def check_combination(opt):
 def choose_metrics(names):
     """({metric: function, None where it is not at hand}, {metric: the reason}) of the option's text."""
     functions, blanks = {}, {}
-    for name in lists.list_names(names) or tuple(METRICS)[:5]:
+    for name in lists.list_names(names) or tuple(METRICS):
         if name not in LABELS:
             raise ValueError(f'metrics: expected {", ".join(LABELS)}, got {name!r}')
         functions[name] = METRICS.get(name) or find_lpips()

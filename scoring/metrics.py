@@ -68,19 +68,13 @@ def de2000(photo, target):
     return color_difference(photo, target, deltaE_ciede2000)
 
 
-def psnr_gt_mean(photo, target):
-    """PSNR after the photo's brightness is scaled to the target's, see match_mean; not comparable to `psnr`."""
-    photo, target = check_photos(photo, target)
-    return psnr(match_mean(photo, target), target)
-
-
 def match_mean(photo, target):
     """An 8-bit photo scaled so that its mean grey level is the target's, as papers on LOL call GT-mean."""
     means = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() for image in (photo, target)]
     return np.clip(photo * (means[1] / max(means[0], 1e-6)), 0, 255).round().astype(np.uint8)
 
 
-METRICS = {function.__name__: function for function in (psnr, ssim, ssim_gauss, de76, de2000, psnr_gt_mean)}
+METRICS = {function.__name__: function for function in (psnr, ssim, ssim_gauss, de76, de2000)}
 
 LABELS = {
     'psnr': 'PSNR dB',
@@ -88,7 +82,6 @@ LABELS = {
     'ssim_gauss': 'SSIM-G',
     'de76': 'dE76',
     'de2000': 'dE2000',
-    'psnr_gt_mean': 'PSNR dB with GT-MEAN',
     'lpips': 'LPIPS',
 }
 

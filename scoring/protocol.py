@@ -1,4 +1,4 @@
-"""How a result is scored and against what: size, borders, brightness; standard protocols by name; baselines."""
+"""How a result is scored and against what: size, borders, brightness; LOL's standard set; baselines."""
 
 import re
 from typing import NamedTuple
@@ -71,15 +71,14 @@ class Protocol(NamedTuple):
         )  # fmt: skip
 
 
-PROTOCOLS = {'lol': Protocol(), 'lol_gt_mean': Protocol(gt_mean=True)}  # of LOL v1, trained on our485
 EVAL15 = ['1', '22', '23', '55', '79', '111', '146', '179', '493', '547', '665', '669', '748', '778', '780']
 
 
-def describe_lol(name, pairs):
-    """What was scored by one of PROTOCOLS; pairs under other names than eval15's are said to be another set."""
+def describe_lol(protocol, pairs):
+    """What was scored as LOL's; pairs under other names than eval15's are said to be another set."""
     own = sorted(stem_of(photo) for photo, _ in pairs) == sorted(EVAL15)
-    other = f'like {name}, but on {len(pairs)} pairs that are not by name its 15, NOT COMPARABLE'
-    return f'protocol {f"{name} (LOL v1, our485 -> eval15)" if own else other}, {PROTOCOLS[name]}'
+    other = f'like lol, but on {len(pairs)} pairs that are not by name its 15, NOT COMPARABLE'
+    return f'protocol {"lol (LOL v1, our485 -> eval15)" if own else other}, {protocol}'
 
 
 # ----------------------------------------------------------------------------------------------------------- baselines

@@ -547,10 +547,7 @@ def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_pat
         ({'seed': 3, 'dataset_dir': 'a'}, 'seed: expected only with --split ratio, got 3'),
         ({'denoise': 1.0, 'checkpoints_file': ''}, 'denoise: expected only with --checkpoints_file, got 1.0'),
         ({'fused': False, 'checkpoints_file': ''}, 'fused: expected only with --checkpoints_file, got False'),
-        (
-            {'gt_mean': True, 'protocol': 'lol', 'dataset_dir': 'a'},
-            'gt_mean: expected only without --protocol',
-        ),
+        ({'resize': '8x8', 'protocol': 'lol', 'dataset_dir': 'a'}, 'resize: expected only without --protocol'),
         ({'pairs_file': 'a.csv', 'dataset_dir': 'b'}, "pairs_file: expected only without --dataset_dir.*, got 'a.csv'"),
         ({'photos': 'a', 'metrics': 'psnr'}, "metrics: expected only without --photos, got 'psnr'"),
         ({'photos': 'a', 'pairs_file': 'b.csv'}, "pairs_file: expected only without --photos, got 'b.csv'"),
@@ -558,7 +555,7 @@ def test_two_methods_of_one_name_keep_a_row_each(checkpoint, make_pairs, tmp_pat
         ({'pairs_file': 5}, 'pairs_file: expected text, got 5'),
         ({'dataset_ratio': '0.9'}, "dataset_ratio: expected 0.01 to 0.99, got '0.9'"),
         ({'strength': 2.0}, 'strength: expected 0 to 1.5, got 2.0'),
-        ({'protocol': 'psnr'}, "protocol: expected one of '', lol, lol_gt_mean, got 'psnr'"),
+        ({'protocol': 'psnr'}, "protocol: expected one of '', lol, got 'psnr'"),
         ({'crop_border': -1}, 'crop_border: expected a whole number, 0 or more, got -1'),
     ],
 )
@@ -666,29 +663,20 @@ def make_eval15(make_pairs):
     return folder
 
 
-@pytest.mark.parametrize(('name', 'marked'), [('lol', False), ('lol_gt_mean', True)])
-def test_lol_is_eval15_at_its_own_size(make_pairs, tmp_path, name, marked):
+@pytest.mark.parametrize('gt_mean', [False, True])
+def test_lol_is_eval15_at_its_own_size(make_pairs, tmp_path, gt_mean):
     folder = make_eval15(make_pairs)
     make_pairs(3, names=('our485/low', 'our485/high'))
-    values = {'checkpoints_file': '', 'protocol': name}
+    values = {'checkpoints_file': '', 'protocol': 'lol', 'gt_mean': gt_mean}
     assert run_test(**values, dataset_dir=folder, result_dir=str(tmp_path / 'out')) == 0
     summary = read_summary(tmp_path / 'out')
     assert summary['photos'] == 15
-    assert summary['protocol'].startswith(f'protocol {name} (LOL v1, our485 -> eval15), 8-bit RGB at own size')
-    assert ('GT-MEAN' in summary['protocol']) == marked
+    assert summary['protocol'].startswith('protocol lol (LOL v1, our485 -> eval15), 8-bit RGB at own size')
+    assert ('GT-MEAN' in summary['protocol']) == gt_mean
     pairs = lists.find_pairs(f'{folder}/eval15')
     lists.write_pairs(str(tmp_path / 'list.csv'), pairs)
     assert run_test(**values, pairs_file=str(tmp_path / 'list.csv'), result_dir=str(tmp_path / 'same')) == 0
     assert read_summary(tmp_path / 'same')['methods'] == summary['methods']
-
-
-def test_gt_mean_metric_is_the_protocols_psnr(make_pairs, tmp_path):
-    values = {'checkpoints_file': '', 'dataset_dir': make_pairs(3), 'metrics': 'psnr,psnr_gt_mean'}
-    run_test(**values, result_dir=str(tmp_path / 'column'))
-    run_test(**values, gt_mean=True, result_dir=str(tmp_path / 'protocol'))
-    column, whole = (read_summary(tmp_path / kind)['methods']['unprocessed input'] for kind in ('column', 'protocol'))
-    assert column['psnr_gt_mean'] == whole['psnr'] != column['psnr']
-    assert '| PSNR dB | PSNR dB with GT-MEAN |' in (tmp_path / 'column' / 'table.md').read_text()
 
 
 def test_lol_on_other_photos_gets_another_label(make_pairs, tmp_path):

@@ -1,4 +1,4 @@
 """Programs for measuring, each run as python -m tools.NAME; nothing else imports them.
 
-benchmark and compare_systems measure time and memory; ablate trains variants and draws their curves.
+benchmark measures time and memory; ablate trains variants and draws their curves.
 """

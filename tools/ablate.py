@@ -99,14 +99,14 @@ def train(opt, name, seed):
     exp_name = f'{"".join(c if c.isalnum() else "_" for c in name)}_{seed}'
     log = os.path.join(opt.result_dir, exp_name, 'log.csv')
     if not finished(log, opt.total_epochs):
-        command = [sys.executable, os.path.join(ROOT, 'train.py')]
-        names = ('train_pairs', 'valid_pairs') if opt.train_pairs else ('dataset_dir',)
-        for option in (*names, 'total_epochs', *([] if '--arch deepupe' in VARIANTS[name] else ['full_size'])):
-            command += [f'--{option}', str(getattr(opt, option))]
-        command += ['--checkpoints_dir', opt.result_dir, '--exp_name', exp_name, '--seed', str(seed)]
-        command += ['--resume', 'auto', '--no-tensorboard', '--valid_interval', str(opt.total_epochs)]
-        command += ['--recipe', 'predecessor', '--schedule', 'cosine', '--lowres', 'area', '--drop_last']
-        command += [part.replace('GOOD', opt.good_photos) for part in VARIANTS[name].split()]
+        own = VARIANTS[name].replace('GOOD', opt.good_photos)
+        data = ('train_pairs', 'valid_pairs') if opt.train_pairs else ('dataset_dir',)
+        size = [] if '--arch deepupe' in own else ['full_size']
+        command = [f'--{option}={getattr(opt, option)}' for option in (*data, 'total_epochs', *size)]
+        command += [f'--checkpoints_dir={opt.result_dir}', f'--exp_name={exp_name}', f'--seed={seed}', '--resume=auto']
+        command += ['--recipe=predecessor', '--schedule=cosine', '--lowres=area', '--drop_last', *own.split()]
+        command += ['--no-tensorboard', f'--valid_interval={opt.total_epochs}']
+        command = [sys.executable, os.path.join(ROOT, 'train.py'), *command]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise ValueError(f'{name}, seed {seed}: train.py failed: {done.stderr.strip().splitlines()[-1:]}')

@@ -3,9 +3,11 @@
     python -m tools.benchmark                     # everything, about 5 minutes on two cores
     python -m tools.benchmark --photos 4 --repeats 3
     python -m tools.benchmark --video libx264,libx265 --frames 60 --width 3840 --height 2160    # of video alone
+    python -m tools.benchmark --systems sci=my_wrappers:sci,iat=my_wrappers:iat                 # of other systems alone
 
 Prints a table and writes it to benchmark.json with versions, hardware and load. Plain is the torch path of model.py and
-loss.py on the same device; fused is what the scripts run. Photos are sample_imgs/cave.jpg enlarged, with sensor-like
+loss.py on the same device; fused is what the scripts run. A system is NAME=MODULE:FUNCTION, a function that takes an
+(H, W, 3) uint8 RGB array and returns the enhanced one. Photos are sample_imgs/cave.jpg enlarged, with sensor-like
 noise, so that their JPEGs are of ordinary size. Timings are medians after a warm-up; peak memory is that of a process
 of its own.
 """
@@ -13,6 +15,7 @@ of its own.
 import contextlib
 import copy
 import functools
+import importlib
 import io
 import multiprocessing
 import os
@@ -36,6 +39,7 @@ from model import ARCHITECTURES, build_network
 from photos.picture import read_photo, write_photo
 from runs.checkpoint import ROOT, load_network
 from runs.state import State
+from scoring.protocol import gamma_levels
 from system.files import save_json
 from system.process import describe_machine, tune_malloc
 from train import FusedStep
@@ -56,6 +60,7 @@ opt = SimpleNamespace(
     width=1920,
     height=1080,
     frames=90,
+    systems='',  # NAME=MODULE:FUNCTION, commas between several: their time for one photo is measured, and nothing else
     result_json='benchmark.json',
 )
 
@@ -69,7 +74,7 @@ def main(opt):
     if opt.video and 'av' not in sys.modules:
         raise ValueError("--video: needs PyAV: pip install 'av>=18'")
     machine, rows = describe_machine(), []  # with the load that others cause
-    costs = [] if opt.video else measure_costs(opt)
+    costs = [] if opt.video or opt.systems else measure_costs(opt)
     print(f'{"":44} {"ours":>13} {"other":>13} {"ratio":>8}  other is')
 
     def add(what, unit, sides, versus):
@@ -85,6 +90,8 @@ def main(opt):
         if opt.video:
             for codec in opt.video.split(','):
                 add_video(add, opt, network, codec, os.path.join(folder, codec))
+        elif opt.systems:
+            add_systems(add, opt)
         else:
             add_photos(add, opt, both, os.path.join(folder, 'photo.jpg'))
             add_steps(add, opt, both)
@@ -123,8 +130,24 @@ def add_photos(add, opt, both, path):
         plain.fused = False
         sides = [functools.partial(enhance_photo, net, photo) for net in (network, plain)]
         add(f'{arch}, one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), 'plain path')
-    sides = functools.partial(enhance_photo, both['hdrnet'], photo), lambda: cv2.imwrite(path, cv2.imread(path))
-    add('hdrnet, one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), 'cv2.imread + cv2.imwrite of it')
+    for versus, other in (
+        ('cv2.imread + cv2.imwrite of it', lambda: cv2.imwrite(path, cv2.imread(path))),
+        ('OpenCV CLAHE', lambda: equalize(photo)),
+        ('a gamma table', lambda: cv2.LUT(photo, gamma_levels(0.4))),
+    ):
+        sides = functools.partial(enhance_photo, both['hdrnet'], photo), other
+        add('hdrnet, one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), versus)
+
+
+def add_systems(add, opt):
+    """One photo in memory by each of opt.systems, in a process of its own that imports them, against ours in turn."""
+    for name, _, system in (part.strip().partition('=') for part in opt.systems.split(',')):
+        with start_process() as ours, start_process() as other:
+            sides = [
+                functools.partial(lambda process, *values: process.submit(run_system, *values).result(), *given)
+                for given in ((ours, '', opt.checkpoints_file), (other, system, opt.checkpoints_file))
+            ]
+            add('one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), name)
 
 
 def add_steps(add, opt, both, name='', device='cpu'):
@@ -231,6 +254,38 @@ def noisy_photo(megapixels):
     photo = cv2.resize(photo, size, interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).normal(0, 2, (*size[::-1], 1)).astype(np.float32)
     return np.clip(photo + noise, 0, 255).astype(np.uint8)
+
+
+def equalize(photo):
+    """OpenCV's CLAHE of the lightness in Lab."""
+    lab = cv2.cvtColor(photo, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(lab[..., 0])
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+
+
+@functools.lru_cache(maxsize=1)
+def load_system(system, checkpoints_file):
+    """(photo, function photo -> photo) of MODULE:FUNCTION, '' is ours.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not system:
+        network, _ = load_network(checkpoints_file)
+        return noisy_photo(8.2), lambda photo: enhance_photo(network, photo)[0]
+    module, _, function = system.partition(':')
+    try:
+        return noisy_photo(8.2), getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f'systems: expected NAME=MODULE:FUNCTION, got {system!r} ({error})') from error
+
+
+def run_system(system, checkpoints_file):
+    """A system's result of a photo of 8.2 MP, in this process; ValueError where it is not such a photo."""
+    photo, function = load_system(system, checkpoints_file)
+    result = np.asarray(function(photo.copy()))  # it may work in place
+    if result.shape != photo.shape or result.dtype != np.uint8:
+        raise ValueError(f'{system}: expected {photo.shape} uint8 as its result, got {result.shape} {result.dtype}')
 
 
 def write_photos(megapixels, count, folder):
