@@ -24,6 +24,7 @@ from torch import nn
 import utils
 from model import TINY, add_pedestal, apply_affine, clip_illumination, remove_pedestal
 from photos.levels import LOW_SIZE
+from photos.lowres import shrink_matrix
 from runs.checkpoint import find_checkpoint, load_network, save_safetensors
 from system.files import save_whole
 
@@ -196,26 +197,13 @@ def shrink(photo, mode):
     """
     height, width = photo.shape[-2:]
     if mode == 'area':
-        return area_weights(height) @ (photo.float() @ area_weights(width).T)
+        return shrink_matrix(height) @ (photo.float() @ shrink_matrix(width).T)
     if mode == 'nearest':
         rows, columns = (
             (torch.arange(LOW_SIZE, dtype=torch.float32) * size / LOW_SIZE).long() for size in (height, width)
         )
         return photo.index_select(2, rows).index_select(3, columns).float()
     return shrink_bilinear(photo)
-
-
-def area_weights(size):
-    """photos.lowres.shrink_matrix for a size that the graph learns when it runs.
-
-    All places are multiples of 1/512 and exact in float32.
-    """
-    new, old = torch.arange(LOW_SIZE, dtype=torch.float32)[:, None], torch.arange(size, dtype=torch.float32)
-    start, end = new * size / LOW_SIZE - old, (new + 1) * size / LOW_SIZE - old
-    covered = (end.clamp(max=1) - start.clamp(min=0)).clamp(min=0)
-    place = ((new + 0.5) * size / LOW_SIZE - 0.5).clamp(min=0).minimum(old[-1])
-    weights = torch.where(old[-1] + 1 >= LOW_SIZE, covered, (1 - (place - old).abs()).clamp(min=0))
-    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def shrink_bilinear(photo):

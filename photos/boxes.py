@@ -51,7 +51,6 @@ def bits_of(data):
 def read_jp2(data):
     """Read the Header of a JPEG 2000 file's bytes."""
     header = Header(kind='JP2', orientation=1)
-    palette = sycc = False
     for kind, start, end in boxes(data):
         body = data[start:end]
         if kind == b'ihdr' and len(body) >= 11:
@@ -62,11 +61,10 @@ def read_jp2(data):
             header.metadata['icc'] = body[3:]
         elif kind == b'colr' and body[:1] == b'\1' and len(body) >= 7:
             space = struct.unpack_from('>I', body, 3)[0]
-            sycc |= space == 18
-            if space not in (16, 17, 18):
+            if space not in (16, 17) and (space != 18 or header.bits > 8):  # 18 is sYCC
                 raise ValueError(f'expected sRGB, grey or a profile, got the JPEG 2000 colour space {space}')
         elif kind == b'pclr':
-            palette = True
+            header.mode = 'P'
         elif kind == b'uuid' and body[:16] in (XMP, EXIF, IPTC):
             header.metadata[{XMP: 'xmp', EXIF: 'exif', IPTC: 'iptc'}[body[:16]]] = body[16:]
         elif kind == b'xml ':
@@ -75,12 +73,6 @@ def read_jp2(data):
             vertical, over_v, horizontal, over_h, power_v, power_h = struct.unpack_from('>HHHHbb', body)
             if over_v and over_h and vertical and horizontal:
                 header.metadata['resolution'] = (horizontal / over_h * 10.0**power_h, vertical / over_v * 10.0**power_v)
-    if (palette or sycc) and header.bits > 8:
-        raise ValueError(f'expected RGB or grey of 16 bit, got JPEG 2000 with {"a palette" if palette else "sYCC"}')
-    if palette:
-        header.mode = 'P'
-    elif sycc:
-        header.mode = 'YCbCr'
     return header
 
 

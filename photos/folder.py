@@ -102,21 +102,21 @@ def find_photos(images, recursive=False, result=''):
         if result and not name and os.path.realpath(result) == os.path.realpath(root):
             raise ValueError(f'result_dir: expected another folder than that of the photos, got {result}')
         roots.append(root)
-        found |= {(real(os.path.dirname(file)), os.path.basename(file)): file for file in reversed(files)}
+        found |= {os.path.join(real(os.path.dirname(file)), os.path.basename(file)): file for file in reversed(files)}
     try:
         root = roots[0] if len(set(roots)) == 1 else os.path.commonpath(map(os.path.abspath, roots))
     except ValueError as error:
         raise ValueError(f'images_dir: expected paths on one drive, got {", ".join(roots)}') from error
     folder = folder or os.path.join(root, RESULTS)
-    results = os.path.realpath(folder)
-    if not name and not is_below(os.path.realpath(root), results):
-        found = {key: file for key, file in found.items() if not is_below(key[0], results)}
-    earlier = earlier_results({folder for folder, _ in found}) & {os.path.join(*key) for key in found}
+    results = os.path.join(os.path.realpath(folder), '')
+    if not name and not os.path.join(os.path.realpath(root), '').startswith(results):
+        found = {key: file for key, file in found.items() if not key.startswith(results)}
+    earlier = earlier_results(set(map(os.path.dirname, found))) & found.keys()
     if len(earlier) < sum(map(is_media, found.values())):
-        found = {key: file for key, file in found.items() if os.path.join(*key) not in earlier}
+        found = {key: file for key, file in found.items() if key not in earlier}
         others.update('earlier result' for _ in earlier)
     paths = sorted(filter(is_media, found.values()))
-    others.update(kind_of(name) for _, name in found if not is_media(name) and name != RECORD)
+    others.update(kind_of(name) for name in map(os.path.basename, found) if not is_media(name) and name != RECORD)
     if not paths:
         hint = '' if recursive else '; --recursive looks into the folders below'
         looked = f'looked for {" ".join(formats.READABLE + VIDEO)}{hint}'
@@ -218,10 +218,6 @@ def below(folders, pattern):
     return [os.path.join(folder, name) for folder in folders for name in glob.glob(pattern, root_dir=folder)]
 
 
-def is_below(path, folder):
-    return path == folder or path.startswith(folder + os.sep)
-
-
 def kind_of(name):
     """What the count of files left out calls a file."""
     return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without extension'
@@ -271,25 +267,18 @@ def choose_names(sources, format, folder, record):
     extension is added where their name is taken: a_png.jpg.
     """
 
-    def there(name):
-        return os.path.lexists(os.path.join(folder, name))
-
     def candidates(source):
         stem, extension = os.path.splitext(result_name(source, format))
         longer = f'{stem}_{os.path.splitext(source)[1][1:]}'
-        more = (f'{longer}_{i}{extension}' for i in itertools.count(2))
-        return itertools.chain([stem + extension, longer + extension], more)
+        yield from (stem + extension, longer + extension)
+        yield from (f'{longer}_{i}{extension}' for i in itertools.count(2))
 
     def is_free(name, source):
-        return name.lower() not in taken and (name not in record or record[name][0] == source or not there(name))
+        is_others = name in record and record[name][0] != source and os.path.lexists(os.path.join(folder, name))
+        return name.lower() not in taken and not is_others
 
-    names, taken, all_sources = {}, {SHEET}, set(sources)
+    names, taken = {}, {SHEET}
     before = {source: name for name, (source, *_) in record.items() if name in itertools.islice(candidates(source), 9)}
-    for source in sources:
-        short, longer = itertools.islice(candidates(source), 2)
-        old = source not in before and longer not in all_sources and short != source
-        if old and there(longer) and not there(short):
-            before[source] = longer  # of a version that made all such names long
     for source in sorted(sources, key=lambda source: (source not in before, result_name(source, format) != source)):
         choice = itertools.chain([before[source]] if source in before else [], candidates(source))
         names[source] = next(name for name in choice if is_free(name, source))
@@ -298,15 +287,10 @@ def choose_names(sources, format, folder, record):
 
 
 def result_name(name, format=''):
-    """A photo's or video's name with its result's extension; what cannot be written becomes TIFF or PNG."""
+    """A photo's or video's name with its result's extension; a camera RAW becomes TIFF."""
     stem, extension = os.path.splitext(name)
     old, new = extension.lower(), f'.{format.lower().lstrip(".")}' if format else ''
-    if not new and old in formats.RAW:
-        new = '.tif'
-    elif not new and old in formats.HEIC:
-        from photos.optional import can_encode_heif
-
-        new = '' if can_encode_heif() else '.png'
+    new = '.tif' if not new and old in formats.RAW else new
     stays = not new or new == old or old in VIDEO or (old in formats.JPEG and new in formats.JPEG)
     return name if stays else stem + new
 

@@ -25,36 +25,38 @@ except ImportError:  # no Numba
 
 
 @functools.lru_cache(maxsize=64)
-def shrink_taps(size, side=LOW_SIZE):
-    """Which of a line's `size` pixels each of `side` new ones is made of.
+def shrink_taps(size):
+    """Which of a line's `size` pixels each of 256 new ones is made of.
 
     Returns:
-        first (side) int64: the first of them. weights (side, taps) float32: of that one and those after it; rows sum to
+        first (256) int64: the first of them. weights (256, taps) float32: of that one and those after it; rows sum to
         1 and first + taps never passes the line's end.
     """
-    scale = size / side
-    if size >= side:
-        edges = np.arange(side + 1) * scale
-        first = np.floor(edges[:-1] + 1e-9).astype(np.int64)
-        taps = int((np.ceil(edges[1:] - 1e-9) - first).max())
-        first = np.minimum(first, size - taps)
-        pixels = first[:, None] + np.arange(taps)
-        covered = np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None])
-        weights = np.maximum(covered, 0) / scale
+    line = np.arange(LOW_SIZE)
+    if size >= LOW_SIZE:
+        first = line * size // LOW_SIZE
+        taps = int((-(-(line + 1) * size // LOW_SIZE) - first).max())
     else:
-        place = np.clip((np.arange(side) + 0.5) * scale - 0.5, 0, size - 1)
-        taps = min(size, 2)
-        first = np.minimum(np.floor(place).astype(np.int64), size - taps)
-        weights = np.maximum(1 - np.abs(place[:, None] - first[:, None] - np.arange(taps)), 0)
-    return first, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        first, taps = np.maximum((2 * line + 1) * size - LOW_SIZE, 0) // (2 * LOW_SIZE), min(size, 2)
+    first = np.minimum(first, size - taps)
+    pixels = torch.from_numpy(first[:, None] + np.arange(taps)).double()
+    return first, shrink_weights(torch.tensor(size), pixels).float().numpy()
 
 
-def shrink_matrix(size, side=LOW_SIZE):
-    """shrink_taps as a float32 tensor (side, size): new line = matrix @ line."""
-    first, weights = shrink_taps(size, side)
-    matrix = np.zeros((side, size), np.float32)
-    np.put_along_axis(matrix, first[:, None] + np.arange(weights.shape[1]), weights, axis=1)
-    return torch.from_numpy(matrix)
+def shrink_matrix(size):
+    """float32 tensor (256, size): new line = matrix @ line; where a graph is exported, size is known when that runs."""
+    pixels = torch.arange(size, dtype=torch.float32)
+    return shrink_weights(pixels[-1] + 1, pixels)
+
+
+def shrink_weights(size, pixels):
+    """Shares of pixels, (n) or (256, n) float, of a line of `size`, a tensor, in each of 256 new ones: (256, n)."""
+    new = torch.arange(LOW_SIZE, dtype=pixels.dtype)[:, None]
+    start, end = new * size / LOW_SIZE - pixels, (new + 1) * size / LOW_SIZE - pixels
+    covered = (end.clamp(max=1) - start.clamp(min=0)).clamp(min=0)
+    place = ((new + 0.5) * size / LOW_SIZE - 0.5).clamp(min=0).minimum(size - 1)
+    weights = torch.where(size >= LOW_SIZE, covered, (1 - (place - pixels).abs()).clamp(min=0))
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def shrink(images):

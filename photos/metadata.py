@@ -275,12 +275,16 @@ PARTLY = {CAMERA: ('MotionPhoto', 'MicroVideo'), XAP: ('Thumbnails',)}  # names 
 XMLNS = 'http://www.w3.org/2000/xmlns/'
 
 
+def find_turn(xmp):
+    """Find the value of the tiff:Orientation of an XMP packet; None where it has none."""
+    prefix = re.search(rb'xmlns:([\w.-]+)\s*=\s*["\']%b["\']' % TIFF.encode(), xmp)
+    return prefix and re.search(rb'%b:Orientation(?:\s*=\s*["\']|>)\s*(\d+)' % prefix[1], xmp)
+
+
 def xmp_orientation(xmp):
     """Return the tiff:Orientation of an XMP packet, 1 to 8; 0 where it has none."""
-    document = parse_xmp(xmp) if b'Orientation' in xmp else None
-    nodes = nodes_of(document) if document else ()
-    texts = [text_of(node) for node in nodes if (node.namespaceURI, node.localName) == (TIFF, 'Orientation')]
-    return as_orientation(int(texts[0])) if texts and texts[0].isdigit() else 0
+    turn = find_turn(xmp)
+    return as_orientation(int(turn[1])) if turn else 0
 
 
 def upright_xmp(xmp):
@@ -288,53 +292,26 @@ def upright_xmp(xmp):
 
     One that has nothing to change stays byte for byte; b'' for what is no XML.
     """
-    needles = [b'Orientation', b'Thumbnails', *(name.encode() for name in (*POINTERS, CAMERA))]
-    if not any(needle in xmp for needle in needles):
+    turn = find_turn(xmp)
+    xmp = xmp[: turn.start(1)] + b'1' + xmp[turn.end(1) :] if turn else xmp
+    if not any(name.encode() in xmp for name in (*POINTERS, CAMERA, 'Thumbnails')):
         return xmp
-    document, changed = parse_xmp(xmp), False
-    if document is None:
-        return b''
-    for node in nodes_of(document):
-        space, name = node.namespaceURI, node.localName
-        if (space, name) == (TIFF, 'Orientation'):
-            changed |= text_of(node) != '1'
-            for part in texts_of(node):
-                part.nodeValue = '1'
-        elif (node.value if space == XMLNS else space) in POINTERS or name.startswith(PARTLY.get(space, '\0')):
-            if node.nodeType == node.ATTRIBUTE_NODE:
-                node.ownerElement.removeAttributeNode(node)
-            else:
-                node.parentNode.removeChild(node)
-            changed = True
-    text = ''.join(node.toxml() for node in document.childNodes)
-    return text.encode() if changed else xmp
-
-
-def parse_xmp(xmp):
-    """The document of a packet's XML; None where it is none."""
-    if b'<!DOCTYPE' in xmp or b'<!ENTITY' in xmp:
-        return None  # an XMP packet has no entities; a bomb has
     try:
-        return minidom.parseString(bytes(xmp).strip(b'\0 \r\n\t'))
+        if b'<!DOCTYPE' in xmp or b'<!ENTITY' in xmp:  # an XMP packet has no entities; a bomb has
+            return b''
+        document, changed = minidom.parseString(bytes(xmp).strip(b'\0 \r\n\t')), False
     except (ExpatError, ValueError):
-        return None
-
-
-def nodes_of(document):
-    """Yield every element of a document, and every attribute of theirs."""
+        return b''
     for element in document.getElementsByTagName('*'):
-        yield element
-        yield from list(element.attributes.values())
-
-
-def texts_of(node):
-    """The nodes whose values are the text of an attribute or element."""
-    is_attribute = node.nodeType == node.ATTRIBUTE_NODE
-    return [node] if is_attribute else [child for child in node.childNodes if child.nodeType == child.TEXT_NODE]
-
-
-def text_of(node):
-    return ''.join(part.nodeValue for part in texts_of(node)).strip()
+        for node in (*element.attributes.values(), element):
+            space = node.value if node.namespaceURI == XMLNS else node.namespaceURI
+            if space in POINTERS or node.localName.startswith(PARTLY.get(space, '\0')):
+                if node is element:
+                    element.parentNode.removeChild(element)
+                else:
+                    element.removeAttributeNode(node)
+                changed = True
+    return ''.join(node.toxml() for node in document.childNodes).encode() if changed else xmp
 
 
 # ------------------------------------------------------------------------------------- Photoshop's block, with IPTC

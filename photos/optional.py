@@ -38,14 +38,6 @@ def load(module):
 # ------------------------------------------------------------------------------------------------------------ HEIC
 
 
-def can_encode_heif():
-    """Whether pillow-heif is there with an encoder."""
-    try:
-        return bool(load('pillow_heif').libheif_info()['HEIF'])
-    except ValueError:
-        return False
-
-
 def read_heif(data, check_size):
     """Read a HEIC: pixels (H, W) or (H, W, 3 or 4), uint16 over its whole range, turned by HEIF's own rule."""
     package = load('pillow_heif')

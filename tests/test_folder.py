@@ -15,7 +15,6 @@ from photos.folder import (
     plan_jobs,
     read_record,
     remember,
-    result_name,
     split_pattern,
 )
 from system import files
@@ -158,13 +157,6 @@ def test_names_of_results(names, format, expected):
     assert list(results_of(names, format=format).values()) == expected
 
 
-def test_heic_is_png_where_it_cannot_be_written(monkeypatch):
-    monkeypatch.setattr('photos.optional.can_encode_heif', lambda: False)
-    assert result_name('a.HEIC') == 'a.png'
-    monkeypatch.setattr('photos.optional.can_encode_heif', lambda: True)
-    assert result_name('a.HEIC') == 'a.HEIC'
-
-
 def test_a_result_keeps_its_name_when_photos_are_added(tmp_path):
     first = plan(['a.png'], results=str(tmp_path), format='jpg')[0]
     make(tmp_path, 'a.jpg')
@@ -174,12 +166,6 @@ def test_a_result_keeps_its_name_when_photos_are_added(tmp_path):
     assert [os.path.basename(job.result) for job in jobs] == ['a_jpg.jpg', 'a.jpg']
     os.remove(tmp_path / 'a.jpg')  # free again
     assert os.path.basename(plan(['a.jpg'], record, str(tmp_path))[0].result) == 'a.jpg'
-
-
-def test_long_names_of_versions_before_are_gone_on_with(tmp_path):
-    make(tmp_path, 'a_png.jpg')
-    jobs = plan(['a.png', 'b.png'], results=str(tmp_path), format='jpg')
-    assert [os.path.basename(job.result) for job in jobs] == ['a_png.jpg', 'b.jpg']
 
 
 def test_what_a_run_writes_replaces_no_original(tmp_path):
