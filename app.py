@@ -170,10 +170,8 @@ class Desk:
     def read(self, path):
         """(photo (H, W, 3), whether it is grey) of a file; of a video a key frame before its middle."""
         if is_video(path):
-            try:
-                from video.reader import open_source
-            except ImportError as error:  # absent, or too old
-                raise ValueError(f"{path}: video needs PyAV: pip install 'av>=18' ({error})") from error
+            from video.reader import open_source
+
             source = open_source(path)
             with source.container as container:
                 container.seek((container.duration or 0) // 2)
@@ -239,7 +237,7 @@ class Desk:
             return [None] * 3
         photo = tab.photos[tab.shown]
         look, strength, denoise = photo.settings
-        denoise = max(denoise, 0) if is_video(photo.path) else denoise  # as inference.enhance_videos has it
+        denoise = max(denoise, 0) if is_video(photo.path) else denoise  # as inference.enhance_one_video has it
 
         def work():
             full, grey = self.read(photo.path)
@@ -291,9 +289,6 @@ class Desk:
         """What inference.enhance_file gives for a photo; a video is stopped between frames."""
         look, strength, denoise = photo.settings
         asked = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
-        asked = SimpleNamespace(**{**vars(inference.opt), **asked})
-        if not is_video(photo.path):
-            return inference.enhance_file(self.network(look), photo.job, asked)
 
         def count(frames, total):
             for i, frame in enumerate(frames):
@@ -302,7 +297,8 @@ class Desk:
                 progress((i, total or None), desc=os.path.basename(photo.path), unit='frames')
                 yield frame
 
-        return inference.enhance_videos(self.network(look), [photo.job], asked, lambda job: None, count)[0]
+        asked = SimpleNamespace(**{**vars(inference.opt), **asked})
+        return inference.enhance_file(self.network(look), photo.job, asked, count)
 
     def stop(self, request: gr.Request):
         self.tabs[request.session_hash].stopped.set()

@@ -97,13 +97,7 @@ def main(opt):
     if again and rank == 0 and not opt.overwrite:
         print(f'note: earlier results of other options or photos are made again: {again}', file=sys.stderr)
 
-    def done(job):
-        remember(found.results, job, made_with(job))
-
-    mine = todo[rank::world]
-    outcomes = enhance_jobs(network, [job for job in mine if not is_video(job.path)], opt, done)
-    outcomes += enhance_videos(network, [job for job in mine if is_video(job.path)], opt, done)
-
+    outcomes = enhance_jobs(network, todo[rank::world], opt, lambda job: remember(found.results, job, made_with(job)))
     outcomes = all_gather_list(outcomes)  # waits for all ranks
     failed = report(outcomes, found, len(jobs) - len(todo)) if rank == 0 else 0
     if opt.contact_sheet and rank == 0:
@@ -116,9 +110,10 @@ def main(opt):
 
 
 def enhance_jobs(network, jobs, opt, done):
-    """What enhance_file gives for every job; failures are printed as they come.
+    """What enhance_file gives for every job, photos first; failures are printed as they come.
 
-    One thread per core, each with one photo: reading, enhancing and writing overlap, and memory does not grow.
+    One thread per core, each with one photo: reading, enhancing and writing overlap, and memory does not grow. Then
+    videos one after the other, each on all cores.
 
     Args:
         done: function to call with every job that is done.
@@ -129,39 +124,44 @@ def enhance_jobs(network, jobs, opt, done):
 
     def enhance(job):
         try:
-            return settle(job, enhance_file(network, job, opt), done)
+            outcome = enhance_file(network, job, opt)
         except OSError:  # no other is started
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        if outcome[1]:
+            tqdm.write(f'failed: {outcome[1]}', file=sys.stderr)
+        else:
+            done(job)
+        return outcome
 
-    with announce_compiling(), ThreadPoolExecutor(min(cores(), len(jobs)) or 1) as pool:
-        futures = [pool.submit(enhance, job) for job in jobs]
+    photos = [job for job in jobs if not is_video(job.path)]
+    with announce_compiling(), ThreadPoolExecutor(min(cores(), len(photos)) or 1) as pool:
+        futures = [pool.submit(enhance, job) for job in photos]
         try:
-            for future in tqdm(as_completed(futures), 'enhance', len(jobs), disable=None, leave=False):
+            for future in tqdm(as_completed(futures), 'enhance', len(photos), disable=None, leave=False):
                 future.result()
         except BaseException:  # Ctrl-C too
             pool.shutdown(cancel_futures=True)
             raise
-    return [future.result() for future in futures]
+        return [future.result() for future in futures] + [enhance(job) for job in jobs if is_video(job.path)]
 
 
-def settle(job, outcome, done):
-    """The outcome of a job, which is printed if it failed, else passed to done."""
-    if outcome[1]:
-        tqdm.write(f'failed: {outcome[1]}', file=sys.stderr)
-    else:
-        done(job)
-    return outcome
+def enhance_file(network, job, opt, progress=None):
+    """Read, enhance and write the photo or video of a photos.folder.Job.
 
-
-def enhance_file(network, job, opt):
-    """Read, enhance and write the photo of a photos.folder.Job.
-
+    Args:
+        progress: of a video, see video.enhance.enhance_video; None shows a bar on the terminal.
     Returns:
         (path, '' or the reason why not, list of what could not be kept).
     Raises:
         OSError: the disk is full.
     """
+    make = enhance_one_video if is_video(job.path) else enhance_one_photo
+    return attempt(job, lambda: make(network, job, opt, progress))
+
+
+def enhance_one_photo(network, job, opt, _):
+    """What could not be kept of the photo of a job."""
     import numpy as np
     import torch
 
@@ -169,53 +169,35 @@ def enhance_file(network, job, opt):
     from photos.levels import to_photo
     from photos.picture import read_picture, write_photo, write_picture
 
-    def work():
-        picture = read_picture(job.path, opt.max_megapixels)
-        photo = picture.photo.copy() if job.extra else picture.photo
-        keep, edit = bool(job.illumination or job.extra), Edit(opt.strength, opt.denoise)
-        enhanced, illumination = enhance_photo(network, photo, edit, keep_illumination=keep, in_place=True)
-        for path in filter(None, (job.illumination, job.extra)):
-            image = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
-            if path == job.extra:
-                image = np.concatenate([picture.photo, enhanced, image], axis=1)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            write_photo(path, image)
-        return write_picture(job.result, picture, enhanced, True, opt.jpeg_444, opt.keep_times)
-
-    return attempt(job, work)
+    picture = read_picture(job.path, opt.max_megapixels)
+    photo = picture.photo.copy() if job.extra else picture.photo
+    keep, edit = bool(job.illumination or job.extra), Edit(opt.strength, opt.denoise)
+    enhanced, illumination = enhance_photo(network, photo, edit, keep_illumination=keep, in_place=True)
+    for path in filter(None, (job.illumination, job.extra)):
+        image = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
+        if path == job.extra:
+            image = np.concatenate([picture.photo, enhanced, image], axis=1)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_photo(path, image)
+    return write_picture(job.result, picture, enhanced, True, opt.jpeg_444, opt.keep_times)
 
 
-def enhance_videos(network, jobs, opt, done, progress=None):
-    """Enhance videos one after the other, each on all cores; arguments and results as of enhance_jobs.
+def enhance_one_video(network, job, opt, progress):
+    """What could not be kept of the video of a job."""
+    from kernels import Edit
+    from video.enhance import VideoEdit, enhance_video
 
-    Args:
-        progress: see video.enhance.enhance_video; None shows a bar on the terminal.
-    """
-    outcomes = []
-    for job in jobs:
+    def show_bar(frames, total):
         name = os.path.basename(job.path)
+        return tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False)
 
-        def work(job=job, name=name):
-            from kernels import Edit
-
-            try:
-                from video.enhance import VideoEdit, enhance_video
-            except ImportError as error:  # absent, or too old
-                raise ValueError(f"{job.path}: video needs PyAV: pip install 'av>=18' ({error})") from error
-            edit = Edit(opt.strength, max(opt.denoise, 0))  # noise that shows in some frames alone would flicker
-            ask = VideoEdit(edit, opt.video_smoothing, opt.max_megapixels, opt.keep_times)
-            return enhance_video(
-                network, job.path, job.result, ask,
-                progress or (lambda frames, total: tqdm(
-                    frames, name, total or None, unit=' frames', disable=None, leave=False)),
-            )  # fmt: skip
-
-        outcomes.append(settle(job, attempt(job, work), done))
-    return outcomes
+    edit = Edit(opt.strength, max(opt.denoise, 0))  # noise that shows in some frames alone would flicker
+    ask = VideoEdit(edit, opt.video_smoothing, opt.max_megapixels, opt.keep_times)
+    return enhance_video(network, job.path, job.result, ask, progress or show_bar)
 
 
 def attempt(job, work):
-    """(path, '', work()) or (path, reason why not, []); a full disk is raised."""
+    """(path, '', work()) or (path, why not in one line that names the file, []); a full disk is raised."""
     import cv2
 
     path = job.path
@@ -224,23 +206,20 @@ def attempt(job, work):
             raise ValueError(job.problem)
         os.makedirs(os.path.dirname(job.result) or '.', exist_ok=True)
         return path, '', work()
-    except (OSError, ValueError) as error:
+    except Exception as error:
         if isinstance(error, OSError) and error.errno in STOPPING:
             raise
-        return path, one_line(error_line(error), path), []
-    except (MemoryError, RuntimeError, cv2.error) as error:  # too large for this machine or its GPU
-        return path, one_line(str(error) or 'out of memory', path), []
-    except Exception as error:  # a defect of ours, with this one
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f'defect: {type(error).__name__}: {error} ({os.path.basename(at.filename)}, line {at.lineno})'
-        return path, one_line(reason, path), []
-
-
-def one_line(reason, path):
-    """A reason as one line that names the photo."""
-    named = path in reason
-    reason = ' '.join(reason.replace(path, '\0').split()).replace('\0', path)
-    return printable(reason if named else f'{path}: {reason}')
+        if isinstance(error, (OSError, ValueError)):
+            reason = error_line(error)
+        elif isinstance(error, ImportError) and is_video(path):  # absent, or too old
+            reason = f"video needs PyAV: pip install 'av>=18' ({error})"
+        elif isinstance(error, (MemoryError, RuntimeError, cv2.error)):  # too large for this machine or its GPU
+            reason = str(error) or 'out of memory'
+        else:  # a defect of ours, with this one
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f'defect: {type(error).__name__}: {error} ({os.path.basename(at.filename)}, line {at.lineno})'
+    reason = reason if path in reason else f'{path}: {reason}'
+    return path, printable(' '.join(reason.replace(path, '\0').split()).replace('\0', path)), []
 
 
 def report(outcomes, found, there):
