@@ -24,7 +24,6 @@ dependencies = ['torch', 'numpy', 'cv2']  # read by torch.hub, which names those
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 OURS = {name.removesuffix('.py') for name in os.listdir(FOLDER)
         if name.endswith('.py') or os.path.isfile(os.path.join(FOLDER, name, '__init__.py'))}  # fmt: skip
-EXPECTED = 'enhance: expected a numpy array, a PIL image or a batch of tensors (N, 3, H, W)'
 
 
 def deepupe(checkpoint='general', device=''):
@@ -82,7 +81,7 @@ class Enhance:
 
         Args:
             image: one of
-                numpy (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of uint8, uint16 or float in [0, 1];
+                numpy (H, W) or (H, W, C) of uint8, uint16 or float in [0, 1]: grey, grey with alpha, RGB or RGBA;
                 PIL of mode L, LA, RGB, RGBA, I;16 or P (which becomes RGB or RGBA), upright as it lies;
                 torch (N, 3, H, W) RGB on any device, of uint8 or float in [0, 1].
             strength: in [0, 1.5]; 0 gives the image back, 1 the network's result.
@@ -102,7 +101,8 @@ class Enhance:
             return self.enhance_array(image, edit)
         if hasattr(image, 'mode') and hasattr(image, 'getbands'):
             return self.enhance_pil(image, edit)
-        raise TypeError(f'{EXPECTED}, got {type(image).__name__}')
+        expected = 'a numpy array, a PIL image or a batch of tensors (N, 3, H, W)'
+        raise TypeError(f'enhance: expected {expected}, got {type(image).__name__}')
 
     def enhance_pil(self, image, edit):
         """A PIL image of the same mode; EXIF, colour profile and the rest of its `info` go with it."""
@@ -114,22 +114,18 @@ class Enhance:
         if mode not in ('L', 'LA', 'RGB', 'RGBA', 'I;16'):
             raise ValueError(f'enhance: expected a PIL image of mode L, LA, RGB, RGBA, I;16 or P, got {mode}')
         pixels = np.asarray(image if mode == image.mode else image.convert(mode))
-        if mode == 'LA':
-            pixels = np.dstack([self.enhance_array(pixels[..., 0], edit), pixels[..., 1]])
-        else:
-            pixels = self.enhance_array(pixels, edit)
-        enhanced = Image.fromarray(pixels)
+        enhanced = Image.fromarray(self.enhance_array(pixels, edit))
         enhanced.info = {name: value for name, value in image.info.items() if name != 'transparency'}
         return enhanced
 
     def enhance_array(self, image, edit):
-        """A numpy image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
-        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or not image.size:
-            expected = '(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)'
-            raise ValueError(f'enhance: expected a numpy array {expected}, got {image.shape}')
-        planes = image.reshape(*image.shape[:2], -1)
-        grey, alpha = planes.shape[2] == 1, planes[..., 3:]
-        photo = np.array(np.broadcast_to(planes[..., :3], (*image.shape[:2], 3)), order='C')
+        """A numpy image (H, W) or (H, W, C), C from 1 to 4."""
+        if image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] > 4):
+            raise ValueError(f'enhance: expected a numpy array (H, W) or (H, W, 1 to 4), got {image.shape}')
+        planes = np.atleast_3d(image)
+        grey = planes.shape[2] < 3
+        colours, alpha = np.split(planes, [1 if grey else 3], axis=2)
+        photo = np.array(np.broadcast_to(colours, (*image.shape[:2], 3)), order='C')
         if image.dtype in (np.uint8, np.uint16):
             enhanced, _ = self.kernels.enhance_photo(self.network, photo, edit, in_place=True)
         elif image.dtype.kind == 'f':
