@@ -65,7 +65,7 @@ opt = SimpleNamespace(
     schedule='steps',  # steps (the predecessor's), constant, or cosine (1 epoch of warm-up)
     grad_clip=0.0,  # largest gradient norm; 0 does not clip
     ema=0.0,  # decay per step of averaged weights, which are validated and saved, such as 0.995; 0 is off
-    amp='',  # bf16 or fp16 for the coefficient network; '' is float32
+    amp='',  # bf16 for the coefficient network; '' is float32
     # loss
     loss='',  # weights of hdrnet or deepupe; '' is the architecture's own
     w_reconstruction=-1.0,  # -1 keeps the preset's weight, 0 leaves the term out
@@ -119,7 +119,7 @@ RULES = {  # of every option, see utils.check_options
     'cache': ['file', 'ram', 'none'], 'num_workers': (-1, None), 'limit': (0, None), 'overfit': (0, None),
     'total_epochs': (1, None), 'train_batch_size': (2, None), 'lr': (1e-12, None), 'weight_decay': (0.0, None),
     'schedule': ['steps', 'constant', 'cosine'], 'grad_clip': (0.0, None), 'ema': (0.0, 0.999999),
-    'amp': ['', 'bf16', 'fp16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
+    'amp': ['', 'bf16'], 'loss': ['', 'hdrnet', 'deepupe'], 'seed': (0, 2**32 - 1), 'valid_interval': (1, None),
     'visualize_batch': (1, None),
     **{f'w_{term}': [-1.0, (0.0, None)] for term in ('reconstruction', 'color', 'smoothness', 'structure', 'tone')},
     **dict.fromkeys(('augment', 'freeze_norm', 'drop_last', 'deterministic', 'fused', 'tensorboard'), bool),
@@ -161,7 +161,6 @@ from system.process import cores, tune_malloc
 from system.ranks import BatchNorm, all_gather_list, init_distributed
 
 LEAST_GOOD = 20  # photos of one's taste: with fewer, the few that validate say nothing
-AMP = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def main(opt):
@@ -175,10 +174,9 @@ def main(opt):
 
         # network
         network, opt = make_network(opt, path, checkpoint)
-        state = State(network.to(device), opt.lr, opt.weight_decay, opt.ema, opt.amp == 'fp16')
-        model = FusedStep(
-            network, AMP[opt.amp], opt.loss, loss_weights(opt), graph=device.type == 'cuda' and world == 1
-        )
+        state = State(network.to(device), opt.lr, opt.weight_decay, opt.ema)
+        graph = device.type == 'cuda' and world == 1
+        model = FusedStep(network, opt.amp == 'bf16', opt.loss, loss_weights(opt), graph)
         if world > 1:
             model = DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
         if rank == 0:
@@ -234,7 +232,7 @@ def main(opt):
 
 def train_epoch(state, model, loader, epoch, opt, folder):
     """Train `model`, a FusedStep, for one epoch; returns its row of log.csv, with means of the losses of all ranks."""
-    network, optimizer, scaler = state.network, state.optimizer, state.scaler
+    network, optimizer = state.network, state.optimizer
     loader.dataset.set_epoch(epoch)
     sums, unchecked, start = 0.0, [], time.perf_counter()
     model.train()
@@ -249,12 +247,10 @@ def train_epoch(state, model, loader, epoch, opt, folder):
 
         optimizer.zero_grad()
         illumination, losses = model(lowres, fullres, target)
-        scaler.scale(losses['total']).backward()
+        losses['total'].backward()
         if opt.grad_clip:
-            scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(network.parameters(), opt.grad_clip)
-        scaler.step(optimizer)
-        scaler.update()
+        optimizer.step()
         if opt.ema:
             update_average(state.average, network, opt.ema, done)
 
@@ -293,14 +289,14 @@ class FusedStep(torch.nn.Module):
     """(lowres, fullres, target) -> (illumination, losses) by the fastest path, a module for DistributedDataParallel.
 
     Args:
-        amp: torch.bfloat16 or torch.float16 for the coefficient network, None is float32.
+        bf16: run the coefficient network in bfloat16.
         loss, weights: preset and weights of loss.total_loss.
         graph: record CUDA graphs at the first step, see kernels.cuda.record_step.
     """
 
-    def __init__(self, network, amp, loss, weights, graph=False):
+    def __init__(self, network, bf16, loss, weights, graph=False):
         super().__init__()
-        self.network, self.amp, self.loss, self.weights, self.graph = network, amp, loss, weights, graph
+        self.network, self.bf16, self.loss, self.weights, self.graph = network, bf16, loss, weights, graph
 
     def forward(self, lowres, fullres, target):
         kernels = self.graph and kernels_for(self.network, fullres)
@@ -308,7 +304,7 @@ class FusedStep(torch.nn.Module):
             self.graph = False
             kernels.record_step(self, (lowres, fullres, target))
             return self(lowres, fullres, target)
-        illumination = estimate_illumination(self.network, lowres, fullres, self.amp)
+        illumination = estimate_illumination(self.network, lowres, fullres, self.bf16)
         losses = training_loss(self.network, fullres, illumination, target, True, self.loss, self.weights)
         return illumination.detach(), losses
 

@@ -113,14 +113,14 @@ def kernels_for(network, tensor):
         return cuda_kernels(tensor.device) if tensor.device.type == 'cuda' else None
 
 
-def estimate_illumination(network, lowres, fullres, amp=None):
+def estimate_illumination(network, lowres, fullres, bf16=False):
     """network(lowres, fullres), differentiable: the illumination (N, 3, H, W).
 
     Args:
         lowres, fullres: (N, 3, 256, 256), (N, 3, H, W) in [0, 1].
-        amp: torch.bfloat16 or torch.float16 for the coefficient network; the full-resolution work stays in float32.
+        bf16: run the coefficient network in bfloat16; the full-resolution work stays in float32.
     """
-    with torch.autocast(fullres.device.type, amp, enabled=amp is not None):
+    with torch.autocast(fullres.device.type, torch.bfloat16, enabled=bf16):
         grid = network.predict_grid(lowres).to(fullres.dtype)
     kernels = kernels_for(network, fullres)
     if kernels is None or fullres.requires_grad:  # the kernels have no gradient by the photo

@@ -27,19 +27,17 @@ class State:
         network: on its device.
         lr, weight_decay: of Adam.
         ema: decay per step of the averaged weights, 0 averages nothing: `average` then is the network.
-        fp16: scale the loss, so that float16 gradients do not vanish.
     """
 
-    def __init__(self, network, lr=1e-2, weight_decay=0.0, ema=0.0, fp16=False):
+    def __init__(self, network, lr=1e-2, weight_decay=0.0, ema=0.0):
         self.network, self.ema = network, ema
         self.average = copy.deepcopy(network).eval() if ema else network  # what is validated and saved
         device = next(network.parameters()).device.type
         fused = True if device == 'cuda' else None  # one launch instead of hundreds
         self.optimizer = torch.optim.Adam(network.parameters(), lr, weight_decay=weight_decay, fused=fused)
-        self.scaler = torch.amp.GradScaler(device, enabled=fp16)
         self.epoch, self.scores, self.best = 0, {'psnr': 0.0, 'ssim': 0.0}, float('-inf')
         self.start, self.before = time.perf_counter(), 0.0  # of this process; seconds of those before it
-        self.parts = {'model': self.average, 'network': network, 'optimizer': self.optimizer, 'scaler': self.scaler}
+        self.parts = {'model': self.average, 'network': network, 'optimizer': self.optimizer}
 
     def state_dict(self):
         """All of it as tensors and plain values, the part of last.pth that `load_state_dict` reads."""

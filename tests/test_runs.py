@@ -241,7 +241,7 @@ def test_mixed_precision_trains_on_two_ranks(tmp_path):
         torch.manual_seed(0)
         state = State(build_network('hdrnet', luma_bins=1, spatial_bin=32))
         state.network.fused = False
-        model = FusedStep(state.network, torch.bfloat16, 'hdrnet', {})
+        model = FusedStep(state.network, True, 'hdrnet', {})
         model = DistributedDataParallel(model) if world > 1 else model
         loss = model(lowres[rank::world], fullres[rank::world], fullres[rank::world].sqrt())[1]['total']
         take_step(state, loss)

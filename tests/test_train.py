@@ -275,11 +275,10 @@ def test_validation_photos_among_the_training_photos_are_warned_of(make_pairs, c
     assert 'WARNING: of 3 validation pairs, 1 inputs and 2 targets are among' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
-def test_mixed_precision_stays_near_float32(make_pairs, tmp_path, amp):
+def test_mixed_precision_stays_near_float32(make_pairs, tmp_path):
     common = {'dataset_dir': make_pairs(6), 'total_epochs': 2, 'lr': 1e-4}
     plain = run_training(tmp_path, 'plain', **common)
-    mixed = run_training(tmp_path, 'mixed', amp=amp, **common)
+    mixed = run_training(tmp_path, 'mixed', amp='bf16', **common)
     assert mixed['psnr'] == pytest.approx(plain['psnr'], abs=0.3)
     assert not equal(plain, mixed)
 
@@ -336,7 +335,7 @@ def test_full_disk_leaves_the_last_checkpoint(make_pairs, tmp_path):
     ('values', 'message'),
     [
         ({'schedule': 'sawtooth'}, 'schedule: expected'),
-        ({'amp': 'int8'}, "amp: expected one of '', bf16, fp16, got 'int8'"),
+        ({'amp': 'int8'}, "amp: expected one of '', bf16, got 'int8'"),
         ({'ema': 1.0}, 'ema: expected 0 to 0.999999, got 1.0'),
         ({'darken': 1.4}, 'darken: expected 0 to 1'),
         ({'cache': 'cloud'}, 'cache: expected'),

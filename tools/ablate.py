@@ -67,7 +67,6 @@ VARIANTS = {  # options of train.py beside the base's
     'gradients clipped to norm 1': '--grad_clip 1',
     'other rounding (the plain torch path)': '--no-fused',
     'bf16 network': '--amp bf16',
-    'fp16 network': '--amp fp16',
     'a quarter darkened': '--darken 0.25',
     'target-to-target pairs': '--identity_share 0.12',
     'bilinear lowres': '--lowres bilinear',

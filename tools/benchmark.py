@@ -318,7 +318,7 @@ def training_step(arch, fused, batch, device='cpu', side=512):
     network = build_network(arch).to(device).train()
     network.fused = fused
     optimizer = State(network, 1e-3).optimizer
-    model = FusedStep(network, None, arch, {}, graph=device == 'cuda')
+    model = FusedStep(network, False, arch, {}, graph=device == 'cuda')
     lowres = torch.rand(batch, 3, 256, 256, device=device)
     fullres = torch.rand(batch, 3, side // 8, side // 8, device=device)
     fullres = torch.nn.functional.interpolate(fullres, (side, side), mode='bilinear').contiguous()
