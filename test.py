@@ -123,8 +123,6 @@ def main(opt):
         return 1
     if problems:
         notes.append(f'SKIPPED {len(problems)} of {len(pairs)} pairs (--skip_bad): {"; ".join(problems)}')
-    if 'best_gamma' in baselines:
-        add_best_gamma(methods, kept, protocol, functions)
     if rank > 0:
         return 0
 
@@ -258,7 +256,7 @@ def make_result_dir(opt, checkpoints, name):
 
 
 def choose_methods(opt, checkpoints, baselines, pairs, protocol):
-    """{label: Method}, the unprocessed input first; best_gamma follows when the others are scored."""
+    """{label: Method}, the unprocessed input first."""
     methods = {INPUT: Method(lambda photo, path: photo, {})}
 
     def add(label, longer, method):
@@ -275,6 +273,14 @@ def choose_methods(opt, checkpoints, baselines, pairs, protocol):
         add(os.path.basename(os.path.abspath(folder)), folder, use_results(folder, pairs, protocol))
     for label, function in choose_baselines(baselines).items():
         add(label, f'{label} (baseline)', Method(lambda photo, path, function=function: function(to_8bit(photo)), {}))
+    if 'best_gamma' in baselines:
+
+        def score_gammas(pair):
+            return gamma_decibels(*map(to_8bit, read_prepared(pair, protocol)))
+
+        found = map_pairs(score_gammas, pairs, 'best gamma')
+        label, function = best_gamma([decibels for decibels in found if not isinstance(decibels, str)])
+        add(label, f'{label} (baseline)', Method(lambda photo, path: function(to_8bit(photo)), {}))
     return methods
 
 
@@ -376,26 +382,6 @@ def read_prepared(pair, protocol):
         return protocol.prepare(read_photo(pair[0])), None
     photo, target = pipeline.read_pair(pair)
     return protocol.prepare(photo), protocol.prepare(to_8bit(target))
-
-
-def add_best_gamma(methods, kept, protocol, functions):
-    """Score the gamma that is best on the pairs that were scored; adds it to methods and to the rows of each pair.
-
-    Args:
-        kept: list of (pair, rows).
-    """
-
-    def score_gammas(pair):
-        photo, target = read_prepared(pair, protocol)
-        return gamma_decibels(to_8bit(photo), target)
-
-    pairs = [pair for pair, _ in kept]
-    label, function = best_gamma(map_pairs(score_gammas, pairs, 'best gamma'))
-    only = {label: Method(lambda photo, path: function(to_8bit(photo)), {})}
-    methods |= only
-    more = map_pairs(lambda pair: score_pair(pair, only, protocol, functions), pairs, label)
-    for (_, rows), added in zip(kept, more, strict=True):
-        rows += added
 
 
 # ------------------------------------------------------------------------------------------------------ report
