@@ -19,11 +19,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 
 import utils
 from kernels import enhance_photo
+from photos.contact_sheet import draw_row
 from photos.picture import list_photos, read_photo, write_photo
 from runs.checkpoint import ROOT, load_network
 from runs.curves import draw_curves
@@ -148,22 +148,17 @@ def draw_runs(runs, result_dir):
     return 0
 
 
-def show_first_epoch(run, height=110):
+def show_first_epoch(run):
     """A row of illuminations above a row of enhanced sample photos, by a run's weights after its first epoch."""
-    found = sorted(glob.glob(os.path.join(glob.escape(run), 'epoch_1_psnr_*.pth')))
+    found = glob.glob(os.path.join(glob.escape(run), 'epoch_1_psnr_*.pth'))
     if not found:
         raise FileNotFoundError(f'{run}: no epoch_1_psnr_*.pth (valid_interval 1 saves it)')
-    network, columns = load_network(found[0])[0], []
-    for photo in map(read_photo, list_photos(os.path.join(ROOT, 'sample_imgs'))):
-        enhanced, illumination = enhance_photo(network, photo, keep_illumination=True)
-        both = np.concatenate([(illumination.clip(0, 1) * 255).round().astype(np.uint8), enhanced])
-        size = round(photo.shape[1] * height / photo.shape[0]), 2 * height
-        columns.append(cv2.resize(both, size, interpolation=cv2.INTER_AREA))
-    picture = np.concatenate(columns, axis=1)
-    label = np.full((28, picture.shape[1], 3), 255, np.uint8)
-    text = f'{os.path.basename(run)}: S and R after epoch 1'
-    cv2.putText(label, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([label, picture])
+    network, _ = load_network(found[0])
+    photos = [read_photo(path) for path in list_photos(os.path.join(ROOT, 'sample_imgs'))]
+    enhanced, lights = zip(*(enhance_photo(network, photo, keep_illumination=True) for photo in photos), strict=True)
+    lights = [(light.clip(0, 1) * 255).round().astype(np.uint8) for light in lights]
+    name = f'{os.path.basename(run)}, after epoch 1:'
+    return np.concatenate([draw_row(f'{name} S', lights), draw_row(f'{name} R', enhanced)])
 
 
 if __name__ == '__main__':
