@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from kernels.common import Rule
+from kernels.common import FusedLoss, Rule
 from kernels.denoise import SAMPLE, denoise_plain, remove_noise
 from loss import PRESETS, tone_loss, total_loss
 from model import LOW_SIZE, STRONGEST, add_pedestal, apply_affine, build_network, reflectance, slice_grid
@@ -85,7 +85,7 @@ def try_kernels(kernels, device):
     guide = network.guide.fold(fullres)
     illumination = kernels.illuminate(fullres, grid, guide, rule)
     weights = tuple(PRESETS['hdrnet'][name] for name in FUSED_TERMS)
-    loss, _ = kernels.FusedLoss.apply(illumination, fullres, target, eps, True, False, weights)
+    loss, _ = FusedLoss.apply(illumination, fullres, target, kernels.loss_and_grad, eps, True, False, weights)
     ours = illumination, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
     for value, expected in zip(ours, plain, strict=True):
         if (value.cpu() - expected).abs().max() > 1e-3 * expected.abs().max():
@@ -146,8 +146,9 @@ def training_loss(network, fullres, illumination, target, clamp, preset, weights
         enhanced = reflectance(fullres, illumination, eps, clamp=clamp)
         return total_loss(fullres, illumination, enhanced, target, preset, weights)
     weights = {**PRESETS[preset], **(weights or {})}
-    total, terms = kernels.FusedLoss.apply(
-        illumination, fullres, target, eps, clamp, preset == 'deepupe', tuple(weights[name] for name in FUSED_TERMS)
+    chosen = tuple(weights[name] for name in FUSED_TERMS)
+    total, terms = FusedLoss.apply(
+        illumination, fullres, target, kernels.loss_and_grad, eps, clamp, preset == 'deepupe', chosen
     )
     tone = total.new_zeros(())
     if weights['tone']:  # plain torch, on the pixels that total_loss takes

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.common import count_elements, grid_intervals
+from kernels.common import grid_intervals
 from loss import LOG_EPS, LUMA, structure_loss
 from model import TINY, reflectance
 
@@ -610,38 +610,22 @@ def loss_kernel(photo, illumination, target, grad, sums, height, width, eps, tin
     tl.store(out + 2, tl.sum(f_x * right + f_y * down))  # the pixels to the left and above count the other two
 
 
-class FusedLoss(torch.autograd.Function):
-    """cpu.FusedLoss on the device, without waiting for it. The structure term, not DeepUPE's, is plain torch."""
-
-    @staticmethod
-    def forward(ctx, illumination, photo, target, eps, clamp, luma, weights):
-        photo, illumination, target = (value.detach().contiguous() for value in (photo, illumination, target))
-        n, _, height, width = photo.shape
-        grad = torch.empty_like(illumination)
-        runs = triton.cdiv(width, BLOCK)
-        sums = torch.empty(n * height, runs, 3, device=illumination.device)
-        counts = count_elements(n, height, width)
-        factors = [w / max(count, 1) for w, count in zip((*weights[:3], weights[2]), counts, strict=True)]
-        with torch.cuda.device_of(photo):  # Triton launches on the thread's current device, the first unless told
-            loss_kernel[n * height, runs](
-                photo, illumination, target, grad, sums, height, width, eps, TINY, *factors, clamp, luma, BLOCK
-            )
-        squared, angle, smooth = sums.sum(dim=(0, 1), dtype=torch.float64).unbind()
-        terms = [squared / counts[0], angle / counts[1], smooth / (weights[2] or 1)]
-        terms.append(torch.zeros_like(smooth))
-        if weights[3]:
-            with torch.enable_grad():
-                s = illumination.requires_grad_()
-                structure = structure_loss(reflectance(photo, s, eps, clamp=clamp), target)
-                grad.add_(torch.autograd.grad(structure, s)[0], alpha=weights[3])
-            terms[3] = structure.detach().double()
-        terms = torch.stack(terms)
-        total = sum(weight * term for weight, term in zip(weights, terms, strict=True)).to(illumination.dtype)
-        ctx.save_for_backward(grad)
-        ctx.mark_non_differentiable(terms)
-        return total, terms
-
-    @staticmethod
-    def backward(ctx, total_grad, _):
-        (grad,) = ctx.saved_tensors
-        return grad * total_grad, None, None, None, None, None, None
+def loss_and_grad(images, eps, clamp, luma, factors, structure):
+    """What common.FusedLoss takes from a device, without waiting for it. The structure term is plain torch."""
+    photo, illumination, target = images
+    n, _, height, width = photo.shape
+    grad = torch.empty_like(illumination)
+    runs = triton.cdiv(width, BLOCK)
+    sums = torch.empty(n * height, runs, 3, device=photo.device)
+    with torch.cuda.device_of(photo):  # Triton launches on the thread's current device, the first unless told
+        loss_kernel[n * height, runs](
+            photo, illumination, target, grad, sums, height, width, eps, TINY, *factors, clamp, luma, BLOCK
+        )
+    sums = torch.nn.functional.pad(sums.sum(dim=(0, 1), dtype=torch.float64), (0, 1))
+    if structure:
+        with torch.enable_grad():
+            s = illumination.requires_grad_()
+            unlike = structure_loss(reflectance(photo, s, eps, clamp=clamp), target)
+            grad.add_(torch.autograd.grad(unlike, s)[0], alpha=structure)
+        sums[3] = unlike.detach()
+    return sums, grad

@@ -20,7 +20,7 @@ import triton.language as tl  # noqa: E402 - after the environment is set
 
 import kernels  # noqa: E402
 from kernels import Edit, cuda, enhance_photo, rule_of  # noqa: E402
-from kernels.common import Rule  # noqa: E402
+from kernels.common import FusedLoss, Rule  # noqa: E402
 from loss import PRESETS, total_loss  # noqa: E402
 from model import reflectance  # noqa: E402
 from photos.levels import to_tensor  # noqa: E402
@@ -98,7 +98,8 @@ def test_diverged_network_has_a_loss_that_is_not_a_number(clip):
     photo = torch.rand(1, 3, 2, 9, device=DEVICE)
     grid = torch.full((1, 12, 8, 8, 8), float('nan'), device=DEVICE)
     illumination = cuda.illuminate(photo, grid, guide, Rule(True, clip))
-    loss, _ = cuda.FusedLoss.apply(illumination, photo, photo.sqrt(), 1e-4, True, clip, (1.0, 0.2, 0.05, 0.0))
+    weights = 1.0, 0.2, 0.05, 0.0
+    loss, _ = FusedLoss.apply(illumination, photo, photo.sqrt(), cuda.loss_and_grad, 1e-4, True, clip, weights)
     assert loss.isnan()
 
 
@@ -128,7 +129,8 @@ def test_loss_has_the_plain_paths_values_and_gradient(preset, clamp, size, weigh
     values = total_loss(photo, plain, enhanced, target, preset, weights)
     (3 * values.pop('total')).backward()
     all_weights = tuple({**PRESETS[preset], **weights}[name] for name in kernels.FUSED_TERMS)
-    total, terms = cuda.FusedLoss.apply(ours, photo, target, 1e-4, clamp, preset == 'deepupe', all_weights)
+    luma = preset == 'deepupe'
+    total, terms = FusedLoss.apply(ours, photo, target, cuda.loss_and_grad, 1e-4, clamp, luma, all_weights)
     (3 * total).backward()
     computed = [term if weight else torch.zeros_like(term) for term, weight in zip(terms, all_weights, strict=True)]
     torch.testing.assert_close(
