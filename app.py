@@ -170,12 +170,12 @@ class Desk:
     def read(self, path):
         """(photo (H, W, 3), whether it is grey) of a file; of a video a key frame before its middle."""
         if is_video(path):
-            from video.reader import open_source
+            from video.reader import Source, read_frames
 
-            source = open_source(path)
+            source = Source(path)
             with source.container as container:
                 container.seek((container.duration or 0) // 2)
-                frame = next(container.decode(source.stream))
+                frame = next(read_frames(source, self.opt.max_megapixels))
                 return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90)), False
         picture = read_picture(path, self.opt.max_megapixels)
         return picture.photo, picture.grey

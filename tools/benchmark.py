@@ -48,7 +48,7 @@ with contextlib.suppress(ImportError):  # of PyAV, for --video alone
     import av
 
     from video.enhance import enhance_video
-    from video.reader import open_source, read_frames
+    from video.reader import Source, read_frames
     from video.writer import Result
 
 opt = SimpleNamespace(
@@ -379,7 +379,7 @@ def write_clip(path, codec, opt):
 
 def copy_video(path, settings_of, result):
     """Decode and encode a video as enhance_video does, with the settings that it has for the video `settings_of`."""
-    settings, source, output = open_source(settings_of), open_source(path), None
+    settings, source, output = Source(settings_of), Source(path), None
     with settings.container, source.container:
         for frame in read_frames(source):
             output = output or Result(result, result, settings, frame)

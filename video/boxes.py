@@ -48,18 +48,15 @@ def graft(box, original, tracks):
     """A moov, or a box in it, with REST and SPATIAL of the original one, in place of its own; see copy_boxes."""
     kind, given = box[4:8], inside(original)
     if kind == b'stsd':  # with one entry
-        entry = next((part for _, part in inside(original, 16)), b'')
-        spatial = [part for inner, part in inside(entry, ENTRY_HEAD) if inner in SPATIAL]
+        spatial = [part for inner, part in inside(original[16:], ENTRY_HEAD) if inner in SPATIAL]
         return pack(box[4:16], pack(box[20:], *spatial)) if spatial else box
     rest = [(inner, part) for inner, part in given if inner in REST and kind in (b'moov', b'trak')]
-    parts, kinds = [], {inner for inner, _ in rest}
-    for inner, part in inside(box):
-        if inner == WAY[kind]:
-            same = [o for k, o in given if k == inner and (k != b'trak' or track_id(o) == tracks.get(track_id(part)))]
-            part = graft(part, same[0], tracks) if same else part
-        if inner not in kinds:
-            parts.append(part)
-    return pack(kind, *parts, *[part for _, part in rest])
+    parts = [(inner, part) for inner, part in inside(box) if inner not in dict(rest)]
+    for i, (inner, part) in enumerate(parts):
+        same = [o for k, o in given if k == inner and (k != b'trak' or track_id(o) == tracks.get(track_id(part)))]
+        if inner == WAY[kind] and same:
+            parts[i] = inner, graft(part, same[0], tracks)
+    return pack(kind, *(part for _, part in parts + rest))
 
 
 def copy_boxes(source, result, tracks):
@@ -75,7 +72,7 @@ def copy_boxes(source, result, tracks):
         start, moov = next((start, data[start:end]) for kind, start, end in whole_boxes(data) if kind == b'moov')
     with open(result, 'r+b') as file:
         file.seek(start)
-        file.write(graft(moov, dict(top).get(b'moov', pack(b'moov')), tracks))
+        file.write(graft(moov, dict(top)[b'moov'], tracks))
         file.writelines(part for kind, part in top if kind == b'uuid')
         file.truncate()
 

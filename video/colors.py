@@ -11,6 +11,8 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+from av.codec.codec import find_best_pix_fmt_of_list
+from av.video.format import names as FORMATS
 
 from photos.levels import LOW_SIZE
 from photos.lowres import make_lowres, shrink_area
@@ -27,6 +29,7 @@ CHROMA = {'420': (2, 2), '422': (2, 1), '444': (1, 1), '440': (1, 2), '411': (4,
 class Layout(NamedTuple):
     """How the planes of a frame hold its colours."""
 
+    name: str  # of the planar pixel format
     dtype: type  # of the planes: uint8 or uint16
     planes: int  # that hold colour: 3, or 1 if grey
     chroma: tuple  # pixels that a chroma sample covers, across and down
@@ -46,42 +49,36 @@ def parse_format(name):
 
 
 def find_layout(name, matrix, color_range, width, height):
-    """Layout of a planar pixel format with H.273's codes; where they are not given, as players take it.
+    """Layout of the planar pixel format that loses nothing of another; codes of H.273 that are not given as players do.
 
     Args:
-        name: planar pixel format, such as 'yuv420p10le'.
+        name: pixel format, such as 'nv12'.
         matrix: matrix coefficients; see known_matrix.
         color_range: LIMITED or FULL; where it is not given, grey is taken as full and YUV as limited.
     Raises:
-        ValueError: another format, or a matrix that is not a matrix of RGB (YCgCo, constant luminance, ICtCp).
+        ValueError: the matrix is not a matrix of RGB (YCgCo, constant luminance, ICtCp).
     """
-    parsed = parse_format(name)
-    if parsed is None:
-        raise ValueError(f'pixel format: expected planar YUV, RGB or grey of 8 to 16 bits, got {name}')
-    kind, bits, chroma, full = parsed
-    top = 2**bits - 1
-    dtype = np.uint8 if bits == 8 else np.uint16
+    if not parse_format(name):
+        planar = [other for other in FORMATS if parse_format(other) and 'j' not in other]
+        name = find_best_pix_fmt_of_list(planar, name, has_alpha=True)[0].name
+    kind, bits, chroma, full = parse_format(name)
+    top, dtype = 2**bits - 1, np.uint8 if bits == 8 else np.uint16
     if kind == 'gbr':
-        levels, offset = np.eye(3)[[2, 0, 1]] / top, np.zeros(3)
+        from_rgb, offset = np.eye(3)[[1, 2, 0]] * top, np.zeros(3)
     else:
         matrix = known_matrix(matrix, width, height)
         if matrix not in LUMA:
             raise ValueError(f'matrix coefficients: expected one of {sorted(LUMA)} of H.273, got {matrix}')
         red, blue = LUMA[matrix]
-        green = 1 - red - blue
-        to_rgb = np.array([
-            [1, 0, 2 - 2 * red],
-            [1, -blue * (2 - 2 * blue) / green, -red * (2 - 2 * red) / green],
-            [1, 2 - 2 * blue, 0],
-        ])  # fmt: skip
+        luma = np.array([red, 1 - red - blue, blue])
         unit = 2 ** (bits - 8)
         full = full or color_range == FULL or (kind == 'gray' and color_range != LIMITED)
-        span = np.array([top, top, top]) if full else np.array([219, 224, 224]) * unit
+        span = np.array([top, top, top] if full else [219 * unit, 224 * unit, 224 * unit])
         offset = np.array([0 if full else 16 * unit, 128 * unit, 128 * unit])
-        levels = to_rgb / span
-    to_rgb = levels * TOP
-    return Layout(dtype, 1 if kind == 'gray' else 3, chroma, offset.astype(np.float32), to_rgb.astype(np.float32),
-                  np.linalg.inv(to_rgb).astype(np.float32), top)  # fmt: skip
+        from_rgb = span[:, None] * [luma, ([0, 0, 1] - luma) / (2 - 2 * blue), ([1, 0, 0] - luma) / (2 - 2 * red)]
+    planes, to_rgb = 1 if kind == 'gray' else 3, TOP * np.linalg.inv(from_rgb)
+    arrays = (array.astype(np.float32) for array in (offset, to_rgb, from_rgb / TOP))
+    return Layout(name, dtype, planes, chroma, *arrays, top)
 
 
 def known_matrix(matrix, width, height):
@@ -89,13 +86,9 @@ def known_matrix(matrix, width, height):
     return matrix if matrix not in (GBR, UNSPECIFIED) else 1 if width >= 1280 or height > 576 else 6
 
 
-def planes_to_rgb(planes, layout, chroma, rgb):
-    """Fill rgb (H, W, 3) uint16 from Y, Cb and Cr planes; a grey frame has one plane.
-
-    Args:
-        chroma: pixels that a sample of the later planes covers, across and down; (1, 1) where they were resized.
-    """
-    decode_rows(*three_planes(planes), *chroma, layout.offset, layout.to_rgb, rgb)
+def planes_to_rgb(planes, layout, rgb):
+    """Fill rgb (H, W, 3) uint16 from Y, Cb and Cr planes; a grey frame has one plane."""
+    decode_rows(*three_planes(planes), *layout.chroma, layout.offset, layout.to_rgb, rgb)
 
 
 def frame_lowres(planes, layout, mode, turns=0):
@@ -108,8 +101,8 @@ def frame_lowres(planes, layout, mode, turns=0):
     """
     planes = [shrink_area(p[..., None])[..., 0] if mode == 'area' else make_lowres(p, mode) for p in planes]
     lowres = np.empty((LOW_SIZE, LOW_SIZE, 3), np.uint16)
-    planes_to_rgb(planes, layout, (1, 1), lowres)
-    return np.ascontiguousarray(np.rot90(lowres, turns)) if turns else lowres
+    planes_to_rgb(planes, layout._replace(chroma=(1, 1)), lowres)
+    return np.ascontiguousarray(np.rot90(lowres, turns))
 
 
 def rgb_to_planes(rgb, layout, planes):
@@ -146,20 +139,10 @@ def decode_rows(luma, cb, cr, across, down, offset, matrix, rgb):
 
 @inlined
 def repeat(samples, times, offset, row):
-    """Fill a row of pixels with samples - offset, each `times` times; the common 1 and 2 without a division."""
-    f = np.float32
-    if times == 1:
-        for x in range(row.size):
-            row[x] = f(samples[x]) - offset
-    elif times == 2:
-        for k in range(row.size // 2):
-            value = f(samples[k]) - offset
-            row[2 * k], row[2 * k + 1] = value, value
-        if row.size % 2:
-            row[row.size - 1] = f(samples[row.size // 2]) - offset
-    else:
-        for x in range(row.size):
-            row[x] = f(samples[x // times]) - offset
+    """Fill a row of pixels with samples - offset, each `times` times."""
+    for x in range(times):
+        for k in range((row.size - x + times - 1) // times):
+            row[k * times + x] = np.float32(samples[k]) - offset
 
 
 @kernel
@@ -191,16 +174,15 @@ def average(sums, across, rows, offset, top, samples):
     """Fill samples with means over `across` pixels of sums over `rows` rows, + offset; the last has what is left."""
     f = np.float32
     zero, share, whole = f(0), f(1) / f(across * rows), sums.size // across
-    for k in range(whole):
-        value = zero
-        if across == 1:
-            value = sums[k]
-        elif across == 2:
-            value = sums[2 * k] + sums[2 * k + 1]
-        else:
-            for x in range(k * across, (k + 1) * across):
+    if across == 2:  # in vectors
+        for k in range(whole):
+            samples[k] = np.int32(min(top, max(zero, (sums[2 * k] + sums[2 * k + 1]) * share + offset)))
+    else:
+        for k in range(whole):
+            value = sums[k * across]
+            for x in range(k * across + 1, (k + 1) * across):
                 value += sums[x]
-        samples[k] = np.int32(min(top, max(zero, value * share + offset)))
+            samples[k] = np.int32(min(top, max(zero, value * share + offset)))
     if whole < samples.size:
         value = sums[whole * across :].sum() / f(rows * (sums.size - whole * across)) + offset
         samples[whole] = np.int32(min(max(value, zero), top))

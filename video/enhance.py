@@ -7,7 +7,6 @@ turns them.
 
 import contextlib
 import errno
-import functools
 import itertools
 import os
 import threading
@@ -22,8 +21,8 @@ from kernels import FULL, Edit, apply_grid
 from photos.levels import to_tensor
 from system.files import copy_status, save_whole
 from system.process import cores, map_in_order
-from video.colors import frame_lowres, planes_to_rgb, rgb_to_planes
-from video.reader import frame_layout, frame_planes, open_source, quarter_turns, read_frames, reformat, refuse_hdr
+from video.colors import find_layout, frame_lowres, planes_to_rgb, rgb_to_planes
+from video.reader import Source, frame_planes, read_frames, reformat
 from video.smoothing import Look, smooth_grids
 from video.writer import Result
 
@@ -63,7 +62,7 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
         copy_status(status, file.name, ask.keep_times)
 
     try:
-        source = open_source(path)
+        source = Source(path)
         with source.container:
             save_whole(save, result)
         return source.notes
@@ -78,22 +77,22 @@ def enhance_video(network, path, result, ask=PLAIN, progress=lambda frames, tota
 
 def write_enhanced(network, source, partial, name, ask, progress):
     """enhance_video of an open source into the file `partial`, whose container follows from the extension of `name`."""
-    frames = contextlib.closing(prefetch(read_frames(source), DECODED))
+    frames = contextlib.closing(prefetch(read_frames(source, ask.max_megapixels), DECODED))
     with frames as decoded, ThreadPoolExecutor(cores()) as pool:
-        first = next(decoded, None)
-        planar, layout = check_first(first, ask.max_megapixels)
+        first = next(decoded)
+        layout = find_layout(first.format.name, first.colorspace, first.color_range, first.width, first.height)
         waiting = max(WAITING_BYTES // sum(plane.buffer_size for plane in first.planes), 8)
-        turns = quarter_turns(first)
+        turns = round(first.rotation / 90) % 4  # as far as quarter turns put it upright
+        buffers = threading.local()
 
         def looks():
             threads = torch.get_num_threads()
             torch.set_num_threads(1)  # for the small network two take longer, and spin while they wait
             try:
                 for frame in itertools.chain([first], decoded):
-                    if frame.format.name != planar:
-                        frame = reformat(frame, planar, frame.colorspace, frame.color_range)
-                    lowres = frame_lowres(frame_planes(frame, layout), layout, network.lowres_mode, turns)
-                    yield Look(frame, float(frame.pts * frame.time_base), lowres)
+                    planar = reformat(frame, layout.name, frame.colorspace, frame.color_range)
+                    lowres = frame_lowres(frame_planes(planar, layout), layout, network.lowres_mode, turns)
+                    yield Look(planar, float(frame.pts * frame.time_base), lowres)
             finally:
                 torch.set_num_threads(threads)
 
@@ -102,9 +101,19 @@ def write_enhanced(network, source, partial, name, ask, progress):
             grid = network.predict_grid(to_tensor(lowres, next(network.parameters()).device))
             return torch.rot90(grid, -turns, (3, 4))
 
+        def enhance(graded):
+            frame, grid = graded
+            frame.make_writable()  # decoders may still need their own
+            planes = frame_planes(frame, layout)
+            if not hasattr(buffers, 'rgb'):  # which a thread uses again for its next frame
+                buffers.rgb = np.empty((*planes[0].shape, 3), np.uint16)
+            planes_to_rgb(planes, layout, buffers.rgb)
+            rgb, _ = apply_grid(network, buffers.rgb, grid, ask.edit, in_place=True)
+            rgb_to_planes(rgb, layout, planes)
+            return frame
+
         graded = prefetch(smooth_grids(looks(), predict, ask.smoothing, waiting), 1)
-        work = functools.partial(enhance_frame, network, layout, ask.edit, threading.local())
-        enhanced = map_in_order(pool, work, graded, cores() + 1)
+        enhanced = map_in_order(pool, enhance, graded, cores() + 1)
         output = Result(partial, name, source, first)
         try:
             for frame in progress(enhanced, source.frames):
@@ -113,38 +122,6 @@ def write_enhanced(network, source, partial, name, ask, progress):
         finally:
             enhanced.close()
             output.container.close()
-
-
-def check_first(frame, max_megapixels):
-    """frame_layout of a video's first frame.
-
-    Raises:
-        ValueError: there is none, it is HDR or too large, or its colours are not known here.
-    """
-    if frame is None:
-        raise ValueError('expected frames in its video, found none')
-    if frame.width * frame.height > max_megapixels * 1e6:
-        raise ValueError(f'expected at most {max_megapixels:g} megapixels, got {frame.width} x {frame.height}')
-    refuse_hdr(frame.color_trc, {data.type.name for data in frame.side_data})
-    return frame_layout(frame)
-
-
-def enhance_frame(network, layout, edit, buffers, graded):
-    """The frame, enhanced by a grid: a copy, for decoders may still need their own.
-
-    Args:
-        buffers: threading.local of this video; a thread's RGB is used again for its next frame.
-        graded: (frame, its grid).
-    """
-    frame, grid = graded
-    frame.make_writable()
-    planes = frame_planes(frame, layout)
-    if not hasattr(buffers, 'rgb'):
-        buffers.rgb = np.empty((*planes[0].shape, 3), np.uint16)
-    planes_to_rgb(planes, layout, layout.chroma, buffers.rgb)
-    rgb, _ = apply_grid(network, buffers.rgb, grid, edit, in_place=True)
-    rgb_to_planes(rgb, layout, planes)
-    return frame
 
 
 def prefetch(items, size):

@@ -1,33 +1,42 @@
 """A video file for reading: the stream that is enhanced, those that are copied, its frames in order and in time."""
 
 import queue
-import struct
 from collections import deque
-from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
 import numpy as np
-from av.codec.codec import find_best_pix_fmt_of_list
 from av.stream import Disposition
 
-from video.colors import UNSPECIFIED, find_layout, known_matrix, parse_format
+from video.colors import known_matrix
 
 HDR = {16: 'PQ (SMPTE ST 2084)', 18: 'HLG (ARIB STD-B67)'}  # transfer characteristics in H.273
-UNKNOWN = {'color_range': 0, 'color_primaries': UNSPECIFIED, 'color_trc': UNSPECIFIED, 'colorspace': UNSPECIFIED}
-DYNAMIC = ('DOVI_METADATA', 'DOVI_RPU_BUFFER', 'DYNAMIC_HDR_PLUS', 'DYNAMIC_HDR_VIVID')
+DYNAMIC = ('DOVI_METADATA', 'DOVI_RPU_BUFFER', 'DYNAMIC_HDR_PLUS', 'DYNAMIC_HDR_VIVID')  # side data of HDR
 
 
-@dataclass
 class Source:
-    """An open video file."""
+    """An open video file; whoever opens it closes its container.
 
-    path: str
-    container: object  # av.container.InputContainer
-    stream: object  # the video stream that is enhanced
-    copied: list = field(default_factory=list)  # the other streams, unless they are named in notes
-    packets: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)  # of these, read but not yet written
-    notes: list = field(default_factory=list)  # what could not be kept
+    Attributes:
+        stream: its main video stream, which is enhanced. copied: the other streams.
+        packets: of these, read but not yet written. notes: what could not be kept.
+    Raises:
+        ValueError: no video stream, or not to be decoded. OSError.
+    """
+
+    def __init__(self, path):
+        self.path, self.packets, self.notes = path, queue.SimpleQueue(), []
+        self.container = av.open(path)
+        moving = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not moving:
+            raise ValueError('expected a video stream, found none')
+        if len(moving) > 1:
+            self.notes.append('only the main video stream of a file is enhanced, the others are copied')
+        self.stream = next((s for s in moving if s.disposition & Disposition.default), moving[0])
+        if self.stream.codec_context is None:
+            raise ValueError('its video has a codec that is not decoded here')
+        self.stream.thread_type = 'AUTO'
+        self.copied = [s for s in self.container.streams if s is not self.stream]
 
     @property
     def rate(self):
@@ -37,60 +46,22 @@ class Source:
     @property
     def frames(self):
         """How many frames the file says it has, or about how many by its duration; 0 if it says neither."""
-        if self.stream.frames:
-            return self.stream.frames
-        seconds = self.container.duration / av.time_base if self.container.duration else 0
-        return round(seconds * self.rate)
+        return self.stream.frames or round((self.container.duration or 0) / av.time_base * self.rate)
 
     @property
     def bit_rate(self):
         """Of the video stream in bits per second, or the most that it can be; 0 where the file does not say."""
-        if self.stream.codec_context.bit_rate:
-            return self.stream.codec_context.bit_rate
         others = sum(stream.codec_context.bit_rate or 0 for stream in self.copied if stream.type == 'audio')
-        return max((self.container.bit_rate or 0) - others, 0)
+        return self.stream.codec_context.bit_rate or max((self.container.bit_rate or 0) - others, 0)
 
 
-def open_source(path):
-    """Open a video file and choose its main video stream; the caller closes its container.
-
-    Raises:
-        ValueError: no video stream, HDR, or not to be decoded. OSError.
-    """
-    container = av.open(path)
-    try:
-        moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not moving:
-            raise ValueError('expected a video stream, found none')
-        chosen = [s for s in moving if s.disposition & Disposition.default] or moving
-        stream = chosen[0]
-        if stream.codec_context is None:
-            raise ValueError('its video has a codec that is not decoded here')
-        refuse_hdr(stream.codec_context.color_trc)
-        source = Source(path, container, stream, [s for s in container.streams if s is not stream])
-        if len(moving) > 1:
-            source.notes.append('only the main video stream of a file is enhanced, the others are copied')
-        stream.thread_type = 'AUTO'
-        return source
-    except BaseException:
-        container.close()
-        raise
-
-
-def refuse_hdr(transfer, side_data=()):
-    """Raises: ValueError: the transfer characteristics or side data of a frame are those of HDR."""
-    name = HDR.get(int(transfer)) or next((name for name in DYNAMIC if name in side_data), '')
-    if name:
-        raise ValueError(f'expected a video of standard dynamic range, got HDR: {name}')
-
-
-def read_frames(source):
+def read_frames(source, max_megapixels=300.0):
     """Yield the frames of the main stream in order, each with pts, time_base and duration set and pts increasing.
 
     Packets of the other streams go into source.packets as they come.
 
     Raises:
-        ValueError: a frame cannot be decoded, or the picture's size or format changes.
+        ValueError: no frames, too large, HDR, one cannot be decoded, or the picture's size or format changes.
     """
     stream, first, last = source.stream, None, None
     times = deque() if source.container.format.name == 'avi' else None  # AVI has decoding times only, in order
@@ -108,7 +79,9 @@ def read_frames(source):
         if times is not None and packet.size:
             times.append(packet.dts)
         for frame in frames:
-            first = first or frame
+            if first is None:
+                first = frame
+                check_first(frame, max_megapixels)
             if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
                 raise ValueError(
                     f'its picture changes from {first.width} x {first.height} {first.format.name} to '
@@ -123,25 +96,17 @@ def read_frames(source):
             frame.duration = frame.duration or usual
             last = frame.pts
             yield frame
+    if first is None:
+        raise ValueError('expected frames in its video, found none')
 
 
-def read_cover(path, index):
-    """Bytes of the cover picture that is stream `index` of a file."""
-    with av.open(path) as container:
-        return next((bytes(packet) for packet in container.demux(container.streams[index]) if packet.size), b'')
-
-
-def frame_layout(frame):
-    """(planar pixel format that loses nothing, `colors.Layout`) of a frame by its own tags.
-
-    Raises:
-        ValueError: see colors.find_layout.
-    """
-    name = frame.format.name
-    if not parse_format(name):
-        planar = [other for other in av.video.format.names if parse_format(other) and 'j' not in other]
-        name = find_best_pix_fmt_of_list(planar, name, has_alpha=True)[0].name
-    return name, find_layout(name, frame.colorspace, frame.color_range, frame.width, frame.height)
+def check_first(frame, max_megapixels):
+    """Raises: ValueError: a video's first frame is too large or HDR."""
+    if frame.width * frame.height > max_megapixels * 1e6:
+        raise ValueError(f'expected at most {max_megapixels:g} megapixels, got {frame.width} x {frame.height}')
+    dynamic = [data.type.name for data in frame.side_data if data.type.name in DYNAMIC]
+    if name := HDR.get(int(frame.color_trc)) or next(iter(dynamic), ''):
+        raise ValueError(f'expected a video of standard dynamic range, got HDR: {name}')
 
 
 def frame_planes(frame, layout):
@@ -154,35 +119,9 @@ def frame_planes(frame, layout):
 
 
 def reformat(frame, name, matrix, color_range):
-    """A frame in another pixel format, its time kept.
-
-    Args:
-        matrix, color_range: H.273's codes, of the YUV that is written or, where RGB is, that is read.
-    """
+    """A frame in another pixel format; codes of H.273 of the YUV that is written or, where RGB is, that is read."""
     matrix = known_matrix(matrix, frame.width, frame.height)
     matrix = 5 if matrix == 6 else matrix  # equal, but FFmpeg's scaler knows one of them only
-    converted = frame.reformat(
+    return frame.reformat(
         format=name, src_colorspace=matrix, dst_colorspace=matrix, dst_color_range=color_range or None
     )
-    converted.pts, converted.time_base, converted.duration = frame.pts, frame.time_base, frame.duration
-    return converted
-
-
-def display_matrix(frame):
-    """The nine integers that turn or mirror a frame for display, or None."""
-    data = frame.side_data.get('DISPLAYMATRIX')
-    return struct.unpack('=9i', bytes(data)) if data else None
-
-
-def quarter_turns(frame):
-    """How many quarter turns counter-clockwise put a frame upright, as far as quarter turns can."""
-    return round(frame.rotation / 90) % 4
-
-
-def colour_tags(frame, context):
-    """H.273's codes (range, primaries, transfer, matrix) of a frame, or else of its stream's context."""
-    tags = {}
-    for name, unknown in UNKNOWN.items():
-        value = int(getattr(frame, name))
-        tags[name] = value if value != unknown else int(getattr(context, name))
-    return tags

@@ -86,16 +86,12 @@ def release(waiting, scene, seconds, until):
 
 def mean_grid(scene, time, seconds):
     """Mean of a scene's grids, weighted by the window around `time`; the nearest one where none is within it."""
-    weights = [
-        sample.span * math.cos(math.pi / 2 * (sample.time - time) / seconds) ** 2
-        if abs(sample.time - time) < seconds
-        else 0.0
-        for sample in scene
-    ]
+    near = [sample for sample in scene if abs(sample.time - time) < seconds]
+    weights = [sample.span * math.cos(math.pi / 2 * (sample.time - time) / seconds) ** 2 for sample in near]
     total = sum(weights)
     if total <= 0:
         return min(scene, key=lambda sample: abs(sample.time - time)).grid
-    return sum(sample.grid * (weight / total) for sample, weight in zip(scene, weights, strict=True) if weight)
+    return sum(sample.grid * (weight / total) for sample, weight in zip(near, weights, strict=True))
 
 
 class CutFinder:

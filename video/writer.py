@@ -2,16 +2,16 @@
 
 import io
 import os
+import struct
 from fractions import Fraction
 
 import av
 from av.codec.codec import PixFmtLoss, UnknownCodecError, find_best_pix_fmt_of_list
-from av.codec.context import Flags
 from av.stream import Disposition
 
 from video.boxes import copy_boxes, read_chunks, write_chunks
 from video.colors import FULL, GBR, LIMITED, known_matrix
-from video.reader import colour_tags, display_matrix, read_cover, reformat
+from video.reader import reformat
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
 
@@ -23,19 +23,20 @@ ENCODERS = {
     'vp8': ('libvpx', {'deadline': 'good', 'cpu-used': '4', 'crf': '10'}),
     'vp9': ('libvpx-vp9', {'deadline': 'good', 'cpu-used': '4', 'row-mt': '1', 'crf': '28'}),
     'av1': ('libsvtav1', {'preset': '8', 'crf': '28'}),
-    'mjpeg': ('mjpeg', {'strict': 'unofficial'}),  # of limited range too
+    'mpeg4': ('mpeg4', {'flags': '+qscale', 'global_quality': '2'}),
+    'mjpeg': ('mjpeg', {'flags': '+qscale', 'global_quality': '2', 'strict': 'unofficial'}),  # of limited range too
     'prores': ('prores_ks', {}),
     'ffv1': ('ffv1', {'level': '3', 'slicecrc': '1'}),
-} | {name: (name, {}) for name in ('mpeg4', *LOSSLESS)}
+} | {name: (name, {}) for name in LOSSLESS}
 RGB_ENCODERS = {'libx264': 'libx264rgb'}
 INSTEAD = {'webm': 'vp9', 'avi': 'mpeg4'}  # what a container gets of a codec that it or we cannot write; else h264
 UNWRITTEN = ('pal8', 'monob', 'monow')  # pixel formats that FFmpeg's scaler does not make
 SOUND = {'webm': ('libopus', 48_000)}  # encoder and rate for what cannot be copied; else AAC at its own rate
-QUANTISER = {'mpeg4': 2, 'mjpeg': 2}  # constant quality of encoders that have no crf
 LOOKAHEAD = {'libx264': 40, 'libx265': 20}  # frames that an encoder's preset looks ahead
 LOOKAHEAD_BYTES = 128 << 20  # ... in frames' bytes, of which it takes twice as many: less far from 1440p on
 RATE_LIMIT = 2.0  # times the source's bit rate that constant quality may take: brightening brings noise up
 MPEG4_TICKS = 60_000  # per second: MPEG-4's clock has 16 bits
+TAGS = ('color_range', 'color_primaries', 'color_trc', 'colorspace')  # codes of H.273
 
 
 class Result:
@@ -66,8 +67,8 @@ class Result:
         except BaseException:
             self.container.close()
             raise
-        copied = ((self.copies[s.index], s) for s in source.copied if s.index in self.copies)
-        self.tracks = {copy.index + 1: original.id for copy, original in [(self.stream, source.stream), *copied]}
+        self.tracks = {self.stream.index + 1: source.stream.id}  # of the result: of the source, by numbers of MP4
+        self.tracks |= {self.copies[s.index].index + 1: s.id for s in source.copied if s.index in self.copies}
 
     def add_video(self, frame):
         """The stream of enhanced frames, with its encoder."""
@@ -86,28 +87,23 @@ class Result:
             source.notes.append(f'the transparency of its {kept} video is lost')
         if not self.is_mov and 'SPHERICAL' in {data.type.name for data in frame.side_data}:
             source.notes.append('what makes it a 360-degree video cannot be kept')
-        self.tags = result_tags(frame, original, self.pixels, codec)
+        self.tags = result_tags(frame, self.pixels, codec)
         os.environ.setdefault('SVT_LOG', '1')  # libsvtav1 prints its settings unless told to say errors only
-        stream = self.container.add_stream(encoder, source.rate, options=settings)
-        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, self.pixels
         time_base = Fraction(1, MPEG4_TICKS) if codec == 'mpeg4' and self.container_format != 'avi' else frame.time_base
+        stream = self.container.add_stream(
+            encoder, source.rate, settings, width=frame.width, height=frame.height, pix_fmt=self.pixels,
+            sample_aspect_ratio=original.sample_aspect_ratio or 0, time_base=time_base, **self.tags,
+        )  # fmt: skip
         context = stream.codec_context
-        context.time_base, stream.time_base = time_base, time_base
-        if original.sample_aspect_ratio:
-            context.sample_aspect_ratio = original.sample_aspect_ratio
-        for name, value in self.tags.items():
-            setattr(context, name, value)
+        context.time_base = time_base
         if self.container_format == 'avi':
             context.max_b_frames = 0  # AVI has no presentation times
-        if codec in QUANTISER:
-            context.flags |= Flags.qscale
-            context.global_quality = QUANTISER[codec]
-        elif 'crf' in settings:
+        if 'crf' in settings:
             limit_encoder(context, encoder, frame, source)
         if codec == kept and self.is_mov and codec in ('hevc', 'rawvideo') and self.pixels == frame.format.name:
             context.codec_tag = original.codec_tag  # Apple's players take hvc1 only; of raw frames it says the format
-        if matrix := display_matrix(frame):
-            stream.set_display_matrix(matrix)
+        if matrix := frame.side_data.get('DISPLAYMATRIX'):
+            stream.set_display_matrix(struct.unpack('=9i', bytes(matrix)))
         stream.metadata.update({name: text for name, text in source.stream.metadata.items() if name != 'alpha_mode'})
         stream.disposition = source.stream.disposition
         return stream
@@ -117,7 +113,8 @@ class Result:
         is_cover = bool(original.disposition & Disposition.attached_pic)
         if is_cover and self.container_format == 'matroska':  # it holds covers as attachments
             names = {'filename': 'cover.jpg', 'mimetype': 'image/jpeg'} | original.metadata
-            cover = read_cover(self.source.path, original.index)
+            with av.open(self.source.path) as again:
+                cover = b''.join(map(bytes, again.demux(again.streams[original.index])))
             self.container.add_attachment(names['filename'], names['mimetype'], cover)
             return None
         if original.type == 'data' and self.is_mov:
@@ -184,9 +181,7 @@ class Result:
             time = frame.pts * frame.time_base
             self.durations[round(time / self.stream.codec_context.time_base)] = frame.duration * frame.time_base
         for packet in self.stream.encode(frame):
-            duration = self.durations.pop(packet.pts, None)
-            if duration is not None:
-                packet.duration = round(duration / packet.time_base)
+            packet.duration = round(self.durations.pop(packet.pts, 0) / packet.time_base)
             self.container.mux(packet)
 
     def finish(self):
@@ -233,9 +228,9 @@ def choose_pixels(encoder, name):
     return best.name, loss
 
 
-def result_tags(frame, context, pixels, codec):
-    """H.273's codes of a source's frame, see colour_tags, once it is in the pixel format `pixels`."""
-    tags, rgb = colour_tags(frame, context), av.VideoFormat(pixels).is_rgb
+def result_tags(frame, pixels, codec):
+    """H.273's codes of a frame once it is in the pixel format `pixels`."""
+    tags, rgb = {name: int(getattr(frame, name)) for name in TAGS}, av.VideoFormat(pixels).is_rgb
     if rgb and not frame.format.is_rgb:
         tags |= {'colorspace': GBR, 'color_range': FULL}
     elif frame.format.is_rgb and not rgb:
