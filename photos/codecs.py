@@ -61,11 +61,6 @@ def read(path, data, check_size):
         pixels = decode(data, header)
     else:
         raise ValueError(f'expected a photo, got {"a " + kind if kind else "no known type of file"}')
-    exif, xmp, iptc = (header.metadata.get(name) or b'' for name in ('exif', 'xmp', 'iptc'))
-    exif = exif.removeprefix(b'Exif\0\0')  # which some files have and some have not
-    header.metadata |= {'exif': exif, 'iptc': metadata.clean_resources(iptc)}
-    if not header.orientation:
-        header.orientation = metadata.orientation_of(metadata.read_exif(exif)) or metadata.xmp_orientation(xmp) or 1
     return header, pixels
 
 
@@ -95,8 +90,7 @@ def decode(data, header):
     if header.kind == 'JPEG':
         return jpeg.decode(data, header)
     if header.kind == 'TIFF':
-        pixels = tiff.decode(data, header)
-        return 255 - pixels if header.mode == 'CMYK' else pixels
+        return tiff.decode(data, header)
     if header.kind == 'BMP' or (header.kind in ('JP2', 'AVIF') and header.bits <= 8):
         return tiff.by_pillow(data, header)
     if header.kind == 'PPM':

@@ -63,14 +63,14 @@ class Space:
         same = all(np.array_equal(curve, curves[0]) for curve in curves)
         curves = curves[:1] if same else curves  # one table thrice takes a third of the cache
         levels = [np.interp(RAMP**2, curve, RAMP) for curve in curves]
-        share = 3 // len(curves)
+        share, types = 3 // len(curves), {np.uint8: 255, np.uint16: TOP}
         self.linear = {  # linear light by level
-            np.uint16: tuple([curve.astype(np.float32) for curve in curves] * share),
-            np.uint8: tuple([curve[::257].astype(np.float32) for curve in curves] * share),
+            dtype: tuple([curve[:: TOP // top].astype(np.float32) for curve in curves] * share)
+            for dtype, top in types.items()
         }
         self.levels = {  # level by the square root of linear light
-            dtype: tuple([np.round(level * np.iinfo(dtype).max).astype(dtype) for level in levels] * share)
-            for dtype in (np.uint8, np.uint16)
+            dtype: tuple([np.round(level * top).astype(dtype) for level in levels] * share)
+            for dtype, top in types.items()
         }
         self.inverse = np.linalg.inv(matrix).astype(np.float32)
         self.matrix = matrix.astype(np.float32)
@@ -110,7 +110,9 @@ def read_space(icc):
         ValueError: it is damaged, or for other channels than grey and RGB.
     """
     try:
-        tags = read_tags(icc)
+        (count,) = struct.unpack_from('>I', icc, 128)
+        entries = [struct.unpack_from('>4sII', icc, 132 + 12 * i) for i in range(min(count, 200))]
+        tags = {name: icc[at : at + size] for name, at, size in entries}
         if tags.get(b'cicp', bytes(12))[9] in HDR:
             return HDR[tags[b'cicp'][9]]
         if icc[16:20] == b'GRAY':
@@ -132,13 +134,6 @@ def read_space(icc):
     if alike and all(np.abs(encode_srgb(curve[::257]) - RAMP[::257]).max() < ALIKE for curve in curves):
         return None
     return Space(curves, matrix)
-
-
-def read_tags(icc):
-    """Read a profile's tags: {name: bytes}."""
-    (count,) = struct.unpack_from('>I', icc, 128)
-    entries = [struct.unpack_from('>4sII', icc, 132 + 12 * i) for i in range(min(count, 200))]
-    return {name: icc[at : at + size] for name, at, size in entries}
 
 
 def read_curve(tag):
@@ -195,12 +190,11 @@ def pack_text(text):
     return b'mluc\0\0\0\0' + head + text.encode('utf-16-be')
 
 
-def profile_of(colour, gamma, adobe):
+def profile_of(colour, adobe):
     """The profile of a photo that has none but says its colours otherwise; b'' for sRGB.
 
     Args:
         colour: (primaries, transfer) of H.273, or ().
-        gamma: a PNG's (exponent, xy of white, red, green, blue), or ().
         adobe: EXIF says Adobe RGB.
     Raises:
         ValueError: HDR, or colours that are not known here.
@@ -216,11 +210,6 @@ def profile_of(colour, gamma, adobe):
             name = {9: 'Rec. 2020', 11: 'DCI-P3', 12: 'Display P3'}.get(primaries, 'RGB')
             return make_profile(name, PRIMARIES[primaries if wide else 'sRGB'], GAMMAS.get(transfer, 0.0))
         return b''
-    if gamma:
-        red, green, blue, white = PRIMARIES['sRGB']
-        if len(gamma) == 9:
-            white, red, green, blue = zip(gamma[1::2], gamma[2::2], strict=True)
-        return make_profile('PNG', (red, green, blue, white), gamma[0])
     return make_profile('Adobe RGB (1998) compatible', PRIMARIES['Adobe RGB'], 563 / 256) if adobe else b''
 
 

@@ -61,7 +61,6 @@ class Header:
     bits: int = 0  # of a level, where the format has others than its array
     colour: tuple = ()  # (primaries, transfer) of ITU-T H.273, where the file says them
     key: int = -1  # of a grey PNG, the level that is transparent
-    gamma: tuple = ()  # of a PNG: exponent, and if it says them xy of white, red, green, blue
     notes: list = field(default_factory=list)  # what of the file the result will not have, in words
     quality: int = 0  # of a JPEG, 1 to 100
     sampling: int = 0  # of a JPEG's chroma, OpenCV's constant

@@ -71,7 +71,8 @@ def read_header(data):
         elif name == 'APP13' and body.startswith(PHOTOSHOP):
             photoshop += body[len(PHOTOSHOP) :]
         elif not body.startswith((b'JFIF', b'JFXX', b'Adobe', MPF, GAIN_MAP)):
-            others.append(f'its {name} block{name_of(body)} is left out')
+            word = re.match(rb'[\x20-\x7e]{3,40}', body)
+            others.append(f'its {name} block{f" ({word[0].decode().strip()})" if word else ""} is left out')
     blocks['icc'] = b''.join(profile[number] for number in sorted(profile))
     blocks['iptc'] = photoshop
     header.notes += dict.fromkeys(others + name_others(data, find_end(data, image), image))
@@ -104,11 +105,6 @@ def find_end(data, image):
     if end < 0:
         raise ValueError('expected a whole photo, the file is truncated')
     return end + 2
-
-
-def name_of(body):
-    name = re.match(rb'[\x20-\x7e]{3,40}', body)
-    return f' ({name[0].decode().strip()})' if name else ''
 
 
 def jpeg_quality(table):

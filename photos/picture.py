@@ -85,6 +85,7 @@ def read_picture(path, megapixels=MEGAPIXELS):
 
 def make_picture(pixels, header):
     """Make a Picture of pixels as they are stored."""
+    clean_metadata(header, pixels.shape)
     pixels = turn_upright(pixels, header.orientation)
     pixels = convert_cmyk_and_lab(pixels, header)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -97,7 +98,6 @@ def make_picture(pixels, header):
         photo = photo if photo.flags.writeable else photo.copy()
     if header.associated and alpha is not None:
         photo = divide_by_alpha(photo, alpha)
-    clean_metadata(header, photo.shape[1::-1])
     bits = header.bits if photo.dtype == np.uint16 and header.bits in (10, 12) else 8 * photo.itemsize
     picture = Picture(photo, alpha, grey, bits, header)
     find_space(picture)
@@ -141,24 +141,27 @@ def multiply_by_alpha(photo, alpha):
     return np.rint(photo * share[..., None]).astype(photo.dtype)
 
 
-def clean_metadata(header, size):
-    """Make the blocks true of an upright photo without thumbnails and second pictures; empty ones go."""
-    blocks = header.metadata
-    for name, clean in (('exif', lambda block: metadata.upright_exif(block, size)), ('xmp', metadata.upright_xmp)):
-        if blocks.get(name):
-            blocks[name] = clean(blocks[name])
-            if not blocks[name]:
-                header.notes.append(f'its {metadata.NAMES[name]} is damaged and left out')
-    if 'resolution' in blocks and header.orientation > 4:
-        blocks['resolution'] = blocks['resolution'][::-1]
-    header.metadata = {name: block for name, block in blocks.items() if block}
+def clean_metadata(header, shape):
+    """Make orientation and blocks true of an upright photo without thumbnails and second pictures; empty ones go."""
+    exif, xmp, iptc = (header.metadata.get(name) or b'' for name in ('exif', 'xmp', 'iptc'))
+    exif = exif.removeprefix(b'Exif\0\0')  # which some files have and some have not
+    if not header.orientation:
+        header.orientation = metadata.orientation_of(metadata.read_exif(exif)) or metadata.xmp_orientation(xmp) or 1
+    size = shape[:2] if header.orientation > 4 else shape[1::-1]  # upright
+    clean = {'exif': metadata.upright_exif(exif, size), 'xmp': metadata.upright_xmp(xmp)}
+    damaged = [name for name, block in (('exif', exif), ('xmp', xmp)) if block and not clean[name]]
+    header.notes += [f'its {metadata.NAMES[name]} is damaged and left out' for name in damaged]
+    clean['iptc'] = metadata.clean_resources(iptc)
+    if 'resolution' in header.metadata and header.orientation > 4:
+        clean['resolution'] = header.metadata['resolution'][::-1]
+    header.metadata = {name: block for name, block in (header.metadata | clean).items() if block}
 
 
 def find_space(picture):
     """Show a picture that is not sRGB as sRGB, and keep its own pixels and space beside."""
     header, blocks = picture.header, picture.header.metadata
     says_adobe = 'icc' not in blocks and metadata.says_adobe_rgb(blocks.get('exif', b''))
-    implied = colour.profile_of(header.colour, header.gamma, says_adobe)
+    implied = colour.profile_of(header.colour, says_adobe)
     profile = blocks.pop('icc', b'')  # and back where it stays true of the result
     if header.colour and header.kind == 'PNG':
         profile = b''  # cICP comes before a profile there
@@ -219,10 +222,9 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
         ValueError: this type cannot be written. OSError: disk full, no permission.
     """
     extension = os.path.splitext(path)[1].lower()
-    entry = formats.BY_EXTENSION.get(extension)
-    if entry is None or not entry.written:
+    if extension not in formats.WRITABLE:
         raise ValueError(f'{path}: expected one of {" ".join(formats.WRITABLE)}')
-    lost, blocks = list(picture.header.notes), dict(picture.header.metadata)
+    entry, lost, blocks = formats.BY_EXTENSION[extension], list(picture.header.notes), dict(picture.header.metadata)
     pixels = to_own_colours(picture, photo, extension, blocks, lost, in_place)
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if picture.grey else pixels
     alpha, extra = picture.alpha, ''

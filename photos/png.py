@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from photos import colour
 from photos.formats import Header
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -34,7 +35,7 @@ def chunks(data, check=True):
             break
         sum_in_file = int.from_bytes(data[end : end + 4], 'big')
         if check and name[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end]) != sum_in_file:
-            raise ValueError(f'expected an undamaged photo, the checksum of {printable_name(name)} is wrong')
+            raise ValueError(f'expected an undamaged photo, the checksum of {repr(name)[2:-1]} is wrong')
         found.append((name, at + 8, end))
         if name == b'IEND':
             return found
@@ -70,16 +71,11 @@ def read_header(data):
             if not read_profile(header.metadata, name, body):
                 texts += data[start - 8 : end + 4]
         elif name not in SILENT:
-            header.notes.append(f'its PNG chunk {printable_name(name)} is left out')
+            header.notes.append(f'its PNG chunk {repr(name)[2:-1]} is left out')
     header.metadata['text'] = texts
-    if b'sRGB' not in colours and not header.colour and 'icc' not in header.metadata:
-        header.gamma = read_gamma(colours)
+    if not (b'sRGB' in colours or header.colour or 'icc' in header.metadata or header.mode in ('L', 'LA')):
+        header.metadata['icc'] = profile_of_gamma(colours)
     return header
-
-
-def printable_name(name):
-    """Return a chunk's name as text, bytes that are no letters as numbers."""
-    return repr(name)[2:-1]
 
 
 def only_pixels(data):
@@ -91,15 +87,16 @@ def only_pixels(data):
     return SIGNATURE + b''.join(parts)
 
 
-def read_gamma(chunks):
-    """Return (gamma, its primaries and white as eight xy) of gAMA and cHRM, () where they say sRGB or nothing."""
-    if len(chunks.get(b'gAMA', b'')) != 4:
-        return ()
-    gamma = struct.unpack('>I', chunks[b'gAMA'])[0] / 1e5
+def profile_of_gamma(chunks):
+    """Make a profile of gAMA and cHRM, b'' where they say sRGB or nothing."""
+    gamma, chroma = int.from_bytes(chunks.get(b'gAMA', b''), 'big') / 1e5, chunks.get(b'cHRM', b'')
     if not 0.2 < gamma < 2 or abs(gamma - 1 / 2.2) < 0.02:
-        return ()
-    chroma = chunks.get(b'cHRM', b'')
-    return (1 / gamma, *(v / 1e5 for v in struct.unpack('>8I', chroma))) if len(chroma) == 32 else (1 / gamma,)
+        return b''
+    primaries = colour.PRIMARIES['sRGB']
+    if len(chroma) == 32:  # of white, red, green, blue
+        xy = [value / 1e5 for value in struct.unpack('>8I', chroma)]
+        primaries = [*zip(xy[2::2], xy[3::2], strict=True), xy[:2]]
+    return colour.make_profile('PNG', primaries, 1 / gamma)
 
 
 def read_profile(metadata, name, body):
@@ -143,19 +140,16 @@ def chunk(name, body):
     return struct.pack('>I', len(body)) + name + body + struct.pack('>I', zlib.crc32(name + body))
 
 
-def raw_profile(block):
-    """Write IPTC as ImageMagick's raw profile."""
-    return b'\niptc\n%8d\n' % len(block) + re.sub(b'(.{72})', rb'\1\n', block.hex().encode()) + b'\n'
-
-
 def add_metadata(data, metadata):
     """Add the blocks behind a PNG's header chunk; takes and returns a uint8 array of bytes."""
+    iptc = metadata.get('iptc', b'')
+    raw_profile = b'\niptc\n%8d\n%b\n' % (len(iptc), iptc.hex('\n', -36).encode())  # as ImageMagick writes it
     makers = {
         'icc': lambda profile: chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(profile)),
         'resolution': lambda xy: chunk(b'pHYs', struct.pack('>IIB', *(min(round(v), 2**31 - 1) for v in xy), 1)),
         'exif': lambda block: chunk(b'eXIf', block),
         'xmp': lambda packet: chunk(b'iTXt', XMP + b'\0\0\0\0\0' + packet),
-        'iptc': lambda block: chunk(b'zTXt', b'Raw profile type iptc\0\0' + zlib.compress(raw_profile(block))),
+        'iptc': lambda _: chunk(b'zTXt', b'Raw profile type iptc\0\0' + zlib.compress(raw_profile)),
         'comment': lambda text: chunk(b'iTXt', b'Comment\0\0\0\0\0' + as_utf8(text)),
         'text': bytes,
     }

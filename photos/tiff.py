@@ -94,7 +94,7 @@ def resolution_of(tags):
 def decode(data, header):
     """Decode a TIFF's photo as it is stored: (H, W), or (H, W, 2 to 4) grey or RGB with a further channel.
 
-    CMYK and Lab come as Pillow's (H, W, 4 or 3) of 8 bit, palettes as RGB. Not turned.
+    CMYK (255 is no ink) and Lab come as Pillow's (H, W, 4 or 3) of 8 bit, palettes as RGB. Not turned.
     """
     if header.bits < 8 or (header.bits == 8 and header.mode in ('P', 'YCbCr', 'CMYK', 'LAB', 'ICCLAB')):
         header.orientation = 1  # Pillow turns a TIFF upright
@@ -151,7 +151,8 @@ def by_pillow(data, header):
         if image.mode in ('RGBa', 'RGBX'):  # taken as they are: associated alpha, or no alpha
             return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
         mode = {'P': 'RGB', '1': 'L', 'YCbCr': 'RGB', 'PA': 'RGBA'}.get(image.mode, image.mode)
-        return np.asarray(image if image.mode == mode else image.convert(mode))
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        return 255 - pixels if mode == 'CMYK' else pixels
 
 
 # --------------------------------------------------------------------------------------------------------- writing
