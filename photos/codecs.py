@@ -148,9 +148,6 @@ def reverse_channels(photo):
     return photo
 
 
-# --------------------------------------------------------------------------------------------------------- writing
-
-
 def encode(extension, pixels, blocks, header, extra='', sampling_444=False, in_place=False):
     """Encode pixels in the format of an extension; returns bytes or a uint8 array of them.
 

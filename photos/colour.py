@@ -100,9 +100,6 @@ class Space:
         return own
 
 
-# ------------------------------------------------------------------------------------------------------- profiles
-
-
 def read_space(icc):
     """What a profile means: a Space, None for sRGB, 'tables' where it holds tables alone, 'PQ' or 'HLG' for HDR.
 

@@ -96,8 +96,6 @@ def in_words(names):
     return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-# ---------------------------------------------------------------------------------------------------------- kinds
-
 MAGIC = {
     b'\xff\xd8': 'JPEG', b'\x89PNG\r\n\x1a\n': 'PNG', b'BM': 'BMP', b'GIF8': 'GIF', b'P5': 'PPM', b'P6': 'PPM',
     b'\0\0\0\x0cjP  \r\n\x87\n': 'JP2', b'\xff\x4f\xff\x51': 'JPEG 2000 codestream',

@@ -155,9 +155,6 @@ def name_picture(picture, kind):
     return 'depth map' if b'depth' in head or b'disparity' in head else 'second picture'
 
 
-# --------------------------------------------------------------------------------------------------------- decoding
-
-
 def decode(data, header):
     """Decode a JPEG as it is stored: (H, W), (H, W, 3) RGB, or (H, W, 4) CMYK of which 255 is no ink."""
     colours = {'L': 'GRAY'}.get(header.mode, header.mode)
@@ -212,9 +209,6 @@ def repair_harmless(data, header):
             segment[-3:] = b'\0\x3f\0'
         parts.append(segment)
     return b''.join([*parts, data[at:]])
-
-
-# --------------------------------------------------------------------------------------------------------- writing
 
 
 def encode(pixels, header, metadata, quality, sampling_444=False):

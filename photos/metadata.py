@@ -114,24 +114,21 @@ def read_directories(data):
 
 def read_directory(data, at, order, big=False):
     """Read a directory: ({number: Tag}, place of the next one); tags that lie outside of the file are left out."""
-    if at > len(data):
-        raise ValueError('read_directory: expected a directory inside the file')
-    count = struct.unpack_from(order + ('Q' if big else 'H'), data, at)[0]
-    first, width, room = (at + 8, 20, 8) if big else (at + 2, 12, 4)
-    if count > 4096 or first + width * count > len(data):
+    codes, first, room = ('QQ', at + 8, 8) if big else ('HI', at + 2, 4)
+    (count,) = struct.unpack(order + codes[0], data[at:first])
+    word, width = order + codes[1], 4 + 2 * room
+    end = first + width * count
+    if count > 4096 or end > len(data):
         raise ValueError('read_directory: expected a directory inside the file')
     tags = {}
-    for entry in range(first, first + width * count, width):
-        number, type, values = struct.unpack_from(order + ('HHQ' if big else 'HHI'), data, entry)
-        size = SIZES.get(type, 0) * values
-        place = entry + width - room
+    for entry in range(first, end, width):
+        number, type, values = struct.unpack_from(f'{order}HH{codes[1]}', data, entry)
+        size, place = SIZES.get(type, 0) * values, entry + width - room
         if size > room:
-            place = struct.unpack_from(order + ('Q' if big else 'I'), data, place)[0]
+            (place,) = struct.unpack_from(word, data, place)
         if size and place + size <= len(data):
             tags.setdefault(number, Tag(type, values, bytes(data[place : place + size]), place))
-    end = first + width * count
-    has_next = end + room <= len(data)
-    return tags, struct.unpack_from(order + ('Q' if big else 'I'), data, end)[0] if has_next else 0
+    return tags, struct.unpack_from(word, data, end)[0] if end + room <= len(data) else 0
 
 
 def pack_directories(tags, start=8):
@@ -324,15 +321,12 @@ def resources(block):
     """Split Photoshop's image resources: [(number, bytes of the whole resource, its body)]."""
     found, at = [], 0
     while block[at : at + 4] in (b'8BIM', b'MeSa', b'AgHg', b'PHUT', b'DCSR') and at + 12 <= len(block):
-        name = 1 + block[at + 6]
-        body = at + 6 + name + name % 2
-        if body + 4 > len(block):
+        body = at + 11 + (block[at + 6] | 1)  # behind a name of even length, its own byte included, and the size
+        size = int.from_bytes(block[body - 4 : body], 'big')
+        if body + size > len(block):
             break
-        (size,) = struct.unpack_from('>I', block, body)
-        end = body + 4 + size + size % 2
-        if body + 4 + size > len(block):
-            break
-        found.append((struct.unpack_from('>H', block, at + 4)[0], block[at:end], block[body + 4 : body + 4 + size]))
+        end = body + size + size % 2
+        found.append((int.from_bytes(block[at + 4 : at + 6], 'big'), block[at:end], block[body : body + size]))
         at = end
     return found
 

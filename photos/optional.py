@@ -8,6 +8,7 @@ Source: ISO/IEC 23008-12 (HEIF); 18181-1 and -2 (JPEG XL).
 
 import importlib
 import io
+import re
 import struct
 
 import numpy as np
@@ -33,9 +34,6 @@ def load(module):
         return importlib.import_module(module)
     except ImportError:
         raise ValueError(f'expected {package} for {what}, it is not installed: pip install {package}') from None
-
-
-# ------------------------------------------------------------------------------------------------------------ HEIC
 
 
 def read_heif(data, check_size):
@@ -88,7 +86,9 @@ def encode_heif(pixels, metadata, chroma):
     return file.getvalue()
 
 
-# --------------------------------------------------------------------------------------------------------- JPEG XL
+JXL_SIDE = '(?:00.{9}|10.{13}|01.{18}|11.{30})'  # bits, the lowest first: how many follow
+JXL_SIZE = f'(?:1.{{5}}(?:000.{{5}}|(?!000)...)|0{JXL_SIDE}(?:000{JXL_SIDE}|(?!000)...))'  # 000: no fixed ratio
+JXL_ANIMATION = re.compile(f'{JXL_SIZE}01...(?:0|1{JXL_SIZE})01')  # orientation, size as shown, no preview, animation
 
 
 def read_jxl(data, _):
@@ -110,27 +110,11 @@ def read_jxl(data, _):
 
 
 def is_animated(data):
-    """Whether a JPEG XL's first header, read bit by bit from the lowest, says that it is an animation."""
+    """Whether a JPEG XL's first header says that it is an animation; the header of a preview is not read."""
     starts = [start + 4 * (kind == b'jxlp') for kind, start, _ in boxes(data) if kind in (b'jxlc', b'jxlp')]
     at = 0 if data.startswith(b'\xff\n') else (starts or [len(data)])[0]
-    bits = iter(np.unpackbits(np.frombuffer(data[at + 2 : at + 42], np.uint8), bitorder='little').tolist())
-
-    def take(count):
-        return sum(next(bits, 0) << i for i in range(count))
-
-    def skip_size():
-        small = take(1)
-        take(5 if small else (9, 13, 18, 30)[take(2)])
-        if not take(3):  # no fixed ratio of the sides: the second one follows
-            take(5 if small else (9, 13, 18, 30)[take(2)])
-
-    skip_size()
-    if take(1) or not take(1):  # all as by default; no extra fields
-        return False
-    take(3)  # orientation
-    if take(1):
-        skip_size()  # as which it is to be shown
-    return not take(1) and bool(take(1))  # a preview's header is not read
+    bits = np.unpackbits(np.frombuffer(data[at + 2 : at + 42].ljust(40, b'\0'), np.uint8), bitorder='little')
+    return bool(JXL_ANIMATION.match(''.join(map(str, bits))))
 
 
 def encode_jxl(pixels, metadata, quality):
@@ -142,8 +126,6 @@ def encode_jxl(pixels, metadata, quality):
     image.save(file, 'JXL', quality=quality, exif=exif, xmp=metadata.get('xmp', b''))
     return file.getvalue()
 
-
-# ------------------------------------------------------------------------------------------------------ camera RAW
 
 STRIPS = ((273, 279), (324, 325))  # places and sizes of strips, of tiles
 SUBDIRECTORIES, XMP_TAG = 330, 700

@@ -46,9 +46,6 @@ def list_photos(folder):
     return [os.path.join(folder, name) for name in names]
 
 
-# --------------------------------------------------------------------------------------------------------- reading
-
-
 def read_photo(path):
     """Read the (H, W, 3) sRGB photo of a file, uint8 or uint16 as the file has it, upright; grey as RGB, no alpha.
 
@@ -190,9 +187,6 @@ def find_space(picture):
     if space:
         picture.space, picture.own = space, picture.photo
         picture.photo = space.as_srgb(picture.own)
-
-
-# --------------------------------------------------------------------------------------------------------- writing
 
 
 def write_photo(path, photo):

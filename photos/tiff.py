@@ -88,9 +88,6 @@ def resolution_of(tags):
     return tuple(over / under / metres for over, under in pairs) if all(a and b for a, b in pairs) else ()
 
 
-# --------------------------------------------------------------------------------------------------------- decoding
-
-
 def decode(data, header):
     """Decode a TIFF's photo as it is stored: (H, W), or (H, W, 2 to 4) grey or RGB with a further channel.
 
@@ -154,8 +151,6 @@ def by_pillow(data, header):
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return 255 - pixels if mode == 'CMYK' else pixels
 
-
-# --------------------------------------------------------------------------------------------------------- writing
 
 STRIP = 1 << 18  # bytes of a strip before it is packed
 
