@@ -33,9 +33,8 @@ PRIMARIES = {  # xy of red, green, blue, white
     'sRGB': ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06), (0.3127, 0.329)),
     'Adobe RGB': ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), (0.3127, 0.329)),
 }
-SRGB_PRIMARIES = (0, 1, 2, 5, 6, 7)  # the last three by a hair
-SRGB_CURVES = (0, 1, 2, 6, 13, 14, 15)  # shown as sRGB by every viewer
-GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
+PRIMARIES |= dict.fromkeys((0, 1, 2, 5, 6, 7), PRIMARIES['sRGB'])  # the last three by a hair
+CURVES = {4: 2.2, 5: 2.8, 8: 1.0} | dict.fromkeys((0, 1, 2, 6, 13, 14, 15), 0.0)  # shown as sRGB by every viewer
 HDR = {16: 'PQ', 18: 'HLG'}
 
 
@@ -200,13 +199,10 @@ def profile_of(colour, adobe):
         primaries, transfer = colour
         if transfer in HDR:
             refuse_hdr(HDR[transfer])
-        wide = primaries not in SRGB_PRIMARIES
-        if (wide and primaries not in PRIMARIES) or transfer not in (*SRGB_CURVES, *GAMMAS):
+        if primaries not in PRIMARIES or transfer not in CURVES:
             raise ValueError(f'expected known colours, got primaries {primaries} and transfer {transfer} of H.273')
-        if wide or transfer in GAMMAS:
-            name = {9: 'Rec. 2020', 11: 'DCI-P3', 12: 'Display P3'}.get(primaries, 'RGB')
-            return make_profile(name, PRIMARIES[primaries if wide else 'sRGB'], GAMMAS.get(transfer, 0.0))
-        return b''
+        name, gamma = {9: 'Rec. 2020', 11: 'DCI-P3', 12: 'Display P3'}.get(primaries, 'RGB'), CURVES[transfer]
+        return make_profile(name, PRIMARIES[primaries], gamma) if gamma or name != 'RGB' else b''
     return make_profile('Adobe RGB (1998) compatible', PRIMARIES['Adobe RGB'], 563 / 256) if adobe else b''
 
 

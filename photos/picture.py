@@ -89,10 +89,9 @@ def make_picture(pixels, header):
     alpha = np.ascontiguousarray(pixels[..., -1]) if channels in (2, 4) else None
     grey = channels < 3 or header.mode in ('L', 'LA', '1')
     if channels < 3:
-        photo = cv2.cvtColor(pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0]), cv2.COLOR_GRAY2RGB)
+        photo = cv2.cvtColor(np.atleast_3d(pixels)[..., 0], cv2.COLOR_GRAY2RGB)
     else:
-        photo = np.ascontiguousarray(pixels[..., :3])
-        photo = photo if photo.flags.writeable else photo.copy()
+        photo = np.require(pixels[..., :3], requirements=['C', 'W'])
     if header.associated and alpha is not None:
         photo = divide_by_alpha(photo, alpha)
     bits = header.bits if photo.dtype == np.uint16 and header.bits in (10, 12) else 8 * photo.itemsize
@@ -229,8 +228,7 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
         pixels = to_8bit(pixels)
         lost.append(f'{extension[1:]} is written with 8 bit')
     if alpha is not None:
-        if alpha.dtype != pixels.dtype:
-            alpha = to_8bit(alpha) if pixels.dtype == np.uint8 else alpha.astype(np.uint16) * 257
+        alpha = to_8bit(alpha) if pixels.dtype == np.uint8 else alpha
         extra = 'unspecified' if picture.header.extra else 'unassociated'
         if picture.header.associated and extension in formats.TIFF:
             pixels, extra = multiply_by_alpha(np.atleast_3d(pixels), alpha), 'associated'
@@ -258,8 +256,6 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
 def to_own_colours(picture, photo, extension, blocks, lost, in_place):
     """The photo in the colours and depth that are written; itself where it has them."""
     if picture.space:
-        if photo.shape != picture.own.shape:
-            raise ValueError(f'write_picture: expected the shape {picture.own.shape}, got {photo.shape}')
         if formats.holds(extension, 'icc', blocks['icc']):
             own = picture.own if in_place else picture.own.copy()
             return picture.space.from_srgb(photo, own)

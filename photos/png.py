@@ -18,8 +18,9 @@ SIGNATURE = b'\x89PNG\r\n\x1a\n'
 XMP = b'XML:com.adobe.xmp'
 LIMIT = 64 << 20  # bytes of an unpacked text or profile
 MODES = {0: 'L', 2: 'RGB', 3: 'P', 4: 'LA', 6: 'RGBA'}
-SILENT = {b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS', b'sRGB', b'gAMA', b'cHRM', b'sBIT', b'bKGD', b'hIST', b'tIME',
-          b'fcTL', b'fdAT', b'cLLI', b'mDCV', b'caNv', b'vpAg', b'orNT', b'CgBI'}  # fmt: skip
+READ = {b'IHDR', b'tRNS', b'sRGB', b'gAMA', b'cHRM', b'eXIf', b'iCCP', b'pHYs', b'acTL', b'cICP'}
+SILENT = {b'PLTE', b'IDAT', b'IEND', b'sBIT', b'bKGD', b'hIST', b'tIME', b'fcTL', b'fdAT', b'cLLI', b'mDCV', b'caNv',
+          b'vpAg', b'orNT', b'CgBI'}  # fmt: skip
 PIXELS = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
 RAW_PROFILES = {b'exif': 'exif', b'app1': 'app1', b'iptc': 'iptc', b'8bim': 'iptc', b'xmp': 'xmp', b'icc': 'icc',
                 b'icm': 'icc'}  # fmt: skip
@@ -45,36 +46,33 @@ def chunks(data, check=True):
 
 def read_header(data):
     """Read the Header of a PNG's bytes."""
-    header, texts, colours = Header(kind='PNG'), b'', {}
+    header, texts, bodies = Header(kind='PNG'), b'', {}
     for name, start, end in chunks(data):
-        body = data[start:end] if name != b'IDAT' else b''
-        if name == b'IHDR' and len(body) == 13:
-            width, height, depth, layout = struct.unpack('>IIBB', body[:10])
-            header.size, header.mode = (width, height), MODES.get(layout, '')
-        elif name == b'tRNS' and header.mode == 'L' and len(body) == 2:
-            header.key = int.from_bytes(body, 'big') * (255 // (2**depth - 1) if depth < 8 else 1)
-        elif name == b'eXIf':
-            header.metadata['exif'] = body
-        elif name == b'iCCP':
-            header.metadata['icc'] = inflate(body.split(b'\0', 1)[-1][1:])
-        elif name == b'pHYs' and len(body) == 9:
-            x, y, unit = struct.unpack('>IIB', body)
-            if unit == 1 and x and y:
-                header.metadata['resolution'] = (float(x), float(y))
-        elif name == b'acTL' and len(body) == 8:
-            header.frames = struct.unpack('>I', body[:4])[0]
-        elif name == b'cICP' and len(body) == 4:
-            header.colour = (body[0], body[1])
-        elif name in (b'gAMA', b'cHRM', b'sRGB'):
-            colours[name] = body
+        if name in READ:
+            bodies[name] = data[start:end]
         elif name in (b'tEXt', b'zTXt', b'iTXt'):
-            if not read_profile(header.metadata, name, body):
+            if not read_profile(header.metadata, name, data[start:end]):
                 texts += data[start - 8 : end + 4]
         elif name not in SILENT:
             header.notes.append(f'its PNG chunk {repr(name)[2:-1]} is left out')
-    header.metadata['text'] = texts
-    if not (b'sRGB' in colours or header.colour or 'icc' in header.metadata or header.mode in ('L', 'LA')):
-        header.metadata['icc'] = profile_of_gamma(colours)
+
+    def values(name, code):
+        body = bodies.get(name, b'')
+        return struct.unpack(code, body) if len(body) == struct.calcsize(code) else ()
+
+    width, height, depth, layout, *_ = values(b'IHDR', '>II5B') or (0, 0, 8, 0)
+    header.size, header.mode = (width, height), MODES.get(layout, '')
+    header.colour, (header.frames, _) = values(b'cICP', '>4B')[:2], values(b'acTL', '>II') or (1, 0)
+    if header.mode == 'L' and values(b'tRNS', '>H'):
+        header.key = values(b'tRNS', '>H')[0] * (255 // (2**depth - 1) if depth < 8 else 1)
+    x, y, unit = values(b'pHYs', '>IIB') or (0, 0, 0)
+    header.metadata |= {'text': texts, 'resolution': (float(x), float(y)) if unit == 1 and x and y else ()}
+    if b'eXIf' in bodies:
+        header.metadata['exif'] = bodies[b'eXIf']
+    if b'iCCP' in bodies:
+        header.metadata['icc'] = inflate(bodies[b'iCCP'].split(b'\0', 1)[-1][1:])
+    elif not (b'sRGB' in bodies or header.colour or 'icc' in header.metadata or header.mode in ('L', 'LA')):
+        header.metadata['icc'] = profile_of_gamma(values(b'gAMA', '>I'), values(b'cHRM', '>8I'))
     return header
 
 
@@ -87,16 +85,13 @@ def only_pixels(data):
     return SIGNATURE + b''.join(parts)
 
 
-def profile_of_gamma(chunks):
-    """Make a profile of gAMA and cHRM, b'' where they say sRGB or nothing."""
-    gamma, chroma = int.from_bytes(chunks.get(b'gAMA', b''), 'big') / 1e5, chunks.get(b'cHRM', b'')
-    if not 0.2 < gamma < 2 or abs(gamma - 1 / 2.2) < 0.02:
+def profile_of_gamma(gamma, chroma):
+    """Make a profile of the values of gAMA and cHRM, b'' where they say sRGB or nothing."""
+    exponent, xy = sum(gamma) / 1e5, [value / 1e5 for value in chroma]  # of white, red, green, blue
+    if not 0.2 < exponent < 2 or abs(exponent - 1 / 2.2) < 0.02:
         return b''
-    primaries = colour.PRIMARIES['sRGB']
-    if len(chroma) == 32:  # of white, red, green, blue
-        xy = [value / 1e5 for value in struct.unpack('>8I', chroma)]
-        primaries = [*zip(xy[2::2], xy[3::2], strict=True), xy[:2]]
-    return colour.make_profile('PNG', primaries, 1 / gamma)
+    primaries = [*zip(xy[2::2], xy[3::2], strict=True), xy[:2]] if xy else colour.PRIMARIES['sRGB']
+    return colour.make_profile('PNG', primaries, 1 / exponent)
 
 
 def read_profile(metadata, name, body):
