@@ -10,7 +10,6 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from pairs import augment, degrade
 from photos.picture import read_photo
 from system.files import error_line, raise_all
 from system.process import cores, map_in_order
+
+RANGES = degrade.Ranges()  # of what is simulated from good photos
 
 
 def read_pair(pair):
@@ -44,18 +45,17 @@ class Photos:
     pairs: list  # paths
     positions: range  # of those that are in this list
     cached: list  # arrays, or None, of each of them
-    simulated: tuple = ()  # (ranges, seed): the photo is simulated from the target, by its position always alike
+    seed: int | None = None  # the photo is simulated from the target, always alike by this and its position
 
     def __len__(self):
         return len(self.cached)
 
     def __getitem__(self, i):
         photo, target = self.cached[i] or read_pair(self.pairs[self.positions[i]])
-        if not self.simulated:
+        if self.seed is None:
             return photo, target
-        ranges, seed = self.simulated
-        black = degrade.find_black(target, ranges.black)
-        numbers = degrade.draw_degradation(ranges, black, np.random.default_rng([seed, self.positions[i]]))
+        black = degrade.find_black(target, RANGES.black)
+        numbers = degrade.draw_degradation(RANGES, black, np.random.default_rng([self.seed, self.positions[i]]))
         return degrade.degrade(target, numbers)
 
 
@@ -108,47 +108,32 @@ def load_pairs(pairs, positions=None, cache='ram', folder=None, least=1):
 # ---------------------------------------------------------------------------------------------------- dataset
 
 
-class Items(NamedTuple):
-    """How training items are made of pairs."""
-
-    arch: str = 'hdrnet'  # hdrnet squeezes whole photos to full_size x full_size; deepupe crops 256 x 256 at random
-    full_size: int = 512  # side of fullres and target in pixels (hdrnet)
-    augment: bool = True  # crop, flip and rotate (hdrnet); crop at random, else in the middle (deepupe)
-    identity_share: float = 0.0  # probability that an item is (target, target), so that good photos stay as they are
-    darken: float = 0.0  # probability that a photo is darkened by 0.5 to max_stops more; its target stays
-    max_stops: float = 4.5
-    good_identity_share: float = 0.25  # probability that an item of a good photo without partner stays as it is
-    ranges: degrade.Ranges = degrade.Ranges()  # of what is simulated from good photos that do not stay as they are
-    lowres_mode: str = 'bilinear'  # see augment.render
-
-
-ITEMS = Items()
-
-
 class PairDataset:
     """Augmented training pairs of one epoch; call `set_epoch` before each.
 
     Args:
         lists: list of (pairs, weight), see mix_pairs.
-        items: how items are made of them.
+        opt: of train.py; arch, full_size, augment, identity_share, darken, max_stops, good_identity_share, cache and
+            seed say how items are made of the pairs.
         good: (photos, weight) like one of `lists`: photos without a darker partner, each paired with itself.
-        cache, folder: see load_pairs.
+        lowres_mode: see augment.render.
+        folder: see load_pairs.
     """
 
-    def __init__(self, lists, items=ITEMS, good=((), 1.0), cache='ram', folder=None, seed=212):
+    def __init__(self, lists, opt, good=((), 1.0), lowres_mode='bilinear', folder=None):
         self.first_good = sum(len(pairs) for pairs, _ in lists)
-        self.items, self.seed, self.blacks = items, seed, {}
+        self.opt, self.lowres_mode, self.ranges, self.blacks = opt, lowres_mode, RANGES, {}
         lists = [*lists, good]
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
-        self.side = 0 if items.arch == 'deepupe' else items.full_size
-        self.photos = load_pairs(self.pairs, None, cache, folder)
+        self.side = 0 if opt.arch == 'deepupe' else opt.full_size  # deepupe crops 256 x 256
+        self.photos = load_pairs(self.pairs, None, opt.cache, folder)
         self.set_epoch(1)
 
     def set_epoch(self, epoch):
         """Fix the order of an epoch's pairs and the seed of their augmentation."""
         self.epoch = epoch
-        rng = np.random.default_rng([self.seed, epoch])
+        rng = np.random.default_rng([self.opt.seed, epoch])
         order, start = [], 0
         for count, weight in self.weights:  # weight 1.5: each pair once, half of them a second time
             extra = rng.permutation(count)[: round(count * (weight % 1))]
@@ -162,34 +147,34 @@ class PairDataset:
     def __getitem__(self, position):
         """(lowres, fullres, target) of a position in the epoch: (H, W, 3) uint8 or uint16 RGB."""
         pair = self.photos[int(self.order[position])]
-        return augment.render(*pair, self.draw(position, pair[1]), self.side, self.items.lowres_mode)
+        return augment.render(*pair, self.draw(position, pair[1]), self.side, self.lowres_mode)
 
     def draw(self, position, target):
         """The augment.Recipe of a position in the epoch, whose target (H, W, 3) is given."""
-        rng = np.random.default_rng([self.seed, self.epoch, position])
-        items, index, share = self.items, int(self.order[position]), rng.random()
+        rng = np.random.default_rng([self.opt.seed, self.epoch, position])
+        opt, index, share = self.opt, int(self.order[position]), rng.random()
         good = index >= self.first_good
-        kept = share < (items.good_identity_share if good else items.identity_share)
+        kept = share < (opt.good_identity_share if good else opt.identity_share)
         steps = self.draw_steps(target.shape, rng)
         degradation = None
         if good:
             black = 0.0 if kept else self.find_black(index, target)
-            degradation = degrade.draw_degradation(items.ranges, black, rng, kept)
-        dark = not kept and items.darken and rng.random() < items.darken
-        darkening = degrade.draw_darkening(items.max_stops, rng) if dark else None
+            degradation = degrade.draw_degradation(self.ranges, black, rng, kept)
+        dark = not kept and opt.darken and rng.random() < opt.darken
+        darkening = degrade.draw_darkening(opt.max_stops, rng) if dark else None
         return augment.Recipe(good or kept, steps, degradation, darkening)
 
     def find_black(self, index, target):
         """The level of a pair's target that becomes black, found once."""
         if index not in self.blacks:
-            self.blacks[index] = degrade.find_black(target, self.items.ranges.black)
+            self.blacks[index] = degrade.find_black(target, self.ranges.black)
         return self.blacks[index]
 
     def draw_steps(self, shape, rng):
         """The geometry of an item."""
-        if self.items.arch == 'deepupe':
-            return tuple(augment.draw_patch(*shape[:2], LOW_SIZE, rng if self.items.augment else None))
-        return tuple(augment.draw_steps(*shape[:2], rng)) if self.items.augment else ()
+        if self.opt.arch == 'deepupe':
+            return tuple(augment.draw_patch(*shape[:2], LOW_SIZE, rng if self.opt.augment else None))
+        return tuple(augment.draw_steps(*shape[:2], rng)) if self.opt.augment else ()
 
 
 class Loader:

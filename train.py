@@ -185,12 +185,8 @@ def main(opt):
             print(describe_options(opt))
 
         # data
-        items = pipeline.Items(
-            opt.arch, opt.full_size, opt.augment, opt.identity_share, opt.darken, opt.max_stops,
-            opt.good_identity_share, lowres_mode=network.lowres_mode,
-        )  # fmt: skip
         beside = opt.checkpoints_dir if os.path.isdir(opt.checkpoints_dir) else None  # of a rank on another machine
-        dataset = pipeline.PairDataset(train_lists, items, good, opt.cache, beside, opt.seed)
+        dataset = pipeline.PairDataset(train_lists, opt, good, network.lowres_mode, beside)
         loader = pipeline.Loader(
             dataset, opt.train_batch_size, opt.num_workers, device, rank, world, drop_last=opt.drop_last
         )
@@ -198,7 +194,7 @@ def main(opt):
             valid_pairs, range(rank, len(valid_pairs), world), opt.cache, beside, least=7
         )
         if not train_lists and not opt.valid_pairs:  # good photos alone
-            valid_photos.simulated = items.ranges, opt.seed
+            valid_photos.seed = opt.seed
         data = RunData.of(dataset, valid_pairs)
 
         # resume

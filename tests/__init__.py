@@ -2,9 +2,17 @@ import multiprocessing
 import os
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+
+def train_options(**values):
+    """The options of train.py's block, with other values."""
+    import train
+
+    return SimpleNamespace(**{**train.DEFAULTS, **values})
 
 
 def two_ranks():

@@ -7,6 +7,7 @@ import torch
 import pipeline
 from pairs import degrade, lists
 from photos.colour import decode_srgb, encode_srgb
+from tests import train_options
 
 PLAIN = degrade.Degradation()
 STOP = degrade.Darkening(1.0, 0.0, 0.0, (0, 0))
@@ -112,8 +113,8 @@ def test_batches_of_good_photos_are_the_same_whatever_the_threads(make_pairs):
     good = [(target, target) for _, target in pairs[:3]], 2.0
     batches = []
     for workers, cache in ((0, 'ram'), (2, 'none')):
-        items = pipeline.Items(full_size=64, identity_share=0.25, darken=0.5, lowres_mode='area')
-        dataset = pipeline.PairDataset([(pairs[3:], 1.0)], items, good, cache)
+        opt = train_options(full_size=64, identity_share=0.25, darken=0.5, cache=cache)
+        dataset = pipeline.PairDataset([(pairs[3:], 1.0)], opt, good, 'area')
         assert len(dataset) == 9
         batches.append(list(pipeline.Loader(dataset, 3, workers)))
     for plain, threads in zip(*batches, strict=True):
@@ -122,10 +123,9 @@ def test_batches_of_good_photos_are_the_same_whatever_the_threads(make_pairs):
 
 def test_a_kept_good_photo_stays_and_a_degraded_one_darker(make_pairs):
     good = [(target, target) for _, target in lists.find_pairs(make_pairs(4))], 1.0
-    ranges = degrade.Ranges(stops=(2.0, 2.0))
     for keep in (0.0, 1.0):
-        items = pipeline.Items(full_size=32, augment=False, good_identity_share=keep, ranges=ranges)
-        dataset = pipeline.PairDataset([], items, good)
+        dataset = pipeline.PairDataset([], train_options(full_size=32, augment=False, good_identity_share=keep), good)
+        dataset.ranges = degrade.Ranges(stops=(2.0, 2.0))
         for position in range(4):
             _, photo, target = dataset[position]
             assert np.array_equal(photo, target) == bool(keep)

@@ -8,7 +8,7 @@ import torch
 
 import pipeline
 from pairs import lists
-from pairs.degrade import Ranges
+from tests import train_options
 
 
 @pytest.mark.parametrize('layout', lists.LAYOUTS)
@@ -72,14 +72,14 @@ def test_uncached_photos_are_not_kept(make_pairs):
 def test_simulated_validation_is_the_same_on_any_rank(make_pairs):
     pairs = [(target, target) for _, target in lists.find_pairs(make_pairs(4))]
     whole, share = (pipeline.load_pairs(pairs, positions) for positions in (None, range(1, 4, 2)))
-    whole.simulated = share.simulated = Ranges(), 1
+    whole.seed = share.seed = 1
     for one, other in zip((whole[1], whole[3]), (share[0], share[1]), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_without_augmentation_deepupe_sees_the_middle(make_pairs):
     pairs = lists.find_pairs(make_pairs(2, size=(300, 400)))
-    dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items('deepupe', augment=False, lowres_mode='nearest'))
+    dataset = pipeline.PairDataset([(pairs, 1.0)], train_options(arch='deepupe', augment=False), lowres_mode='nearest')
     photo = dataset.photos[int(dataset.order[0])][0]
     assert np.array_equal(dataset[0][1], photo[22:278, 72:328])
 
@@ -162,7 +162,7 @@ def test_all_bad_pairs_are_named_at_once(make_pairs):
     os.remove(f'{folder}/target/p3.png')
     pairs = [(f'{folder}/input/p{i}.png', f'{folder}/target/p{i}.png') for i in range(4)]
     with pytest.raises(ValueError, match=r'3 bad') as error:
-        pipeline.PairDataset([(pairs, 1.0)])
+        pipeline.PairDataset([(pairs, 1.0)], train_options())
     message = str(error.value)
     assert 'p0.png: expected the size of its target' in message
     assert '48 x 40 and 9 x 9' in message
@@ -181,7 +181,7 @@ def test_split_is_seeded_and_complete():
 
 def test_weights_say_how_often_a_list_is_drawn(make_pairs):
     pairs = lists.find_pairs(make_pairs(4))
-    dataset = pipeline.PairDataset([(pairs, 2.0), (pairs, 0.5)])
+    dataset = pipeline.PairDataset([(pairs, 2.0), (pairs, 0.5)], train_options())
     counts = np.bincount(dataset.order, minlength=8)
     assert counts[:4].tolist() == [2, 2, 2, 2]
     assert sorted(counts[4:]) == [0, 0, 1, 1]
@@ -198,7 +198,7 @@ def test_mix_refuses_weights_that_do_not_fit(make_pairs, tmp_path):
 
 @pytest.mark.parametrize(('arch', 'size'), [('hdrnet', 64), ('deepupe', 256)])
 def test_batches_are_float_rgb_of_the_methods_sizes(make_pairs, arch, size):
-    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(2)), 1.0)], pipeline.Items(arch, full_size=64))
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(2)), 1.0)], train_options(arch=arch, full_size=64))
     (positions, (lowres, fullres, target)) = next(iter(pipeline.Loader(dataset, 2)))
     assert list(positions) == [0, 1]
     assert lowres.shape == (2, 3, 256, 256)
@@ -213,7 +213,7 @@ def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
     pairs = lists.find_pairs(make_pairs(7))
     batches = []
     for workers, cache in ((0, 'ram'), (2, 'none'), (3, 'file')):
-        dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32), cache=cache)
+        dataset = pipeline.PairDataset([(pairs, 1.0)], train_options(full_size=32, cache=cache))
         dataset.set_epoch(3)
         batches.append(list(pipeline.Loader(dataset, 3, workers)))
         assert len(batches[-1]) == 2
@@ -223,7 +223,7 @@ def test_same_batches_whatever_the_threads_and_the_cache(make_pairs):
 
 
 def test_ranks_share_every_batch(make_pairs):
-    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(8)), 1.0)], pipeline.Items(full_size=32))
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(8)), 1.0)], train_options(full_size=32))
     whole = list(pipeline.Loader(dataset, 4))
     shares = [list(pipeline.Loader(dataset, 4, rank=rank, world=2)) for rank in (0, 1)]
     for batch, *parts in zip(whole, *shares, strict=True):
@@ -238,13 +238,13 @@ def test_sixteen_bit_pairs_keep_their_fractions(make_pairs):
     deep = np.full((40, 48, 3), 30001, np.uint16)
     for path in pairs[0]:
         cv2.imwrite(path, deep)
-    dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=16, augment=False))
+    dataset = pipeline.PairDataset([(pairs, 1.0)], train_options(full_size=16, augment=False))
     _, (_, fullres, _) = next(iter(pipeline.Loader(dataset, 2)))
     assert min(abs(fullres[i] - 30001 / 65535).max() for i in (0, 1)) < 1e-6
 
 
 def test_a_last_batch_is_kept_or_dropped(make_pairs):
-    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(7)), 1.0)], pipeline.Items(full_size=16))
+    dataset = pipeline.PairDataset([(lists.find_pairs(make_pairs(7)), 1.0)], train_options(full_size=16))
 
     def sizes(batch_size, **values):
         loader = pipeline.Loader(dataset, batch_size, **values)
@@ -260,7 +260,7 @@ def test_a_last_batch_is_kept_or_dropped(make_pairs):
 
 def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
     pairs = lists.find_pairs(make_pairs(6))
-    first, again = (pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32)) for _ in range(2))
+    first, again = (pipeline.PairDataset([(pairs, 1.0)], train_options(full_size=32)) for _ in range(2))
     again.set_epoch(2)
     assert not all(np.array_equal(first[i][1], again[i][1]) for i in range(6))
     again.set_epoch(1)
@@ -270,7 +270,7 @@ def test_epochs_differ_and_repeat_with_the_seed(make_pairs):
 def test_identity_share_pairs_targets_with_themselves(make_pairs):
     pairs = lists.find_pairs(make_pairs(8))
     for share, expected in ((0.0, [0]), (0.5, range(1, 8)), (1.0, [8])):
-        dataset = pipeline.PairDataset([(pairs, 1.0)], pipeline.Items(full_size=32, identity_share=share))
+        dataset = pipeline.PairDataset([(pairs, 1.0)], train_options(full_size=32, identity_share=share))
         assert sum(np.array_equal(photo, target) for _, photo, target in map(dataset.__getitem__, range(8))) in expected
 
 
@@ -281,7 +281,7 @@ def test_one_pair_is_too_few_to_train():
 
 def test_darkened_photos_keep_their_target(make_pairs):
     pairs = [(lists.find_pairs(make_pairs(4)), 1.0)]
-    plain, dark = (pipeline.PairDataset(pairs, pipeline.Items(full_size=32, darken=share, augment=False))
+    plain, dark = (pipeline.PairDataset(pairs, train_options(full_size=32, darken=share, augment=False))
                    for share in (0.0, 1.0))  # fmt: skip
     for position in range(4):
         (_, photo, target), (_, darker, same) = plain[position], dark[position]
