@@ -53,9 +53,6 @@ class Job(NamedTuple):
         return [path for path in (self.result, self.illumination, self.extra) if path]
 
 
-# --------------------------------------------------------------------------------------------------- what is there
-
-
 def is_media(path, known=formats.READABLE + VIDEO):
     """Whether a file of that name is a photo or video: a known extension, and not hidden."""
     return path.lower().endswith(known) and not os.path.basename(path).startswith('.')
@@ -88,7 +85,7 @@ def find_photos(images, recursive=False, result=''):
     if len(asked) == 2 and not result and os.path.isfile(asked[0]) and is_result_file(asked[1]):
         result = asked.pop()
     folder, name = result, ''
-    for path in (result, *(asked[1:] if len(asked) == 2 else [])):
+    for path in (result, *asked[1:2]):
         if is_other_kind(path):
             raise ValueError(f'{path}: expected a name that ends in one of {" ".join(formats.WRITABLE + VIDEO)}')
     if names_result(result) and not os.path.isdir(result):
@@ -103,10 +100,7 @@ def find_photos(images, recursive=False, result=''):
             raise ValueError(f'result_dir: expected another folder than that of the photos, got {result}')
         roots.append(root)
         found |= {os.path.join(real(os.path.dirname(file)), os.path.basename(file)): file for file in reversed(files)}
-    try:
-        root = roots[0] if len(set(roots)) == 1 else os.path.commonpath(map(os.path.abspath, roots))
-    except ValueError as error:
-        raise ValueError(f'images_dir: expected paths on one drive, got {", ".join(roots)}') from error
+    root = roots[0] if len(set(roots)) == 1 else os.path.commonpath(map(os.path.abspath, roots))
     folder = folder or os.path.join(root, RESULTS)
     results = os.path.join(os.path.realpath(folder), '')
     if not name and not os.path.join(os.path.realpath(root), '').startswith(results):
@@ -167,10 +161,7 @@ def expand(path, recursive, others, problems):
 
 
 def walk(folder, problems, follow=False):
-    """os.walk without hidden folders; links to folders are followed on request, each real folder once.
-
-    Folders that cannot be read are added to problems.
-    """
+    """os.walk without hidden folders; each real folder once, behind links on request; problems: those not readable."""
     seen, starts = set(), [folder]
     for start in starts:
         for at, folders, names in os.walk(start, onerror=lambda error: problems.append(error_line(error))):
@@ -184,10 +175,7 @@ def walk(folder, problems, follow=False):
 
 
 def match(pattern, problems):
-    """(folder before its first wildcard, files) of a glob pattern, in which `**` stands for any folders below.
-
-    Unlike glob.glob, `**` goes into each real folder once, however links lead round.
-    """
+    """(folder before its first wildcard, files) of a glob pattern, whose `**` goes into each real folder once."""
     root, (*parts, last) = split_pattern(pattern)
     folders = [root or '.']
     for part in parts:
@@ -201,11 +189,7 @@ def match(pattern, problems):
 
 
 def split_pattern(pattern, path=os.path):
-    """(folder before a pattern's first wildcard, its parts below that); a folder of that very name is none.
-
-    Args:
-        path: os.path of the system whose separators count.
-    """
+    """(folder before a pattern's first wildcard, its parts below it), by a system's os.path; a folder so named is none."""
     root = path.dirname(pattern)
     while glob.has_magic(root) and not path.isdir(root):
         root = path.dirname(root)
@@ -221,9 +205,6 @@ def below(folders, pattern):
 def kind_of(name):
     """What the count of files left out calls a file."""
     return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without extension'
-
-
-# ---------------------------------------------------------------------------------------------- where results go
 
 
 def plan_jobs(found, record, format='', illuminations=False, extras=False, sheet=False):
@@ -293,9 +274,6 @@ def result_name(name, format=''):
     new = '.tif' if not new and old in formats.RAW else new
     stays = not new or new == old or old in VIDEO or (old in formats.JPEG and new in formats.JPEG)
     return name if stays else stem + new
-
-
-# -------------------------------------------------------------------------------------------------------- the record
 
 
 def read_record(folder):

@@ -19,6 +19,7 @@ from PIL import JpegImagePlugin
 
 from photos.formats import Header, reading_by
 from photos.metadata import read_directories
+from photos.tiff import by_pillow
 
 EXIF, XMP, ICC = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0', b'ICC_PROFILE\0'
 EXTENDED, PHOTOSHOP, MPF = b'http://ns.adobe.com/xmp/extension/\0', b'Photoshop 3.0\0', b'MPF\0'
@@ -50,7 +51,8 @@ def read_header(data):
     if image.layers == 3:  # full chroma where OpenCV does not write what the file has
         header.sampling = SAMPLING.get(samples[0] if samples[1:] == [(1, 1)] * 2 else (1, 1), SAMPLING[1, 1])
     if image.quantization:
-        header.quality = jpeg_quality(image.quantization[min(image.quantization)])
+        table = np.sort(image.quantization[min(image.quantization)])
+        header.quality = 1 + int(np.abs(luminance_tables() - table).sum(axis=1).argmin())
     unit, density = image.info.get('jfif_unit'), image.info.get('jfif_density', (0, 0))
     if unit in (1, 2) and all(density):
         header.metadata['resolution'] = tuple(value / (INCH if unit == 1 else 0.01) for value in density)
@@ -107,19 +109,12 @@ def find_end(data, image):
     return end + 2
 
 
-def jpeg_quality(table):
-    """Return the quality, 1 to 100, at which our encoder's luminance table is nearest to a file's."""
-    return 1 + int(np.argmin(np.abs(luminance_tables() - np.sort(table)).sum(axis=1)))
-
-
 @functools.lru_cache(maxsize=1)
 def luminance_tables():
-    """(100, 64) sorted tables of the qualities 1 to 100."""
+    """(100, 64) sorted tables of our encoder's qualities 1 to 100."""
     files = (cv2.imencode('.jpg', np.zeros((8, 8), np.uint8), [cv2.IMWRITE_JPEG_QUALITY, q])[1] for q in range(1, 101))
     return np.sort([open_segments(file.tobytes()).quantization[0] for file in files])
 
-
-# ------------------------------------------------------------------------------------------- behind the first picture
 
 MPF_TYPES = {0x010001: 'preview', 0x010002: 'preview', 0x020001: 'part of a panorama', 0x020002: 'other view',
              0x020003: 'other view', 0x050000: 'gain map'}  # fmt: skip
@@ -131,8 +126,7 @@ def name_others(data, end, image):
     with contextlib.suppress(KeyError, ValueError, struct.error):  # what is no directory lists nothing
         entries = read_directories(data[mpf : mpf + SEGMENT])[0]
         table = entries.image[0xB002].value
-        for row in range(16, len(table) - 15, 16):  # behind the photo's own
-            kind, size, at = struct.unpack_from(entries.order + '3I', table, row)
+        for kind, size, at in [*struct.iter_unpack(entries.order + '3I4x', table)][1:]:  # behind the photo's own
             if mpf + at >= end:
                 others.append(name_picture(data[mpf + at : mpf + at + size], kind & 0xFFFFFF))
     if 'gain map' not in others and any(body.startswith(GAIN_MAP) for _, body in image.applist):
@@ -175,9 +169,7 @@ def decode_odd(data, header, colours):
         if stray and int(stray[1]) <= 64:  # as some phones write in front of the end
             return simplejpeg.decode_jpeg(repair_harmless(data, header), colours, strict=False)
         if 'subsampling' in reason:  # of a kind that simplejpeg does not take; Pillow says nothing of damage
-            with reading_by('Pillow'):
-                pixels = np.atleast_3d(np.asarray(open_segments(data)))
-            return 255 - pixels if header.mode == 'CMYK' else pixels
+            return np.atleast_3d(by_pillow(data, header))
         if 'SOF type' in reason or 'color conversion' in reason:  # lossless, for example
             raise ValueError(f'expected a baseline or progressive JPEG, libjpeg says: {reason}') from error
         raise ValueError(f'expected an undamaged photo, libjpeg says: {reason}') from error

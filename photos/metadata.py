@@ -13,19 +13,11 @@ import re
 import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from xml.dom import minidom
-from xml.parsers.expat import ExpatError
 
 NAMES = {  # the blocks, in the order in which a sentence names them
-    'exif': 'EXIF',
-    'xmp': 'XMP',
-    'icc': 'the colour profile',
-    'iptc': 'IPTC',
-    'comment': 'the comment',
-    'text': "PNG's texts",
-    'resolution': 'the resolution',
-    'xml': "JPEG 2000's XML",
-}
+    'exif': 'EXIF', 'xmp': 'XMP', 'icc': 'the colour profile', 'iptc': 'IPTC', 'comment': 'the comment',
+    'text': "PNG's texts", 'resolution': 'the resolution', 'xml': "JPEG 2000's XML",
+}  # fmt: skip
 
 
 def blocks_of(info):
@@ -161,11 +153,7 @@ def pack_directory(tags, at, order):
 
 
 def start_of_file(tags, at=None):
-    """Return the bytes in front of everything else: a TIFF's header, and the maker's note at its place.
-
-    Args:
-        at: place of the first directory; None is behind these bytes.
-    """
+    """Return a TIFF's header, and the maker's note at its place; at: of the first directory, None is behind these."""
     note = tags.exif.get(MAKER_NOTE)
     is_fixed = note and note.place >= 8 and len(note.value) > 4
     front = bytes(note.place - 8) + note.value + bytes(len(note.value) % 2) if is_fixed else b''
@@ -237,11 +225,7 @@ def exif_of_tags(tags):
 
 
 def free_note(tags):
-    """Fix the maker's note at its place, unless it holds no places in its file and may stand anywhere.
-
-    Returns:
-        False where that is too far behind for an EXIF block: the note is gone then.
-    """
+    """Fix a maker's note at its place, unless it may stand anywhere; False where that is too far: it is gone then."""
     note = tags.exif.get(MAKER_NOTE, Tag(7, 0, b''))
     if note.place and (note.value.startswith(OWN_PLACES) or re.search(rb'II\*\0|MM\0\*', note.value[:20])):
         tags.exif[MAKER_NOTE] = note._replace(place=0)
@@ -258,57 +242,35 @@ def says_adobe_rgb(exif):
 
 # ---------------------------------------------------------------------------------------------------------- XMP
 
-TIFF, XAP, NOTE = (f'http://ns.adobe.com/{name}/' for name in ('tiff/1.0', 'xap/1.0', 'xmp/note'))
-GOOGLE = 'http://ns.google.com/photos/'
-CAMERA = f'{GOOGLE}1.0/camera/'
-POINTERS = (  # schemas that describe what is left out, and nothing else
-    *(f'{GOOGLE}1.0/{name}/' for name in ('container', 'container/item', 'depthmap', 'image', 'audio')),
-    *(f'{GOOGLE}dd/1.0/{name}/' for name in ('container', 'item', 'device')),
-    'http://ns.adobe.com/hdr-gain-map/1.0/',
-    'http://ns.apple.com/HDRGainMap/1.0/',
-    NOTE,
-)
-PARTLY = {CAMERA: ('MotionPhoto', 'MicroVideo'), XAP: ('Thumbnails',)}  # names that start so
-XMLNS = 'http://www.w3.org/2000/xmlns/'
-
-
-def find_turn(xmp):
-    """Find the value of the tiff:Orientation of an XMP packet; None where it has none."""
-    prefix = re.search(rb'xmlns:([\w.-]+)\s*=\s*["\']%b["\']' % TIFF.encode(), xmp)
-    return prefix and re.search(rb'%b:Orientation(?:\s*=\s*["\']|>)\s*(\d+)' % prefix[1], xmp)
+TIFF, GOOGLE, ANY = b'http://ns.adobe.com/tiff/1.0/', b'http://ns.google.com/photos/', rb'[\w.-]+'
+POINTERS = {  # schemas that describe what is left out, and which of their names do
+    **{GOOGLE + name: ANY for name in (b'1.0/container/', b'1.0/container/item/', b'1.0/depthmap/', b'1.0/image/',
+                                       b'1.0/audio/', b'dd/1.0/container/', b'dd/1.0/item/', b'dd/1.0/device/')},
+    b'http://ns.adobe.com/hdr-gain-map/1.0/': ANY, b'http://ns.apple.com/HDRGainMap/1.0/': ANY,
+    b'http://ns.adobe.com/xmp/note/': ANY, b'http://ns.adobe.com/xap/1.0/': rb'Thumbnails[\w.-]*',
+    GOOGLE + b'1.0/camera/': rb'(?:MotionPhoto|MicroVideo)[\w.-]*',
+}  # fmt: skip
+SCHEMA = re.compile(rb'xmlns:([\w.-]+)\s*=\s*["\']([^"\']*)["\']')
+TURN = rb'(%b:Orientation(?:\s*=\s*["\']|>)\s*)(\d+)'
 
 
 def xmp_orientation(xmp):
     """Return the tiff:Orientation of an XMP packet, 1 to 8; 0 where it has none."""
-    turn = find_turn(xmp)
-    return as_orientation(int(turn[1])) if turn else 0
+    turns = [re.search(TURN % prefix, xmp) for prefix, schema in SCHEMA.findall(xmp) if schema == TIFF]
+    return as_orientation(int(turns[0][2])) if turns and turns[0] else 0
 
 
 def upright_xmp(xmp):
-    """Make an XMP packet say that the photo stands upright and point to nothing that is left out.
-
-    One that has nothing to change stays byte for byte; b'' for what is no XML.
-    """
-    turn = find_turn(xmp)
-    xmp = xmp[: turn.start(1)] + b'1' + xmp[turn.end(1) :] if turn else xmp
-    if not any(name.encode() in xmp for name in (*POINTERS, CAMERA, 'Thumbnails')):
-        return xmp
-    try:
-        if b'<!DOCTYPE' in xmp or b'<!ENTITY' in xmp:  # an XMP packet has no entities; a bomb has
-            return b''
-        document, changed = minidom.parseString(bytes(xmp).strip(b'\0 \r\n\t')), False
-    except (ExpatError, ValueError):
-        return b''
-    for element in document.getElementsByTagName('*'):
-        for node in (*element.attributes.values(), element):
-            space = node.value if node.namespaceURI == XMLNS else node.namespaceURI
-            if space in POINTERS or node.localName.startswith(PARTLY.get(space, '\0')):
-                if node is element:
-                    element.parentNode.removeChild(element)
-                else:
-                    element.removeAttributeNode(node)
-                changed = True
-    return ''.join(node.toxml() for node in document.childNodes).encode() if changed else xmp
+    """Make an XMP packet say that the photo stands upright and point to nothing that is left out; the rest stays."""
+    for prefix, schema in SCHEMA.findall(xmp):
+        if schema == TIFF:
+            xmp = re.sub(TURN % prefix, rb'\g<1>1', xmp)
+        elif schema in POINTERS:
+            name = b'%b:%b' % (prefix, POINTERS[schema])
+            declared = b'|xmlns:' + prefix if POINTERS[schema] == ANY else b''
+            xmp = re.sub(rb'\s+(?:%b%b)\s*=\s*(?:"[^"]*"|\'[^\']*\')' % (name, declared), b'', xmp)
+            xmp = re.sub(rb'(?s)<(%b)(?=[\s/>])[^>]*?(?:/>|>.*?</\1\s*>)' % name, b'', xmp)
+    return xmp
 
 
 # ------------------------------------------------------------------------------------- Photoshop's block, with IPTC

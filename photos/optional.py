@@ -19,26 +19,22 @@ from photos.boxes import XMP, boxes, colour_of
 from photos.formats import Header, reading_by
 from photos.metadata import MAKER_NOTE, Tag, Tags, blocks_of, exif_of_tags, read_directories, read_directory
 
-PACKAGES = {  # by their modules: (name, what it is for)
-    'pillow_heif': ('pillow-heif', 'HEIC'),
-    'pillow_jxl': ('pillow-jxl-plugin', 'JPEG XL'),
-    'rawpy': ('rawpy', 'camera RAW'),
-}
+PACKAGES = {'pillow_heif': 'pillow-heif', 'pillow_jxl': 'pillow-jxl-plugin', 'rawpy': 'rawpy'}  # by their modules
 HEIF_QUALITY, HEIF_PRESET = 80, 'ultrafast'  # by measurement, see docs/speed.md
 
 
-def load(module):
+def load(module, what):
     """Import an optional package's module, or say in a ValueError how to install it."""
-    package, what = PACKAGES[module]
     try:
         return importlib.import_module(module)
     except ImportError:
+        package = PACKAGES[module]
         raise ValueError(f'expected {package} for {what}, it is not installed: pip install {package}') from None
 
 
 def read_heif(data, check_size):
     """Read a HEIC: pixels (H, W) or (H, W, 3 or 4), uint16 over its whole range, turned by HEIF's own rule."""
-    package = load('pillow_heif')
+    package = load('pillow_heif', 'HEIC')
     with reading_by('libheif'):
         file = package.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
         info = file.info
@@ -78,7 +74,7 @@ def encode_heif(pixels, metadata, chroma):
     options = {'quality': HEIF_QUALITY, 'enc_params': {'preset': HEIF_PRESET}, 'chroma': chroma}
     options |= {'exif': metadata.get('exif'), 'xmp': metadata.get('xmp')}
     options |= {'icc_profile': metadata['icc'], 'icc_profile_type': 'prof'} if 'icc' in metadata else {}
-    package, file = load('pillow_heif'), io.BytesIO()
+    package, file = load('pillow_heif', 'HEIC'), io.BytesIO()
     try:
         package.encode(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes(), file, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -93,7 +89,7 @@ JXL_ANIMATION = re.compile(f'{JXL_SIZE}01...(?:0|1{JXL_SIZE})01')  # orientation
 
 def read_jxl(data, _):
     """Read a JPEG XL: pixels (H, W) or (H, W, 2 to 4); the plugin tells its size only with these."""
-    load('pillow_jxl')  # it adds itself to Pillow
+    load('pillow_jxl', 'JPEG XL')  # it adds itself to Pillow
     if is_animated(data):
         raise ValueError('expected a single photo, got an animated JPEG XL')
     with reading_by('libjxl'), Image.open(io.BytesIO(data), formats=['JXL']) as image:
@@ -119,7 +115,7 @@ def is_animated(data):
 
 def encode_jxl(pixels, metadata, quality):
     """Encode (H, W), or (H, W, 3 or 4) RGB, uint8, as JPEG XL; returns its bytes."""
-    load('pillow_jxl')  # it adds itself to Pillow
+    load('pillow_jxl', 'JPEG XL')  # it adds itself to Pillow
     file = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels))
     exif = b'\0\0\0\0' + metadata['exif'] if 'exif' in metadata else b''  # the box says where EXIF starts: at once
@@ -136,7 +132,7 @@ SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118
 
 def read_raw(data, check_size):
     """Develop a RAW file: pixels (H, W, 3) uint16 sRGB."""
-    rawpy = load('rawpy')
+    rawpy = load('rawpy', 'camera RAW')
     check_strips(data)
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:

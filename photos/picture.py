@@ -145,8 +145,8 @@ def clean_metadata(header, shape):
         header.orientation = metadata.orientation_of(metadata.read_exif(exif)) or metadata.xmp_orientation(xmp) or 1
     size = shape[:2] if header.orientation > 4 else shape[1::-1]  # upright
     clean = {'exif': metadata.upright_exif(exif, size), 'xmp': metadata.upright_xmp(xmp)}
-    damaged = [name for name, block in (('exif', exif), ('xmp', xmp)) if block and not clean[name]]
-    header.notes += [f'its {metadata.NAMES[name]} is damaged and left out' for name in damaged]
+    if exif and not clean['exif']:
+        header.notes.append('its EXIF is damaged and left out')
     clean['iptc'] = metadata.clean_resources(iptc)
     if 'resolution' in header.metadata and header.orientation > 4:
         clean['resolution'] = header.metadata['resolution'][::-1]

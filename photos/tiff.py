@@ -40,15 +40,14 @@ def read_header(data):
     header.mode = MODES.get(tags.integer(262, 1), f'photometric {tags.integer(262)}')
     depths, formats = tags.integers(258) or (1,), tags.integers(339) or (1,)
     header.bits = max(depths)
-    if any(kind == 3 for kind in formats):
+    if 3 in formats:
         raise ValueError(f'expected 8 or 16 bit, got float{header.bits}; tone-map it first')
-    if len({*depths}) > 1 or header.bits > 16 or any(kind not in (1, 4) for kind in formats):
+    if len({*depths}) > 1 or header.bits > 16 or {*formats} - {1, 4}:
         signed = 'int' if 2 in formats else 'uint'
         raise ValueError(f'expected unsigned levels of up to 16 bit, got {signed}{header.bits}')
-    channels, extra = {'RGB': 3, 'CMYK': 4, 'YCbCr': 3, 'LAB': 3, 'ICCLAB': 3}.get(header.mode, 1), tags.integers(338)
-    more = tags.integer(277, channels) - channels
+    channels = {'RGB': 3, 'CMYK': 4, 'YCbCr': 3, 'LAB': 3, 'ICCLAB': 3}.get(header.mode, 1)
+    more, kind = tags.integer(277, channels) - channels, tags.integer(338)
     if more > 0:
-        kind = extra[0] if extra else 0
         header.extra, header.associated = kind == 0, kind == 1
         if header.mode in ('L', 'RGB'):
             header.mode += 'A'

@@ -71,14 +71,11 @@ def remove_stale_parts(folders):
     """Remove what killed runs left half-written in these folders; what is being written stays."""
     for folder in filter(os.path.isdir, folders):
         for name in filter(PART.fullmatch, os.listdir(folder)):
-            with contextlib.suppress(OSError):  # in use, or not ours
-                path = os.path.join(folder, name)
-                if not fcntl:
-                    os.remove(path)
-                    continue
-                with open(path, 'r+b') as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.remove(path)
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError), open(path, 'r+b') if fcntl else contextlib.nullcontext() as file:
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error where it is in use
+                os.remove(path)
 
 
 def error_line(error):
