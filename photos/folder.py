@@ -189,7 +189,7 @@ def match(pattern, problems):
 
 
 def split_pattern(pattern, path=os.path):
-    """(folder before a pattern's first wildcard, its parts below); path: os.path of the system; a real folder is none."""
+    """(folder before the first wildcard, the parts below it) of a pattern; a folder of that very name is no pattern."""
     root = path.dirname(pattern)
     while glob.has_magic(root) and not path.isdir(root):
         root = path.dirname(root)
