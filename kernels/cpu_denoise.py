@@ -136,101 +136,86 @@ def pad_row(row, width):
 
 
 @inlined
-def chroma_row(photo, y, unit, blue, red):
-    """Row y of Cb and Cr (ceil W / 2), int16, means of 2 x 2 pixels."""
-    f = np.float32
-    height, width = photo.shape[0], photo.shape[1]
-    a, b = photo[2 * y], photo[min(2 * y + 1, height - 1)]
-    for x in range(blue.size):
-        i, j = 2 * x, min(2 * x + 1, width - 1)
-        r = f(a[i, 0]) + f(a[j, 0]) + f(b[i, 0]) + f(b[j, 0])
-        g = f(a[i, 1]) + f(a[j, 1]) + f(b[i, 1]) + f(b[j, 1])
-        b_ = f(a[i, 2]) + f(a[j, 2]) + f(b[i, 2]) + f(b[j, 2])
-        luma = f(0.299) * r + f(0.587) * g + f(0.114) * b_
-        blue[x] = np.int16(np.floor(unit * f(0.564) * (b_ - luma) + f(0.5)))
-        red[x] = np.int16(np.floor(unit * f(0.713) * (r - luma) + f(0.5)))
+def level(row, deep, i):
+    """Level i of a row of levels, 8 or 16 bit (jit.either) and then deep: LLVM makes a loop for each."""
+    return np.float32(row[1][i]) if deep else np.float32(row[0][i])
 
 
 @kernel
 def shrink_chroma(photo, planes, rows, scale):
-    """Rows rows[0] to rows[1] - 1 of Cb and Cr (2, ceil H / 2, ceil W / 2) of a photo (jit.either)."""
-    unit = np.float32(0.25 * UNIT) * scale
+    """Rows rows[0] to rows[1] - 1 of Cb and Cr (2, ceil H / 2, ceil W / 2), means of 2 x 2 pixels.
+
+    photo: (H, 3 W), jit.either.
+    """
+    f = np.float32
+    narrow, wide = photo
+    deep = wide.size > 0
+    height, width = wide.shape if deep else narrow.shape
+    unit = f(0.25 * UNIT) * scale
     for y in range(rows[0], rows[1]):
-        if photo[0].size:
-            chroma_row(photo[0], y, unit, planes[0, y], planes[1, y])
-        else:
-            chroma_row(photo[1], y, unit, planes[0, y], planes[1, y])
+        last = min(2 * y + 1, height - 1)
+        up, down = (narrow[2 * y], wide[2 * y]), (narrow[last], wide[last])
+        for x in range(planes.shape[2]):
+            i, j = 6 * x, min(6 * x + 3, width - 3)
+            r = level(up, deep, i) + level(up, deep, j) + level(down, deep, i) + level(down, deep, j)
+            i, j = i + 1, j + 1
+            g = level(up, deep, i) + level(up, deep, j) + level(down, deep, i) + level(down, deep, j)
+            i, j = i + 1, j + 1
+            b = level(up, deep, i) + level(up, deep, j) + level(down, deep, i) + level(down, deep, j)
+            luma = f(0.299) * r + f(0.587) * g + f(0.114) * b
+            planes[0, y, x] = np.int16(np.floor(unit * f(0.564) * (b - luma) + f(0.5)))
+            planes[1, y, x] = np.int16(np.floor(unit * f(0.713) * (r - luma) + f(0.5)))
+
+
+@inlined
+def grow_row(plane, y, times, unit, lines, out):
+    """Row y of a plane (h, w) at `times` its size, bilinear, times unit, into out (times w); lines: (w + 2)."""
+    f = np.float32
+    near, away = y // times, (f(y % times) + f(0.5)) / f(times) - f(0.5)
+    far = min(max(near + 1 if away > f(0) else near - 1, 0), plane.shape[0] - 1)
+    a, b, t = plane[near], plane[far], abs(away)
+    for x in range(a.size):
+        lines[x + 1] = ((f(1) - t) * f(a[x]) + t * f(b[x])) * unit
+    lines[0] = lines[1]
+    lines[a.size + 1] = lines[a.size]
+    for x in range(a.size):
+        for k in range(times):
+            away = (f(k) + f(0.5)) / f(times) - f(0.5)
+            t, side = abs(away), lines[x + 2] if away > f(0) else lines[x]
+            out[times * x + k] = (f(1) - t) * lines[x + 1] + t * side
 
 
 @kernel
 def filter_rows(plane, coarse, thresholds, change, rows, unit):
     """Rows rows[0] to rows[1] - 1 of a plane's change; rows[0] is a multiple of 4.
 
-    plane: (H, W) int16 of 1 / unit levels and nothing, or nothing and float32 levels: compiled once for both.
-    coarse: change (ceil H / 4, ceil W / 4) that is added before, in levels, or empty. thresholds: (ceil H / 4 + 1,
-    ceil W / 4 + 1). change: a pair as plane, (H, W), in the plane's units and with the coarse one.
+    plane: (H, W) in 1 / unit levels. coarse: change (ceil H / 4, ceil W / 4) that is added before, in levels, or empty.
+    thresholds: (ceil H / 4 + 1, ceil W / 4 + 1). change: as plane, the coarse one included, rounded unless unit is 1.
     """
     f = np.float32
-    whole = plane[0].size > 0
-    height, width = plane[0].shape if whole else plane[1].shape
+    height, width = plane.shape
     m = thresholds.shape[1] + 1
     window, columns, removed = np.zeros((8, 4 * m), f), np.empty((8, 4, m), f), np.empty((64, m), f)
     carry, carry_weight, weight = np.zeros((4, 4, m), f), np.zeros(m, f), np.empty(m, f)
-    step, added = np.empty((4, 4 * m), f), np.zeros((8, width), f)
+    step, added, lines = np.empty((4, 4 * m), f), np.zeros((8, 4 * m), f), np.empty(m + 2, f)
     for y0 in range(rows[0] - 8, rows[1], 4):
         for i in range(4):
             window[i] = window[4 + i]
             added[i] = added[4 + i]
-            y = mirror(y0 + 4 + i, height)
-            row, extra = window[4 + i], added[4 + i]
+            row, extra, y = window[4 + i], added[4 + i], mirror(y0 + 4 + i, height)
             if coarse.size:
-                place = min(max((f(y) + f(0.5)) * f(0.25) - f(0.5), f(0)), f(coarse.shape[0] - 1))
-                upper = int(place)
-                part = place - f(upper)
-                a, b = coarse[upper], coarse[min(upper + 1, coarse.shape[0] - 1)]
-                for x in range(width):
-                    at = min(max((f(x) + f(0.5)) * f(0.25) - f(0.5), f(0)), f(coarse.shape[1] - 1))
-                    left = int(at)
-                    right = min(left + 1, coarse.shape[1] - 1)
-                    t = at - f(left)
-                    first = a[left] + part * (b[left] - a[left])
-                    extra[x] = first + t * (a[right] + part * (b[right] - a[right]) - first)
-            if whole:
-                for x in range(width):
-                    row[4 + x] = f(plane[0][y, x]) / unit + extra[x]
-            else:
-                for x in range(width):
-                    row[4 + x] = plane[1][y, x] + extra[x]
+                grow_row(coarse, y, 4, f(1), lines, extra)
+            for x in range(width):
+                row[4 + x] = f(plane[y, x]) / unit + extra[x]
             pad_row(row, width)
         if y0 < rows[0] - 4:
             continue
         filter_blocks(window, thresholds[y0 // 4 + 1], columns, removed, carry, carry_weight, weight, step)
         if y0 >= rows[0]:
             for y in range(y0, min(y0 + 4, rows[1])):
-                if whole:
-                    for x in range(width):
-                        change[0][y, x] = np.floor((step[y - y0, 4 + x] + added[y - y0, x]) * unit + f(0.5))
-                else:
-                    for x in range(width):
-                        change[1][y, x] = step[y - y0, 4 + x] + added[y - y0, x]
-
-
-@inlined
-def grow_row(plane, y, lines, out):
-    """Row y of a plane (H / 2, W / 2) int16 at twice its size, bilinear, into out (W) in levels; lines: (W / 2 + 2)."""
-    f = np.float32
-    near = y // 2
-    far = near + 1 if y % 2 else near - 1
-    a, b = plane[near], plane[min(max(far, 0), plane.shape[0] - 1)]
-    for x in range(a.size):
-        lines[x + 1] = (f(0.75) * f(a[x]) + f(0.25) * f(b[x])) * f(1 / UNIT)
-    lines[0] = lines[1]
-    lines[a.size + 1] = lines[a.size]
-    for x in range(out.size // 2):
-        out[2 * x] = f(0.75) * lines[x + 1] + f(0.25) * lines[x]
-        out[2 * x + 1] = f(0.75) * lines[x + 1] + f(0.25) * lines[x + 2]
-    if out.size % 2:
-        out[out.size - 1] = f(0.75) * lines[a.size] + f(0.25) * lines[a.size - 1]
+                for x in range(width):
+                    levels = step[y - y0, 4 + x] + added[y - y0, x]
+                    change[y, x] = levels if unit == f(1) else np.floor(levels * unit + f(0.5))
 
 
 @inlined
@@ -238,22 +223,6 @@ def shrink_fine(fine, limit):
     """What is taken from a value of fine chroma: all of it up to the limit, less and less above."""
     small = abs(fine) <= limit
     return fine if small else limit * limit / fine
-
-
-@inlined
-def luma_row(photo, halo, rows, y, scale, row):
-    """Luma in levels of 255 of a photo's row y, or of the halo's where it lies outside the strip, from row[4] on."""
-    f = np.float32
-    if y < rows[0]:
-        source = halo[max(y - rows[0] + 4, 0)]
-    elif y >= rows[1]:
-        source = halo[4 + y - rows[1]]
-    else:
-        source = photo[y]
-    flat = source.reshape(-1)
-    for x in range(photo.shape[1]):
-        luma = f(0.299) * f(flat[3 * x]) + f(0.587) * f(flat[3 * x + 1]) + f(0.114) * f(flat[3 * x + 2])
-        row[4 + x] = luma * scale
 
 
 @inlined
@@ -277,28 +246,32 @@ def change_row(flat, luma, by_luma, grown, limit, scale):
 
 @kernel
 def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
-    """Denoise rows rows[0] to rows[1] - 1 of photo (H, W, 3) in place, jit.either; rows[0] is a multiple of 4.
+    """Denoise rows rows[0] to rows[1] - 1 of photo (H, 3 W) in place, jit.either; rows[0] is a multiple of 4.
 
-    halo: (4 + 8, W, 3), jit.either, copies of the rows above and below, mirrored at the photo's ends. planes, changes:
+    halo: (4 + 8, 3 W), jit.either, copies of the rows above and below, mirrored at the photo's ends. planes, changes:
     (2, H / 2, W / 2) int16, chroma and its change. thresholds: luma's, see filter_rows. limits: (ceil H / 4,
     ceil W / 4), those of fine chroma. scale: levels of 255 per level of the photo.
     """
     f = np.float32
-    deep = photo[1].size > 0
-    width = photo[1].shape[1] if deep else photo[0].shape[1]
+    narrow, wide = photo
+    deep = wide.size > 0
+    width = (wide.shape[1] if deep else narrow.shape[1]) // 3
     m = thresholds.shape[1] + 1
     window, columns, removed = np.zeros((8, 4 * m), f), np.empty((8, 4, m), f), np.empty((64, m), f)
     carry, carry_weight, weight = np.zeros((4, 4, m), f), np.zeros(m, f), np.empty(m, f)
     step, limit = np.empty((4, 4 * m), f), np.empty(width, f)
-    lines, grown = np.empty(planes.shape[2] + 2, f), np.empty((4, width), f)
+    lines, grown = np.empty(planes.shape[2] + 2, f), np.empty((4, 2 * planes.shape[2]), f)
     for y0 in range(rows[0] - 8, rows[1], 4):
         for i in range(4):
             window[i] = window[4 + i]
-            if deep:
-                luma_row(photo[1], halo[1], rows, y0 + 4 + i, scale, window[4 + i])
-            else:
-                luma_row(photo[0], halo[0], rows, y0 + 4 + i, scale, window[4 + i])
-            pad_row(window[4 + i], width)
+            row, y = window[4 + i], y0 + 4 + i
+            inside = rows[0] <= y < rows[1]
+            source, at = photo if inside else halo, y if inside else y + 4 - (rows[0] if y < rows[0] else rows[1])
+            levels = source[0][at], source[1][at]
+            for x in range(width):
+                r, g, b = level(levels, deep, 3 * x), level(levels, deep, 3 * x + 1), level(levels, deep, 3 * x + 2)
+                row[4 + x] = (f(0.299) * r + f(0.587) * g + f(0.114) * b) * scale
+            pad_row(row, width)
         if y0 < rows[0] - 4:
             continue
         filter_blocks(window, thresholds[y0 // 4 + 1], columns, removed, carry, carry_weight, weight, step)
@@ -308,38 +281,37 @@ def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
             limit[x] = limits[y0 // 4, x // 4]
         for y in range(y0, min(y0 + 4, rows[1])):
             for c in range(2):
-                grow_row(planes[c], y, lines, grown[c])
-                grow_row(changes[c], y, lines, grown[2 + c])
+                grow_row(planes[c], y, 2, f(1 / UNIT), lines, grown[c])
+                grow_row(changes[c], y, 2, f(1 / UNIT), lines, grown[2 + c])
             if deep:
-                change_row(photo[1][y].reshape(-1), window[y - y0], step[y - y0], grown, limit, scale)
+                change_row(wide[y], window[y - y0], step[y - y0], grown, limit, scale)
             else:
-                change_row(photo[0][y].reshape(-1), window[y - y0], step[y - y0], grown, limit, scale)
+                change_row(narrow[y], window[y - y0], step[y - y0], grown, limit, scale)
 
 
 def denoise(photo, limits, thresholds):
     """denoise.denoise_plain in passes over the photo's rows, in place; the same arguments."""
     height, width, _ = photo.shape
-    scale = np.float32(255 / np.iinfo(photo.dtype).max)
+    scale, unit = np.float32(255 / np.iinfo(photo.dtype).max), np.float32(UNIT)
+    flat = photo.reshape(height, -1)
+    pair = either(flat)
     planes = np.empty((2, -(-height // 2), -(-width // 2)), np.int16)
-    pair = either(photo)
-    parallel_rows(planes.shape[1], lambda *rows: shrink_chroma(pair, planes, rows, scale))
-    changes = np.empty_like(planes)
-    unit, none, nothing = np.float32(UNIT), np.empty((0, 0), np.float32), np.empty((0, 0), np.int16)
-    rows = planes.shape[1]
+    changes, rows = np.empty_like(planes), planes.shape[1]
+    parallel_rows(rows, lambda *part: shrink_chroma(pair, planes, part, scale))
     for plane, change in zip(planes, changes, strict=True):
         coarse = shrink(plane.astype(np.float32), 4) / unit
         far = np.empty_like(coarse)
-        filter_rows((nothing, coarse), none, thresholds[2], (nothing, far), (0, len(coarse)), unit)
+        filter_rows(coarse, coarse[:0], thresholds[2], far, (0, len(far)), np.float32(1))
 
         def work(a, b, plane=plane, change=change, far=far):
-            filter_rows((plane, none), far, thresholds[1], (change, none), (4 * a, min(4 * b, rows)), unit)
+            filter_rows(plane, far, thresholds[1], change, (4 * a, min(4 * b, rows)), unit)
 
         parallel_rows(-(-rows // 4), work)
 
     edges = [min(4 * edge, height) for edge in strip_edges(-(-height // 4))]
     halos = {}
     for a, b in itertools.pairwise(edges):
-        halos[a] = either(photo[[mirror.py_func(y, height) for y in (*range(a - 4, a), *range(b, b + 8))]])
+        halos[a] = either(flat[[mirror.py_func(y, height) for y in (*range(a - 4, a), *range(b, b + 8))]])
 
     def finish(a, b):
         a, b = 4 * a, min(4 * b, height)
