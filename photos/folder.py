@@ -58,12 +58,8 @@ def is_media(path, known=formats.READABLE + VIDEO):
     return path.lower().endswith(known) and not os.path.basename(path).startswith('.')
 
 
-def is_photo(path):
-    return is_media(path, formats.READABLE)
-
-
-def is_video(path):
-    return is_media(path, VIDEO)
+is_photo = functools.partial(is_media, known=formats.READABLE)
+is_video = functools.partial(is_media, known=VIDEO)
 
 
 def find_photos(images, recursive=False, result=''):

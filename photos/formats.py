@@ -73,9 +73,8 @@ class Header:
 
 def holds(extension, name, block):
     """Whether a format can hold a block of metadata of one of metadata.NAMES."""
-    if extension in JPEG and name in ROOM and len(block) > ROOM[name]:
-        return False
-    return extension in BY_EXTENSION and name in BY_EXTENSION[extension].keeps
+    is_too_long = extension in JPEG and name in ROOM and len(block) > ROOM[name]
+    return name in BY_EXTENSION[extension].keeps and not is_too_long
 
 
 @contextlib.contextmanager

@@ -178,15 +178,6 @@ def read_exif(exif):
         return Tags()
 
 
-def orientation_of(tags):
-    """EXIF's orientation, 1 to 8, of whatever integer type it is; 0 where there is none."""
-    return as_orientation(tags.integer(ORIENTATION, 1)) if ORIENTATION in tags.image else 0
-
-
-def as_orientation(value):
-    return value if value in range(1, 9) else 1
-
-
 def upright_exif(exif, size=None):
     """Make an EXIF block say that the photo stands upright; the thumbnail of the dark original goes.
 
@@ -235,11 +226,6 @@ def free_note(tags):
     return True
 
 
-def says_adobe_rgb(exif):
-    """Whether a block is that of a camera's Adobe RGB file (DCF's option file), which often has no profile."""
-    return read_exif(exif).text(1, 'interop') == 'R03'
-
-
 # ---------------------------------------------------------------------------------------------------------- XMP
 
 TIFF, GOOGLE, ANY = b'http://ns.adobe.com/tiff/1.0/', b'http://ns.google.com/photos/', rb'[\w.-]+'
@@ -255,9 +241,9 @@ TURN = rb'(%b:Orientation(?:\s*=\s*["\']|>)\s*)(\d+)'
 
 
 def xmp_orientation(xmp):
-    """Return the tiff:Orientation of an XMP packet, 1 to 8; 0 where it has none."""
+    """Return the tiff:Orientation of an XMP packet; 0 where it has none."""
     turns = [re.search(TURN % prefix, xmp) for prefix, schema in SCHEMA.findall(xmp) if schema == TIFF]
-    return as_orientation(int(turns[0][2])) if turns and turns[0] else 0
+    return int(turns[0][2]) if turns and turns[0] else 0
 
 
 def upright_xmp(xmp):

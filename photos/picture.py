@@ -141,8 +141,9 @@ def clean_metadata(header, shape):
     """Make orientation and blocks true of an upright photo without thumbnails and second pictures; empty ones go."""
     exif, xmp, iptc = (header.metadata.get(name) or b'' for name in ('exif', 'xmp', 'iptc'))
     exif = exif.removeprefix(b'Exif\0\0')  # which some files have and some have not
-    if not header.orientation:
-        header.orientation = metadata.orientation_of(metadata.read_exif(exif)) or metadata.xmp_orientation(xmp) or 1
+    tags = metadata.read_exif(exif)
+    turn = header.orientation or tags.integer(metadata.ORIENTATION) or metadata.xmp_orientation(xmp)
+    header.orientation = turn if turn in range(1, 9) else 1
     size = shape[:2] if header.orientation > 4 else shape[1::-1]  # upright
     clean = {'exif': metadata.upright_exif(exif, size), 'xmp': metadata.upright_xmp(xmp)}
     if exif and not clean['exif']:
@@ -156,8 +157,8 @@ def clean_metadata(header, shape):
 def find_space(picture):
     """Show a picture that is not sRGB as sRGB, and keep its own pixels and space beside."""
     header, blocks = picture.header, picture.header.metadata
-    says_adobe = 'icc' not in blocks and metadata.says_adobe_rgb(blocks.get('exif', b''))
-    implied = colour.profile_of(header.colour, says_adobe)
+    dcf = metadata.read_exif(blocks.get('exif', b'')).text(1, 'interop')  # R03: Adobe RGB, often without a profile
+    implied = colour.profile_of(header.colour, dcf == 'R03' and 'icc' not in blocks)
     profile = blocks.pop('icc', b'')  # and back where it stays true of the result
     if header.colour and header.kind == 'PNG':
         profile = b''  # cICP comes before a profile there

@@ -56,7 +56,7 @@ def read_header(data):
     where, sizes = tags.integers(273) or tags.integers(324), tags.integers(279) or tags.integers(325)
     if not where or any(at + size > len(data) for at, size in zip(where, sizes, strict=False)):
         raise ValueError('expected a whole photo, the file is truncated')
-    header.orientation = metadata.orientation_of(tags)  # else XMP's counts
+    header.orientation = tags.integer(metadata.ORIENTATION)  # else XMP's counts
     read_blocks(header, tags)
     return header
 

@@ -21,7 +21,7 @@ def test_heic_is_turned_once_whatever_its_name(tmp_path, name):
     heif.from_pillow(Image.fromarray(scene())).save(file, quality=95, chroma=444, exif=exif(6).tobytes())
     picture, again, notes = returned(tmp_path, name, file.getvalue())
     close(picture.photo, UPRIGHT, 5)  # by HEIF's own turn; EXIF's, which the file has too, does not count
-    assert metadata.orientation_of(metadata.read_exif(again.header.metadata['exif'])) == 1
+    assert metadata.read_exif(again.header.metadata['exif']).integer(metadata.ORIENTATION) == 1
     assert np.abs(again.photo.astype(int) - picture.photo).mean() < 2  # 4:2:0 at the edges
     assert again.header.kind == ('HEIC' if name == 'a.heic' else 'JPEG')
     assert read_directories(again.header.metadata['exif'])[0].text(271) == 'Maker'
@@ -146,7 +146,7 @@ def test_heic_without_a_turn_is_turned_by_exif(tmp_path):
     picture, again, _ = returned(tmp_path, 'a.heic', data)
     close(picture.photo, UPRIGHT, 5)
     assert again.photo.shape == UPRIGHT.shape
-    assert metadata.orientation_of(metadata.read_exif(again.header.metadata['exif'])) == 1
+    assert metadata.read_exif(again.header.metadata['exif']).integer(metadata.ORIENTATION) == 1
 
 
 ANIMATED = (  # two frames of 40 x 24, by cjxl

@@ -46,7 +46,7 @@ def test_raw_profile_app1_with_a_generic_heading_is_exif(tmp_path):
     text = b'\ngeneric profile\n%8d\n%s\n' % (len(block), block.hex().encode())
     picture, again, _ = returned(tmp_path, 'a.png', with_text(b'Raw profile type APP1', text))
     assert picture.photo.shape == UPRIGHT.shape
-    assert metadata.orientation_of(metadata.read_exif(again.header.metadata['exif'])) == 1
+    assert metadata.read_exif(again.header.metadata['exif']).integer(metadata.ORIENTATION) == 1
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGB', 'P', '1'])
