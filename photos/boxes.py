@@ -35,17 +35,15 @@ def boxes(data, start=0, end=None, nested=True):
         start = stop
 
 
+def first_box(data, kind, head=b''):
+    """Return the body of the first box of a type that starts with `head`, b'' where there is none."""
+    return next((data[a:b] for name, a, b in boxes(data) if name == kind and data[a : a + len(head)] == head), b'')
+
+
 def colour_of(data):
     """Return (primaries, transfer) of the first `nclx` colour box, () where there is none."""
-    for kind, start, end in boxes(data):
-        if kind == b'colr' and data[start : start + 4] == b'nclx' and end - start >= 10:
-            return struct.unpack_from('>HH', data, start + 4)
-    return ()
-
-
-def bits_of(data):
-    """Return the bits per channel that the first `pixi` box says, 0 where there is none."""
-    return next((data[start + 5] for kind, start, end in boxes(data) if kind == b'pixi' and end - start > 5), 0)
+    body = first_box(data, b'colr', b'nclx')
+    return struct.unpack_from('>HH', body, 4) if len(body) >= 10 else ()
 
 
 def read_jp2(data):

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from photos import formats, jpeg, metadata, optional, png, tiff
-from photos.boxes import add_to_jp2, bits_of, colour_of, read_jp2
+from photos.boxes import add_to_jp2, colour_of, first_box, read_jp2
 
 QUALITY = 95  # of JPEG, and of other lossy formats; a JPEG's own where that is higher
 BY_PILLOW = ('WEBP', 'AVIF', 'BMP', 'PPM')
@@ -74,7 +74,7 @@ def read_by_pillow(data):
         if len(data) < 8 + int.from_bytes(data[4:8], 'little'):
             raise ValueError('expected a whole photo, the file is truncated')
     if header.kind == 'AVIF':
-        header.colour, header.bits = colour_of(data), bits_of(data)
+        header.colour, header.bits = colour_of(data), sum(first_box(data, b'pixi')[5:6])  # of the first channel
     header.metadata = metadata.blocks_of(info)
     if header.kind == 'BMP' and info.get('dpi'):
         header.metadata['resolution'] = tuple(value / jpeg.INCH for value in info['dpi'])
@@ -158,22 +158,24 @@ def encode(extension, pixels, blocks, header, extra='', sampling_444=False, in_p
         extra: what the last of 2 or 4 channels is in a TIFF, see tiff.encode.
         in_place: the pixels' memory may be changed.
     """
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if extension in formats.TIFF:
         return tiff.encode(pixels, blocks, extra)
-    if channels == 2:  # grey and alpha, which the others do not have
-        pixels, channels = np.dstack([pixels[..., 0]] * 3 + [pixels[..., 1]]), 4
-    if channels == 1 and not formats.BY_EXTENSION[extension].grey:
-        pixels, channels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), 3
+    if pixels.ndim == 3 and pixels.shape[2] == 2:  # grey and alpha, which the others do not have
+        pixels = np.dstack([pixels[..., 0]] * 3 + [pixels[..., 1]])
+    if pixels.ndim == 2 and not formats.BY_EXTENSION[extension].grey:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     if extension in formats.HEIC:
         return optional.encode_heif(pixels, blocks, 444 if sampling_444 else header.chroma)
     if extension == '.jxl':
         return optional.encode_jxl(pixels, blocks, QUALITY)
     if extension == '.jp2' and min(pixels.shape[:2]) < JP2_SIDE:
-        return add_to_jp2(encode_small_jp2(pixels), blocks)
-    if extension == '.pgm' and channels > 1:
+        if pixels.dtype == np.uint16 and pixels.ndim == 3:
+            raise ValueError(f'a JPEG 2000 of 16-bit colours has sides of {JP2_SIDE} pixels or more')
+        data = optional.save_by_pillow(pixels, 'JPEG2000', num_resolutions=1, irreversible=False)
+        return add_to_jp2(data, blocks)
+    if extension == '.pgm' and pixels.ndim == 3:
         raise ValueError('pgm holds greyscale only')
-    if channels > 1:
+    if pixels.ndim == 3:
         pixels = reverse_channels(pixels if in_place and pixels.flags.c_contiguous else pixels.copy())
     try:
         if extension in formats.JPEG:
@@ -188,15 +190,6 @@ def encode(extension, pixels, blocks, header, extra='', sampling_444=False, in_p
     if extension == '.bmp' and 'resolution' in blocks:
         data[38:46] = np.frombuffer(np.array(blocks['resolution']).round().astype('<u4').tobytes(), np.uint8)
     return data
-
-
-def encode_small_jp2(pixels):
-    """Encode a lossless JPEG 2000 of any size."""
-    if pixels.dtype == np.uint16 and pixels.ndim == 3:
-        raise ValueError(f'a JPEG 2000 of 16-bit colours has sides of {JP2_SIDE} pixels or more')
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, 'JPEG2000', num_resolutions=1, irreversible=False)
-    return file.getvalue()
 
 
 def encode_by_opencv(extension, pixels, blocks, header):

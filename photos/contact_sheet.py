@@ -1,5 +1,6 @@
 """Many photos on one page: before and after of files, a batch of training."""
 
+import contextlib
 import os
 
 import cv2
@@ -25,17 +26,14 @@ def save_contact_sheet(path, pairs):
     for original, result in pairs:
         if len(cells) == LIMIT:
             break
-        try:
+        with contextlib.suppress(OSError, ValueError):  # reported already, or a file of the user's under its name
             cells.append(draw_row(os.path.basename(original), (read_photo(original), read_photo(result))))
-        except (OSError, ValueError):  # reported already, or a file of the user's under a result's name
-            continue
     rows = []
     for first in range(0, len(cells), 2):
         pair = cells[first : first + 2]
-        row = np.full((max(map(len, pair)), 4 * CELL + GAP, 3), 255, np.uint8)
-        for i, picture in enumerate(pair):
-            row[: len(picture), i * (2 * CELL + GAP) :][:, : 2 * CELL] = picture
-        rows.append(row)
+        rows.append(np.full((max(map(len, pair)), 4 * CELL + GAP, 3), 255, np.uint8))
+        for picture, left in zip(pair, (0, 2 * CELL + GAP), strict=False):
+            rows[-1][: len(picture), left : left + 2 * CELL] = picture
     if rows:
         write_photo(path, np.concatenate(rows))
 

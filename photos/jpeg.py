@@ -33,7 +33,6 @@ HEADS = {
 GAIN_MAP = b'urn:iso:std:iso:ts:21496'
 SEGMENT = 65533  # bytes of a segment
 INCH = 0.0254  # metres
-MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')  # in coded data: neither a stuffed FF nor a restart
 SAMPLING = {  # of chroma, by the luma's factors
     (1, 1): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     (2, 1): cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -77,7 +76,10 @@ def read_header(data):
             others.append(f'its {name} block{f" ({word[0].decode().strip()})" if word else ""} is left out')
     blocks['icc'] = b''.join(profile[number] for number in sorted(profile))
     blocks['iptc'] = photoshop
-    header.notes += dict.fromkeys(others + name_others(data, find_end(data, image), image))
+    end = data.find(b'\xff\xd9', image.fp.tell())  # neither coded data nor the tables between scans hold these bytes
+    if end < 0:
+        raise ValueError('expected a whole photo, the file is truncated')
+    header.notes += dict.fromkeys(others + name_others(data, end + 2, image))
     return header
 
 
@@ -91,22 +93,6 @@ def open_segments(data):
             raise ValueError(f'expected 8 bit, got a {deep[1]}-bit JPEG') from error
         raise ValueError('expected a whole photo, the file is truncated' if len(data) > 512 else
                          'expected a photo, got a JPEG marker and no picture') from error  # fmt: skip
-
-
-def find_end(data, image):
-    """Find the place behind the end of the first picture; image: from open_segments."""
-    at = image.fp.tell()
-    scan = 8 + 2 * image.layers  # bytes of the header of a scan of all components
-    if 'progressive' not in image.info and data[at - scan : at - scan + 2] == b'\xff\xda':
-        end = data.find(b'\xff\xd9', at)  # the only scan, and finding two bytes is far faster than a pattern
-    else:
-        found = MARKER.search(data, at)
-        while found and found[0] != b'\xff\xd9':
-            found = MARKER.search(data, found.end() + int.from_bytes(data[found.end() : found.end() + 2], 'big'))
-        end = found.start() if found else -1
-    if end < 0:
-        raise ValueError('expected a whole photo, the file is truncated')
-    return end + 2
 
 
 @functools.lru_cache(maxsize=1)

@@ -86,8 +86,6 @@ def make_lowres(photo, mode):
     """
     if mode == 'area':
         return shrink_area(photo, 1 if photo.dtype == np.uint8 else 1 / 257)
-    if photo.shape[:2] == (LOW_SIZE, LOW_SIZE):
-        return photo
     interpolation = {'bilinear': cv2.INTER_LINEAR, 'nearest': cv2.INTER_NEAREST}[mode]
     return cv2.resize(photo, (LOW_SIZE, LOW_SIZE), interpolation=interpolation)
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from photos import jpeg
-from photos.boxes import XMP, boxes, colour_of
+from photos.boxes import XMP, boxes, colour_of, first_box
 from photos.formats import Header, reading_by
 from photos.metadata import MAKER_NOTE, Tag, Tags, blocks_of, exif_of_tags, read_directories, read_directory
 
@@ -76,7 +76,7 @@ def encode_heif(pixels, metadata, chroma):
     options |= {'icc_profile': metadata['icc'], 'icc_profile_type': 'prof'} if 'icc' in metadata else {}
     package, file = load('pillow_heif', 'HEIC'), io.BytesIO()
     try:
-        package.encode(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes(), file, **options)
+        package.encode(mode, pixels.shape[1::-1], pixels.tobytes(), file, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f'pillow-heif cannot encode it ({error})') from error
     return file.getvalue()
@@ -95,10 +95,9 @@ def read_jxl(data, _):
     with reading_by('libjxl'), Image.open(io.BytesIO(data), formats=['JXL']) as image:
         pixels, info = np.asarray(image), dict(image.info)
         header = Header(kind='JXL', size=image.size, mode=image.mode.split(';')[0].replace('I', 'L'), orientation=1)
-    bodies = {kind: data[start:end] for kind, start, end in boxes(data) if kind != b'brob'}
-    exif = bodies.get(b'Exif', b'')  # behind four bytes that say where it starts, which some writers forget
+    exif = first_box(data, b'Exif')  # behind four bytes that say where it starts, which some writers forget
     exif = exif if exif[:2] in (b'II', b'MM') else exif[4:]
-    header.metadata = blocks_of(info) | {'exif': exif or info.get('exif'), 'xmp': bodies.get(b'xml ')}
+    header.metadata = blocks_of(info) | {'exif': exif or info.get('exif'), 'xmp': first_box(data, b'xml ')}
     packed = {data[start : start + 4] for kind, start, _ in boxes(data) if kind == b'brob'}
     for kind in sorted(packed - ({b'Exif'} if header.metadata['exif'] else set())):
         header.notes.append(f'its packed {repr(kind)[2:-1].strip()} box is left out')
@@ -107,19 +106,22 @@ def read_jxl(data, _):
 
 def is_animated(data):
     """Whether a JPEG XL's first header says that it is an animation; the header of a preview is not read."""
-    starts = [start + 4 * (kind == b'jxlp') for kind, start, _ in boxes(data) if kind in (b'jxlc', b'jxlp')]
-    at = 0 if data.startswith(b'\xff\n') else (starts or [len(data)])[0]
-    bits = np.unpackbits(np.frombuffer(data[at + 2 : at + 42].ljust(40, b'\0'), np.uint8), bitorder='little')
+    stream = data if data.startswith(b'\xff\n') else first_box(data, b'jxlc') or first_box(data, b'jxlp')[4:]
+    bits = np.unpackbits(np.frombuffer(stream[2:42].ljust(40, b'\0'), np.uint8), bitorder='little')
     return bool(JXL_ANIMATION.match(''.join(map(str, bits))))
 
 
 def encode_jxl(pixels, metadata, quality):
     """Encode (H, W), or (H, W, 3 or 4) RGB, uint8, as JPEG XL; returns its bytes."""
     load('pillow_jxl', 'JPEG XL')  # it adds itself to Pillow
-    file = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
     exif = b'\0\0\0\0' + metadata['exif'] if 'exif' in metadata else b''  # the box says where EXIF starts: at once
-    image.save(file, 'JXL', quality=quality, exif=exif, xmp=metadata.get('xmp', b''))
+    return save_by_pillow(pixels, 'JXL', quality=quality, exif=exif, xmp=metadata.get('xmp', b''))
+
+
+def save_by_pillow(pixels, format, **options):
+    """Encode pixels in one of Pillow's formats; returns its bytes."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format, **options)
     return file.getvalue()
 
 
@@ -159,13 +161,10 @@ def check_strips(data):
         return
     try:
         found = read_directories(data)
-    except ValueError:
-        raise ValueError('expected a whole photo, its directory is damaged') from None
-    try:
         found += [Tags(tags.order, read_directory(data, place, tags.order)[0])
                   for tags in found for place in tags.integers(SUBDIRECTORIES)[:20]]  # fmt: skip
     except (struct.error, ValueError):
-        raise ValueError('expected a whole photo, the file is truncated') from None
+        raise ValueError('expected a whole photo, the file is truncated or its directory damaged') from None
     for tags in found:
         pairs = [pair for strip in STRIPS for pair in zip(*map(tags.integers, strip), strict=False)]
         if data.startswith(PANASONIC):  # half a byte a pixel, however well they are packed
@@ -188,13 +187,10 @@ def check_levels(raw):
 def describe_raw(data):
     """Read (Tags, XMP packet) of a RAW file."""
     if data[4:8] == b'ftyp':  # CR3: directory 0, EXIF, maker's note and GPS as a TIFF each
-        found = {kind: data[start:end] for kind, start, end in boxes(data)}
-        image, exif, note, gps = (read_directories(found[b'CMT%d' % i])[0].image if b'CMT%d' % i in found else {}
-                                  for i in (1, 2, 3, 4))  # fmt: skip
-        order = read_directories(found[b'CMT1'])[0].order
-        packets = [data[start + 16 : end] for kind, start, end in boxes(data) if data[start : start + 16] == XMP]
+        parts = [first_box(data, b'CMT%d' % i) for i in (1, 2, 3, 4)]
+        image, exif, note, gps = (read_directories(part)[0].image if part else {} for part in parts)
         exif |= {MAKER_NOTE: Tag(7, 1, b'')} if note else {}
-        return Tags(order, image, exif, gps), (packets or [b''])[0]
+        return Tags(read_directories(parts[0])[0].order, image, exif, gps), first_box(data, b'uuid', XMP)[16:]
     if data.startswith(b'FUJIFILM'):  # its preview has the EXIF
         at, size = struct.unpack_from('>II', data, 84)
         return read_directories(jpeg.read_header(data[at : at + size]).metadata['exif'])[0], b''

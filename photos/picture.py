@@ -159,10 +159,7 @@ def find_space(picture):
     header, blocks = picture.header, picture.header.metadata
     dcf = metadata.read_exif(blocks.get('exif', b'')).text(1, 'interop')  # R03: Adobe RGB, often without a profile
     implied = colour.profile_of(header.colour, dcf == 'R03' and 'icc' not in blocks)
-    profile = blocks.pop('icc', b'')  # and back where it stays true of the result
-    if header.colour and header.kind == 'PNG':
-        profile = b''  # cICP comes before a profile there
-    profile = profile or (b'' if picture.grey else implied)
+    profile = blocks.pop('icc', b'') or (b'' if picture.grey else implied)  # and back where it is true of the result
     if not profile:
         return
     if profile[16:20] != (b'GRAY' if picture.grey else b'RGB '):
@@ -238,9 +235,9 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
     if names:
         lost.append(f'{formats.in_words(names)} cannot be written to {extension[1:]}')
     blocks = {name: block for name, block in blocks.items() if name not in names}
-    is_ours = in_place or pixels is not photo
+    in_place = in_place or pixels is not photo
     try:
-        data = codecs.encode(extension, pixels, blocks, picture.header, extra, sampling_444, is_ours)
+        data = codecs.encode(extension, pixels, blocks, picture.header, extra, sampling_444, in_place)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 

@@ -69,7 +69,7 @@ def read_header(data):
     header.metadata |= {'text': texts, 'resolution': (float(x), float(y)) if unit == 1 and x and y else ()}
     if b'eXIf' in bodies:
         header.metadata['exif'] = bodies[b'eXIf']
-    if b'iCCP' in bodies:
+    if b'iCCP' in bodies and not header.colour:  # cICP comes before it
         header.metadata['icc'] = inflate(bodies[b'iCCP'].split(b'\0', 1)[-1][1:])
     elif not (b'sRGB' in bodies or header.colour or 'icc' in header.metadata or header.mode in ('L', 'LA')):
         header.metadata['icc'] = profile_of_gamma(values(b'gAMA', '>I'), values(b'cHRM', '>8I'))

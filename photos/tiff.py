@@ -185,9 +185,9 @@ def encode(pixels, blocks, extra=''):
             tags.image[number] = Tag(5, 1, struct.pack(order + 'II', min(round(value * 254), 0xFFFFFFFF), 10000))
         tags.image[296] = short(2)
     iptc = blocks.get('iptc', b'')
-    whole = (XMP, 1, blocks.get('xmp')), (PROFILE, 7, blocks.get('icc')), (IPTC, 7, metadata.iptc_of(iptc))
-    whole += ((PHOTOSHOP, 1, iptc),)
-    tags.image |= {number: Tag(type, len(block), block) for number, type, block in whole if block}
+    whole = {XMP: blocks.get('xmp'), PROFILE: blocks.get('icc'), IPTC: metadata.iptc_of(iptc), PHOTOSHOP: iptc}
+    bytes_or_any = {XMP: 1, PHOTOSHOP: 1, PROFILE: 7, IPTC: 7}
+    tags.image |= {number: Tag(bytes_or_any[number], len(block), block) for number, block in whole.items() if block}
     first = metadata.start_of_file(tags, start)
     body = b''.join([first, *strips, b'\0' * (start - int(places[-1])), metadata.pack_directories(tags, start)])
     return np.frombuffer(body, np.uint8)
