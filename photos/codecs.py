@@ -108,8 +108,9 @@ def decode(data, header):
             raise
         header.notes.append(f'{header.bits} bit of this AVIF are read as 8')
         return tiff.by_pillow(data, header)
-    deep = header.kind == 'AVIF' and pixels.dtype == np.uint16  # of 10 or 12 bit, which stand in the lower bits
-    return optional.widen(pixels << (16 - header.bits), header.bits) if deep else pixels
+    if header.kind == 'AVIF' and pixels.dtype == np.uint16:  # of 10 or 12 bit, which stand in the lower bits
+        return pixels << (16 - header.bits) | pixels >> (2 * header.bits - 16)  # white becomes 65535
+    return pixels
 
 
 def decode_ppm(data):

@@ -45,9 +45,8 @@ def draw_row(name, photos, cell=CELL):
         scale = min(cell / photo.shape[1], 2 * cell / photo.shape[0])
         size = max(round(photo.shape[1] * scale), 1), max(round(photo.shape[0] * scale), 1)
         left = (cell - size[0]) // 2
-        sides = (0, 0, left, cell - size[0] - left)
-        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-        shown.append(cv2.copyMakeBorder(small, *sides, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+        shown.append(np.full((size[1], cell, 3), 255, np.uint8))
+        shown[-1][:, left : left + size[0]] = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
     title = np.full((20, len(shown) * cell, 3), 255, np.uint8)
     name = name.encode('ascii', 'replace').decode()  # OpenCV's fonts have no other letters
     cv2.putText(title, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)

@@ -121,9 +121,8 @@ def names_result(path):
 
 def is_other_kind(path):
     """Whether a path that is not there names a picture or video of a kind that cannot be written."""
-    kind = mimetypes.guess_type(path)[0] or ''
-    is_there = os.path.lexists(path) or glob.has_magic(path)
-    return kind.startswith(('image/', 'video/')) and not names_result(path) and not is_there
+    is_picture = (mimetypes.guess_type(path)[0] or '').startswith(('image/', 'video/'))
+    return is_picture and not (names_result(path) or os.path.lexists(path) or glob.has_magic(path))
 
 
 def is_result_file(path):

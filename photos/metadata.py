@@ -25,8 +25,6 @@ def blocks_of(info):
     return {'exif': info.get('exif'), 'xmp': info.get('xmp'), 'icc': info.get('icc_profile')}
 
 
-# --------------------------------------------------------------------------------------------- TIFF's directories
-
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 INTEGERS = {1: 'B', 3: 'H', 4: 'I', 6: 'b', 8: 'h', 9: 'i', 13: 'I', 16: 'Q', 17: 'q', 18: 'Q'}
 EXIF, GPS, INTEROP = 34665, 34853, 40965  # tags that point to a directory of their own
@@ -161,8 +159,6 @@ def start_of_file(tags, at=None):
     return (b'II' if order == '<' else b'MM') + struct.pack(order + 'HI', 42, at or 8 + len(front)) + front
 
 
-# --------------------------------------------------------------------------------------------------------- EXIF
-
 OWN_PLACES = b'FUJIFILM', b'Apple iOS', b'OLYMPUS\0', b'OM SYSTEM', b'PENTAX \0'  # notes that count from themselves
 FARTHEST = 1 << 16  # place of a maker's note
 PIXELS = {40962: 0, 40963: 1}  # EXIF's width and height, index of a size
@@ -226,8 +222,6 @@ def free_note(tags):
     return True
 
 
-# ---------------------------------------------------------------------------------------------------------- XMP
-
 TIFF, GOOGLE, ANY = b'http://ns.adobe.com/tiff/1.0/', b'http://ns.google.com/photos/', rb'[\w.-]+'
 POINTERS = {  # schemas that describe what is left out, and which of their names do
     **{GOOGLE + name: ANY for name in (b'1.0/container/', b'1.0/container/item/', b'1.0/depthmap/', b'1.0/image/',
@@ -258,8 +252,6 @@ def upright_xmp(xmp):
             xmp = re.sub(rb'(?s)<(%b)(?=[\s/>])[^>]*?(?:/>|>.*?</\1\s*>)' % name, b'', xmp)
     return xmp
 
-
-# ------------------------------------------------------------------------------------- Photoshop's block, with IPTC
 
 IPTC = 1028
 STALE = {1033, 1036, 1039, 1058, 1059, 1060, 1061}  # thumbnails; copies of profile, EXIF and XMP; IPTC's checksum

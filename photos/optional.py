@@ -52,12 +52,7 @@ def read_heif(data, check_size):
     header.notes += [f'its {what} left out' for what in dict.fromkeys(others)]
     with reading_by('libheif'):
         pixels = np.asarray(file)
-    return header, widen(pixels, header.bits) if pixels.dtype == np.uint16 else pixels
-
-
-def widen(pixels, bits):
-    """Spread levels of 10 or 12 bit, which stand in the upper bits of 16, over all of 16: white becomes 65535."""
-    return pixels | (pixels >> bits) if bits < 16 else pixels
+    return header, pixels | (pixels >> header.bits) if pixels.dtype == np.uint16 else pixels  # white becomes 65535
 
 
 def encode_heif(pixels, metadata, chroma):

@@ -78,8 +78,8 @@ def read_header(data):
 
 def only_pixels(data):
     """Leave out of a PNG's bytes what libpng may complain of: profiles, texts, EXIF."""
-    parts = [data[start - 8 : end + 4] for name, start, end in chunks(data, check=False) if name in PIXELS]
-    return SIGNATURE + b''.join(parts)
+    found = chunks(data, check=False)
+    return SIGNATURE + b''.join(data[start - 8 : end + 4] for name, start, end in found if name in PIXELS)
 
 
 def profile_of_gamma(gamma, chroma):

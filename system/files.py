@@ -24,39 +24,39 @@ def save_whole(save, path):
     Raises:
         OSError: disk full, no permission; it names `path`.
     """
-    part = None
     try:
         with open_part(os.path.dirname(path) or '.') as file:
-            part = file.name
             save(file)
             file.flush()
-            if fcntl:  # still under its lock
-                os.replace(part, path)
-        if not fcntl:  # Windows renames no open file
-            os.replace(part, path)
+            if not fcntl:  # Windows renames no open file; elsewhere it keeps its lock
+                file.close()
+            os.replace(file.name, path)
     except OSError as error:
         if error.errno:
             raise OSError(error.errno, error.strerror, path) from error
         raise
-    finally:
-        if part:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(part)
 
 
+@contextlib.contextmanager
 def open_part(folder):
-    """A new file in a folder, open for writing under a lock that says that it is in use.
+    """A new file in a folder, open for writing under a lock that says that it is in use; gone in the end.
 
     The lock is the kernel's: it ends with its process, and is seen from every container that shares the folder.
     """
     while True:
-        file = open(os.path.join(folder, f'.{secrets.token_hex(8)}.part'), 'xb')  # noqa: SIM115 - the caller closes it
+        file = open(os.path.join(folder, f'.{secrets.token_hex(8)}.part'), 'xb')  # noqa: SIM115 - closed below
         if fcntl:
             with contextlib.suppress(OSError):  # a file system without locks: nobody will get this one either
                 fcntl.flock(file, fcntl.LOCK_EX)
         if os.path.exists(file.name):  # else taken for a stale one before it was locked
-            return file
+            break
         file.close()
+    try:
+        with file:
+            yield file
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(file.name)
 
 
 def copy_status(status, path, with_times=False):
