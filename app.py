@@ -149,7 +149,6 @@ class Tab:
     def __init__(self, folder):
         self.folder = tempfile.mkdtemp(prefix='tab-', dir=folder)
         self.photos, self.shown = {}, ''  # {name: Photo}; the name of the one that is shown
-        self.packed = [], None  # results, and the .zip that holds them
         self.stopped = threading.Event()  # whether no more results shall be made
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
@@ -159,8 +158,7 @@ class Desk:
 
     def __init__(self, opt, folder):
         self.opt, self.folder = opt, folder
-        here, device = os.path.isdir(opt.checkpoints_dir), utils.pick_device(opt.device)
-        self.looks = find_looks(opt.checkpoints_dir if here else os.path.join(ROOT, opt.checkpoints_dir))
+        self.looks, device = find_looks(opt.checkpoints_dir), utils.pick_device(opt.device)
         self.network = lru_cache(lambda look: load_network(self.looks[look], device)[0])
         self.read = lru_cache(maxsize=1)(self.read)  # this and the next not again for each step of a slider
         self.grid = lru_cache(maxsize=1)(lambda look, path: predict_grid(self.network(look), self.read(path)[0]))
@@ -289,6 +287,7 @@ class Desk:
         """What inference.enhance_file gives for a photo; a video is stopped between frames."""
         look, strength, denoise = photo.settings
         asked = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
+        asked = SimpleNamespace(**{**vars(inference.opt), **asked})
 
         def count(frames, total):
             for i, frame in enumerate(frames):
@@ -297,7 +296,6 @@ class Desk:
                 progress((i, total or None), desc=os.path.basename(photo.path), unit='frames')
                 yield frame
 
-        asked = SimpleNamespace(**{**vars(inference.opt), **asked})
         return inference.enhance_file(self.network(look), photo.job, asked, count)
 
     def stop(self, request: gr.Request):
@@ -313,18 +311,19 @@ class Desk:
 def show_results(tab, pack=False):
     """The list of the results of the photos' settings, and the button for all of them, packed anew or as before."""
     results = [photo.job.result for photo in tab.photos.values() if os.path.exists(photo.job.result)]
+    path = os.path.join(tab.folder, str(hash(tuple(results))), 'enhanced.zip')
     if pack and len(results) > 1:
-        path = os.path.join(tempfile.mkdtemp(dir=tab.folder), 'enhanced.zip')
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with zipfile.ZipFile(path, 'w', strict_timestamps=False) as archive:  # stored: photos hardly get smaller
             for result in results:
                 archive.write(result, os.path.basename(result))
-        tab.packed = results, path
-    path = tab.packed[1] if tab.packed[0] == results else None
-    return gr.File(results or None), gr.DownloadButton(value=path, visible=bool(path))
+    is_there = os.path.exists(path)
+    return gr.File(results or None), gr.DownloadButton(value=path if is_there else None, visible=is_there)
 
 
 def find_looks(folder):
     """{name: path} of the checkpoints in a folder, the general one first; FileNotFoundError where there is none."""
+    folder = folder if os.path.isdir(folder) else os.path.join(ROOT, folder)
     names = {os.path.dirname(path) for path in glob.glob('*/best.pth', root_dir=folder)} - BENCHMARKS
     if not names:
         raise FileNotFoundError(f'{folder}: expected folders with a best.pth, found none')

@@ -36,7 +36,6 @@ opt = SimpleNamespace(
 )
 
 OPSET = 18
-INSTALL = 'pip install onnx onnxscript'
 
 
 def main(opt):
@@ -61,7 +60,7 @@ def export_onnx(network, path, tiles=False):
     """
     missing = [name for name in ('onnx', 'onnxscript') if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f'export: expected {" and ".join(missing)}, not installed: {INSTALL}')
+        raise ValueError(f'export: expected {" and ".join(missing)}, not installed: pip install onnx onnxscript')
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)  # it says which other packages it could export
     size = {axis: torch.export.Dim(name, min=1) for axis, name in ((2, 'height'), (3, 'width'))}
     any_size = size | {0: torch.export.Dim('batch', min=1)}
@@ -195,15 +194,12 @@ def shrink(photo, mode):
         photo: (N, 3, H, W) uint8.
         mode: 'area', 'bilinear' or 'nearest'.
     """
-    height, width = photo.shape[-2:]
+    if mode == 'bilinear':
+        return shrink_bilinear(photo)
     if mode == 'area':
-        return shrink_matrix(height) @ (photo.float() @ shrink_matrix(width).T)
-    if mode == 'nearest':
-        rows, columns = (
-            (torch.arange(LOW_SIZE, dtype=torch.float32) * size / LOW_SIZE).long() for size in (height, width)
-        )
-        return photo.index_select(2, rows).index_select(3, columns).float()
-    return shrink_bilinear(photo)
+        return shrink_matrix(photo.shape[2]) @ (photo.float() @ shrink_matrix(photo.shape[3]).T)
+    rows, columns = ((torch.arange(LOW_SIZE) * size / LOW_SIZE).long() for size in photo.shape[2:])
+    return photo.index_select(2, rows).index_select(3, columns).float()
 
 
 def shrink_bilinear(photo):
@@ -212,10 +208,8 @@ def shrink_bilinear(photo):
     OpenCV's weights have 11 bits; the places are multiples of 1/512, so the last two are always 0 and left out here.
     Source: OpenCV, resize.cpp, HResizeLinear and VResizeLinear.
     """
-    y0, y1, top, bottom = bilinear_taps(photo.shape[2])
-    x0, x1, left, right = bilinear_taps(photo.shape[3])
-    parts = []
-    for y, weight in ((y0, top), (y1, bottom)):
+    parts, ((x0, left), (x1, right)) = [], bilinear_taps(photo.shape[3])
+    for y, weight in bilinear_taps(photo.shape[2]):
         rows = photo.index_select(2, y)
         line = rows.index_select(3, x0).float() * left + rows.index_select(3, x1).float() * right
         parts.append((weight[:, None] * (line / 4).floor() / 16384).floor())
@@ -223,12 +217,11 @@ def shrink_bilinear(photo):
 
 
 def bilinear_taps(size):
-    """Two pixels for each of 256 new ones, and their weights in 512ths."""
+    """((pixels, weights in 512ths), (the next pixels, theirs)) for 256 new ones."""
     place = (torch.arange(LOW_SIZE, dtype=torch.float32) + 0.5) * size / LOW_SIZE - 0.5
     first = place.floor()
     weight = (place - first) * 512
-    last = size - 1
-    return first.long().clamp(0, last), (first.long() + 1).clamp(0, last), 512 - weight, weight
+    return [((first.long() + i).clamp(0, size - 1), part) for i, part in enumerate((512 - weight, weight))]
 
 
 if __name__ == '__main__':

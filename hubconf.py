@@ -13,6 +13,7 @@ all at once, while the user's are set aside, and leave no name behind.
 import functools
 import numbers
 import os
+import pkgutil
 import sys
 
 import cv2
@@ -22,8 +23,7 @@ import torch
 dependencies = ['torch', 'numpy', 'cv2']  # read by torch.hub, which names those that are missing
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-OURS = {name.removesuffix('.py') for name in os.listdir(FOLDER)
-        if name.endswith('.py') or os.path.isfile(os.path.join(FOLDER, name, '__init__.py'))}  # fmt: skip
+OURS = {module.name for module in pkgutil.iter_modules([FOLDER])}
 
 
 def deepupe(checkpoint='general', device=''):
@@ -129,8 +129,8 @@ class Enhance:
         if image.dtype in (np.uint8, np.uint16):
             enhanced, _ = self.kernels.enhance_photo(self.network, photo, edit, in_place=True)
         elif image.dtype.kind == 'f':
-            fullres = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)[None]
-            enhanced = np.ascontiguousarray(self.enhance_floats(fullres, edit)[0].permute(1, 2, 0))
+            batch = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)[None]
+            enhanced = np.ascontiguousarray(self.enhance_batch(batch, edit)[0].permute(1, 2, 0))
         else:
             raise ValueError(f'enhance: expected an array of uint8, uint16 or float in [0, 1], got {image.dtype}')
         if grey:
@@ -138,25 +138,20 @@ class Enhance:
         return np.concatenate([enhanced, alpha], axis=2).astype(image.dtype, copy=False).reshape(image.shape)
 
     def enhance_batch(self, images, edit):
-        """Tensors (N, 3, H, W), each on its own."""
+        """Tensors (N, 3, H, W), each on its own; floats are not rounded anywhere."""
         if images.layout != torch.strided or images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             got = tuple(images.shape) if images.layout == torch.strided else images.layout
             raise ValueError(f'enhance: expected a batch of tensors (N, 3, H, W), got {got}')
         if images.dtype == torch.uint8:
-            photos = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
-            enhanced = [self.kernels.enhance_photo(self.network, photo, edit)[0] for photo in photos]
-            return torch.from_numpy(np.stack(enhanced)).permute(0, 3, 1, 2).contiguous().to(images.device)
+            photos = [self.enhance_array(image.permute(1, 2, 0).cpu().numpy(), edit) for image in images]
+            return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous().to(images.device)
         if not images.dtype.is_floating_point:
             raise ValueError(f'enhance: expected tensors of uint8 or float in [0, 1], got {images.dtype}')
-        enhanced = [self.enhance_floats(image[None].float(), edit) for image in images]
-        return torch.cat(enhanced).to(images)
-
-    def enhance_floats(self, fullres, edit):
-        """(1, 3, H, W) float32 in [0, 1], not rounded anywhere; comes back on its device."""
-        low, high = fullres.aminmax()
+        low, high = images.aminmax()
         if not (low >= 0 and high <= 1):  # NaN is neither
             raise ValueError(f'enhance: expected float values in [0, 1], got {low:g} to {high:g}')
         if edit.denoise not in (-1, 0):
             raise ValueError(f'enhance: expected denoise -1 or 0 for float, got {edit.denoise:g}')
         device = next(self.network.parameters()).device
-        return self.kernels.enhance_batch(self.network, fullres.to(device), edit.strength).to(fullres.device)
+        photos = (image[None].to(device, torch.float32) for image in images)
+        return torch.cat([self.kernels.enhance_batch(self.network, one, edit.strength).to(images) for one in photos])

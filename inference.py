@@ -185,15 +185,15 @@ def enhance_one_photo(network, job, opt, _):
 def enhance_one_video(network, job, opt, progress):
     """What could not be kept of the video of a job."""
     from kernels import Edit
-    from video.enhance import VideoEdit, enhance_video
+    from video.enhance import enhance_video
 
     def show_bar(frames, total):
         name = os.path.basename(job.path)
         return tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False)
 
     edit = Edit(opt.strength, max(opt.denoise, 0))  # noise that shows in some frames alone would flicker
-    ask = VideoEdit(edit, opt.video_smoothing, opt.max_megapixels, opt.keep_times)
-    return enhance_video(network, job.path, job.result, ask, progress or show_bar)
+    asked = edit, opt.video_smoothing, opt.max_megapixels, opt.keep_times
+    return enhance_video(network, job.path, job.result, *asked, progress or show_bar)
 
 
 def attempt(job, work):

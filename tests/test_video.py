@@ -22,12 +22,12 @@ av = pytest.importorskip('av')
 
 from video.boxes import whole_boxes  # noqa: E402
 from video.colors import find_layout, planes_to_rgb, rgb_to_planes  # noqa: E402
-from video.enhance import VideoEdit, enhance_video, prefetch  # noqa: E402
+from video.enhance import enhance_video, prefetch  # noqa: E402
 from video.smoothing import CutFinder, Look, smooth_grids  # noqa: E402
 from video.writer import Result  # noqa: E402
 
 SIZE = 96, 128
-SAME = VideoEdit(Edit(strength=0.0))
+SAME = Edit(strength=0.0)
 
 
 @pytest.fixture(scope='module')
@@ -110,7 +110,7 @@ def test_brightness_varies_a_quarter_as_much_as_frame_by_frame(network, tmp_path
     spread = []
     for seconds in (0.0, 1.0, 10.0):
         result = str(tmp_path / f'{seconds}.mkv')
-        enhance_video(network, clip, result, VideoEdit(smoothing=seconds))
+        enhance_video(network, clip, result, smoothing=seconds)
         levels = [frame.to_ndarray(format='rgb24').mean() for frame in read_clip(result)[0]]
         spread.append(np.std(levels))
     # 10 s give all frames nearly one grid: what then still varies is the grain, seen through one tone curve
@@ -361,7 +361,7 @@ def test_permissions_and_on_request_times_of_a_file_stay(network, tmp_path):
     clip = write_clip(tmp_path / 'a.mkv', noisy(2, scene()))
     os.chmod(clip, 0o640)
     os.utime(clip, (1e9, 1e9))
-    enhance_video(network, clip, str(tmp_path / 'b.mkv'), VideoEdit(keep_times=True))
+    enhance_video(network, clip, str(tmp_path / 'b.mkv'), keep_times=True)
     status = os.stat(tmp_path / 'b.mkv')
     assert (status.st_mode & 0o777, status.st_mtime) == (0o640, 1e9)
 

@@ -60,18 +60,13 @@ def graft(box, original, tracks):
 
 
 def copy_boxes(source, result, tracks):
-    """Copy what FFmpeg leaves out of MP4 and QuickTime.
-
-    Args:
-        source, result: files; the result's moov is its last box.
-        tracks: {track of the result: track of the source}, by numbers as in tkhd.
-    """
+    """Copy what FFmpeg leaves out of MP4 and QuickTime; tracks are {the result's: the source's} by tkhd's numbers."""
     with open_map(source) as data:
         top = [(kind, data[start:end]) for kind, start, end in whole_boxes(data) if kind in (b'moov', b'uuid')]
     with open_map(result) as data:
         start, moov = next((start, data[start:end]) for kind, start, end in whole_boxes(data) if kind == b'moov')
     with open(result, 'r+b') as file:
-        file.seek(start)
+        file.seek(start)  # its moov is its last box
         file.write(graft(moov, dict(top)[b'moov'], tracks))
         file.writelines(part for kind, part in top if kind == b'uuid')
         file.truncate()

@@ -23,6 +23,7 @@ LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.11
 GBR, UNSPECIFIED = 0, 2  # codes of the matrix, the second also of transfer and primaries
 LIMITED, FULL = 1, 2  # codes of the range
 TOP = 65535  # of the RGB here
+PLANAR = re.compile(r'(?:yuva?(?P<full>j?)(?P<chroma>4\d\d)p|gbra?p|gray)(?:(?P<bits>9|1[0246])le)?')  # formats' names
 CHROMA = {'420': (2, 2), '422': (2, 1), '444': (1, 1), '440': (1, 2), '411': (4, 1), '410': (4, 4)}
 
 
@@ -39,15 +40,6 @@ class Layout(NamedTuple):
     top: int  # highest level of a plane
 
 
-def parse_format(name):
-    """(kind 'yuv', 'gbr' or 'gray', bits, pixels that a chroma sample covers, full range by name), or None."""
-    found = re.fullmatch(r'(?:(yuv)a?(j?)(4\d\d)p|(gbr)a?p|(gray))(?:(9|1[0246])le)?', name)
-    if not found:
-        return None
-    kind = found[1] or found[4] or found[5]
-    return kind, int(found[6] or 8), CHROMA[found[3] or '444'], bool(found[2])
-
-
 def find_layout(name, matrix, color_range, width, height):
     """Layout of the planar pixel format that loses nothing of another; codes of H.273 that are not given as players do.
 
@@ -58,12 +50,13 @@ def find_layout(name, matrix, color_range, width, height):
     Raises:
         ValueError: the matrix is not a matrix of RGB (YCgCo, constant luminance, ICtCp).
     """
-    if not parse_format(name):
-        planar = [other for other in FORMATS if parse_format(other) and 'j' not in other]
+    if not PLANAR.fullmatch(name):
+        planar = [other for other in FORMATS if PLANAR.fullmatch(other) and 'j' not in other]
         name = find_best_pix_fmt_of_list(planar, name, has_alpha=True)[0].name
-    kind, bits, chroma, full = parse_format(name)
+    found, is_grey = PLANAR.fullmatch(name), name.startswith('gray')
+    bits, chroma = int(found['bits'] or 8), CHROMA[found['chroma'] or '444']
     top, dtype = 2**bits - 1, np.uint8 if bits == 8 else np.uint16
-    if kind == 'gbr':
+    if name.startswith('gbr'):
         from_rgb, offset = np.eye(3)[[1, 2, 0]] * top, np.zeros(3)
     else:
         matrix = known_matrix(matrix, width, height)
@@ -72,13 +65,12 @@ def find_layout(name, matrix, color_range, width, height):
         red, blue = LUMA[matrix]
         luma = np.array([red, 1 - red - blue, blue])
         unit = 2 ** (bits - 8)
-        full = full or color_range == FULL or (kind == 'gray' and color_range != LIMITED)
+        full = found['full'] or color_range == FULL or (is_grey and color_range != LIMITED)
         span = np.array([top, top, top] if full else [219 * unit, 224 * unit, 224 * unit])
         offset = np.array([0 if full else 16 * unit, 128 * unit, 128 * unit])
         from_rgb = span[:, None] * [luma, ([0, 0, 1] - luma) / (2 - 2 * blue), ([1, 0, 0] - luma) / (2 - 2 * red)]
-    planes, to_rgb = 1 if kind == 'gray' else 3, TOP * np.linalg.inv(from_rgb)
-    arrays = (array.astype(np.float32) for array in (offset, to_rgb, from_rgb / TOP))
-    return Layout(name, dtype, planes, chroma, *arrays, top)
+    arrays = (array.astype(np.float32) for array in (offset, TOP * np.linalg.inv(from_rgb), from_rgb / TOP))
+    return Layout(name, dtype, 1 if is_grey else 3, chroma, *arrays, top)
 
 
 def known_matrix(matrix, width, height):
@@ -86,34 +78,31 @@ def known_matrix(matrix, width, height):
     return matrix if matrix not in (GBR, UNSPECIFIED) else 1 if width >= 1280 or height > 576 else 6
 
 
+def frame_planes(frame, layout):
+    """A frame's Y, Cb and Cr, or G, B and R, as arrays (H, W) that share its memory; grey has two empty ones."""
+    planes = []
+    for plane in frame.planes[: layout.planes]:  # not its alpha
+        lines = np.frombuffer(plane, layout.dtype).reshape(plane.height, -1)
+        planes.append(lines[:, : plane.width] if plane.line_size > 0 else lines[::-1, : plane.width])
+    return planes if len(planes) == 3 else [planes[0], planes[0][:0], planes[0][:0]]
+
+
 def planes_to_rgb(planes, layout, rgb):
-    """Fill rgb (H, W, 3) uint16 from Y, Cb and Cr planes; a grey frame has one plane."""
-    decode_rows(*three_planes(planes), *layout.chroma, layout.offset, layout.to_rgb, rgb)
+    """Fill rgb (H, W, 3) uint16 from planes, see frame_planes."""
+    decode_rows(*planes, *layout.chroma, layout.offset, layout.to_rgb, rgb)
 
 
-def frame_lowres(planes, layout, mode, turns=0):
-    """What the network sees of a frame: (256, 256, 3) uint16, upright; planes are shrunk before colours are made.
-
-    Args:
-        planes: see planes_to_rgb.
-        mode: 'area', 'bilinear' or 'nearest', see model.IlluminationNet.
-        turns: quarter turns counter-clockwise that put the frame upright.
-    """
-    planes = [shrink_area(p[..., None])[..., 0] if mode == 'area' else make_lowres(p, mode) for p in planes]
+def frame_lowres(planes, layout, mode, turns):
+    """What the network sees of a frame: (256, 256, 3) uint16, put upright by quarter turns; planes are shrunk first."""
+    small = [shrink_area(p[..., None])[..., 0] if mode == 'area' else make_lowres(p, mode) for p in planes if p.size]
     lowres = np.empty((LOW_SIZE, LOW_SIZE, 3), np.uint16)
-    planes_to_rgb(planes, layout._replace(chroma=(1, 1)), lowres)
+    planes_to_rgb(small + planes[len(small) :], layout._replace(chroma=(1, 1)), lowres)
     return np.ascontiguousarray(np.rot90(lowres, turns))
 
 
 def rgb_to_planes(rgb, layout, planes):
-    """Fill Y, Cb and Cr planes, or a grey frame's one, from rgb (H, W, 3) uint16."""
-    top = np.float32(layout.top)
-    encode_rows(rgb, *layout.chroma, layout.offset, layout.from_rgb, top, *three_planes(planes))
-
-
-def three_planes(planes):
-    """The planes, or a grey frame's one and two without rows."""
-    return planes if len(planes) == 3 else (planes[0], planes[0][:0], planes[0][:0])
+    """Fill planes, see frame_planes, from rgb (H, W, 3) uint16."""
+    encode_rows(rgb, *layout.chroma, layout.offset, layout.from_rgb, np.float32(layout.top), *planes)
 
 
 @kernel
@@ -122,7 +111,7 @@ def decode_rows(luma, cb, cr, across, down, offset, matrix, rgb):
     height, width = luma.shape
     f = np.float32
     zero, top, half = f(0), f(TOP), f(0.5)
-    blues, reds = np.zeros(width, f), np.zeros(width, f)  # chroma of a row, repeated
+    blues, reds = np.zeros(cb.shape[1] * across, f), np.zeros(cb.shape[1] * across, f)  # chroma of a row, repeated
     m = matrix
     y0, c0 = offset[0], offset[1]
     for y in range(height):
@@ -141,7 +130,7 @@ def decode_rows(luma, cb, cr, across, down, offset, matrix, rgb):
 def repeat(samples, times, offset, row):
     """Fill a row of pixels with samples - offset, each `times` times."""
     for x in range(times):
-        for k in range((row.size - x + times - 1) // times):
+        for k in range(samples.size):
             row[k * times + x] = np.float32(samples[k]) - offset
 
 

@@ -5,7 +5,6 @@ from collections import deque
 from fractions import Fraction
 
 import av
-import numpy as np
 from av.stream import Disposition
 
 from video.colors import known_matrix
@@ -20,6 +19,9 @@ class Source:
     Attributes:
         stream: its main video stream, which is enhanced. copied: the other streams.
         packets: of these, read but not yet written. notes: what could not be kept.
+        rate: frames per second, a Fraction; 25 where the file does not say.
+        frames: how many the file says it has, or about how many by its duration; 0 if it says neither.
+        bit_rate: of the main stream in bits per second, or the most that it can be; 0 where the file does not say.
     Raises:
         ValueError: no video stream, or not to be decoded. OSError.
     """
@@ -37,22 +39,10 @@ class Source:
             raise ValueError('its video has a codec that is not decoded here')
         self.stream.thread_type = 'AUTO'
         self.copied = [s for s in self.container.streams if s is not self.stream]
-
-    @property
-    def rate(self):
-        """Frames per second, a Fraction; 25 where the file does not say."""
-        return self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
-
-    @property
-    def frames(self):
-        """How many frames the file says it has, or about how many by its duration; 0 if it says neither."""
-        return self.stream.frames or round((self.container.duration or 0) / av.time_base * self.rate)
-
-    @property
-    def bit_rate(self):
-        """Of the video stream in bits per second, or the most that it can be; 0 where the file does not say."""
-        others = sum(stream.codec_context.bit_rate or 0 for stream in self.copied if stream.type == 'audio')
-        return self.stream.codec_context.bit_rate or max((self.container.bit_rate or 0) - others, 0)
+        self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        self.frames = self.stream.frames or round((self.container.duration or 0) / av.time_base * self.rate)
+        others = sum(s.codec_context.bit_rate or 0 for s in self.copied if s.type == 'audio')
+        self.bit_rate = self.stream.codec_context.bit_rate or max((self.container.bit_rate or 0) - others, 0)
 
 
 def read_frames(source, max_megapixels=300.0):
@@ -79,9 +69,7 @@ def read_frames(source, max_megapixels=300.0):
         if times is not None and packet.size:
             times.append(packet.dts)
         for frame in frames:
-            if first is None:
-                first = frame
-                check_first(frame, max_megapixels)
+            first = first or check_first(frame, max_megapixels)
             if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
                 raise ValueError(
                     f'its picture changes from {first.width} x {first.height} {first.format.name} to '
@@ -101,21 +89,13 @@ def read_frames(source, max_megapixels=300.0):
 
 
 def check_first(frame, max_megapixels):
-    """Raises: ValueError: a video's first frame is too large or HDR."""
+    """A video's first frame; ValueError where it is too large or HDR."""
     if frame.width * frame.height > max_megapixels * 1e6:
         raise ValueError(f'expected at most {max_megapixels:g} megapixels, got {frame.width} x {frame.height}')
     dynamic = [data.type.name for data in frame.side_data if data.type.name in DYNAMIC]
     if name := HDR.get(int(frame.color_trc)) or next(iter(dynamic), ''):
         raise ValueError(f'expected a video of standard dynamic range, got HDR: {name}')
-
-
-def frame_planes(frame, layout):
-    """The planes that hold a frame's colours, as arrays (H, W) that share its memory; not its alpha."""
-    planes = []
-    for plane in frame.planes[: layout.planes]:
-        lines = np.frombuffer(plane, layout.dtype).reshape(plane.height, -1)
-        planes.append(lines[:, : plane.width] if plane.line_size > 0 else lines[::-1, : plane.width])
-    return planes
+    return frame
 
 
 def reformat(frame, name, matrix, color_range):

@@ -53,14 +53,12 @@ def smooth_grids(looks, predict, seconds, most_waiting=32):
         if group and (is_cut or full):
             scene.append(make_sample(group, look.time, seconds, predict))
             group = []
-        if is_cut:
-            yield from release(waiting, scene, seconds, math.inf)
-            scene = []
-        elif scene:
-            known = scene[-1].time - seconds
+        if scene:
+            known = math.inf if is_cut else scene[-1].time - seconds
             if len(waiting) >= most_waiting:
                 known = max(known, waiting[len(waiting) - most_waiting].time)
             yield from release(waiting, scene, seconds, known)
+            scene = [] if is_cut else scene
         waiting.append(look)
         group.append(look)
     if group:

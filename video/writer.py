@@ -6,7 +6,7 @@ import struct
 from fractions import Fraction
 
 import av
-from av.codec.codec import PixFmtLoss, UnknownCodecError, find_best_pix_fmt_of_list
+from av.codec.codec import PixFmtLoss, codecs_available, find_best_pix_fmt_of_list
 from av.stream import Disposition
 
 from video.boxes import copy_boxes, read_chunks, write_chunks
@@ -110,17 +110,14 @@ class Result:
 
     def add_copy(self, original):
         """A stream that takes the packets of another as they are; None where there is none, which is noted."""
-        is_cover = bool(original.disposition & Disposition.attached_pic)
-        if is_cover and self.container_format == 'matroska':  # it holds covers as attachments
+        if original.disposition & Disposition.attached_pic and self.container_format == 'matroska':  # as attachments
             names = {'filename': 'cover.jpg', 'mimetype': 'image/jpeg'} | original.metadata
             with av.open(self.source.path) as again:
                 cover = b''.join(map(bytes, again.demux(again.streams[original.index])))
             self.container.add_attachment(names['filename'], names['mimetype'], cover)
             return None
-        if original.type == 'data' and self.is_mov:
-            # what their muxers write anew: the track of chapters' titles, and time code; the others they do not take
-            if 'timecode' not in original.metadata and not self.source.container.chapters():
-                self.note_lost(original)
+        is_anew = 'timecode' in original.metadata or self.source.container.chapters()  # time code, chapters' titles
+        if original.type == 'data' and self.is_mov and is_anew:  # which the muxer writes itself
             return None
         try:
             with av.open(io.BytesIO(), 'w', format=self.container_format) as trial:
@@ -197,25 +194,16 @@ class Result:
 
 
 def choose_encoder(kept, container, rgb):
-    """(codec, encoder, settings) that a codec is written with, or another where it has no encoder or no place here.
-
-    Raises:
-        ValueError: there is no encoder for the container.
-    """
+    """(codec, encoder, settings) that a codec is written with, or another where it has no encoder or no place here."""
     instead = INSTEAD.get(container.format.name, 'h264')
     if kept in LOSSLESS and container.format.name in ('matroska', 'avi'):
         instead = 'ffv1'
     for codec in (kept, instead):
-        if codec not in ENCODERS or codec not in container.supported_codecs:
-            continue
-        encoder, settings = ENCODERS[codec]
+        encoder, settings = ENCODERS.get(codec, ('', {}))
         if rgb and codec == kept:
             encoder = RGB_ENCODERS.get(encoder, encoder)
-        try:
-            av.Codec(encoder, 'w')
-        except UnknownCodecError:
-            continue
-        return codec, encoder, dict(settings)
+        if encoder in codecs_available and codec in container.supported_codecs:
+            return codec, encoder, dict(settings)
     raise ValueError(f'{kept}: expected a codec with an encoder in this FFmpeg, got none for {container.format.name}')
 
 
