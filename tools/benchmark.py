@@ -153,10 +153,8 @@ def add_systems(add, opt):
 def add_steps(add, opt, both, name='', device='cpu'):
     """A training step: fused against plain."""
     for arch in both:
-        sides = [training_step(arch, fused, opt.batch, device) for fused in (True, False)]
-        add(
-            f'{arch}, {name}training step, {opt.batch} x 512 x 512', 's', time_in_turn(sides, opt.repeats), 'plain path'
-        )
+        seconds = time_in_turn([training_step(arch, fused, opt.batch, device) for fused in (True, False)], opt.repeats)
+        add(f'{arch}, {name}training step, {opt.batch} x 512 x 512', 's', seconds, 'plain path')
 
 
 def add_cuda(add, opt, both):
@@ -224,7 +222,7 @@ def add_video(add, opt, network, codec, path):
     """Enhancing a clip against decoding and encoding alone with the same codec settings.
 
     Encoding alone is measured twice: of the clip's own frames, and of its enhanced ones, which are brighter and take
-    the encoder longer. Other processes disturb the time of all cores together less.
+    the encoder longer.
     """
     what = f'{codec}, {opt.width} x {opt.height}, {opt.frames} frames'
     clip, result, other = (f'{path}_{name}.mkv' for name in ('clip', 'result', 'other'))
@@ -237,10 +235,9 @@ def add_video(add, opt, network, codec, path):
         functools.partial(copy_video, clip, clip, other),
         functools.partial(copy_video, result, clip, other),
     )
-    ours, *others = time_in_turn(sides, opt.repeats, both_clocks)
-    for times, source in zip(others, ('it', 'the enhanced one'), strict=True):
-        for mine, theirs, clock in zip(ours, times, ('', ', all cores'), strict=True):
-            add(what + clock, 's', (mine, theirs), f'decoding and encoding {source}')
+    ours, own, enhanced = time_in_turn(sides, opt.repeats)
+    add(what, 's', (ours, own), 'decoding and encoding it')
+    add(what, 's', (ours, enhanced), 'decoding and encoding the enhanced one')
 
 
 # ------------------------------------------------------------------------------------------------ what is measured
@@ -390,25 +387,20 @@ def copy_video(path, settings_of, result):
 # ------------------------------------------------------------------------------------- how, for the other tools too
 
 
-def both_clocks():
-    """Seconds that passed, and those of all cores together."""
-    return np.array([time.perf_counter(), time.process_time()])
-
-
 def synchronized(function):
     """A function that also waits for the GPU."""
     return lambda: (function(), torch.cuda.synchronize())
 
 
 def time_in_turn(functions, repeats, clock=time.perf_counter):
-    """Median seconds of each function, of one clock or an array of several; in turn, after a warm-up of each."""
+    """Median seconds of each function by a clock; in turn, after a warm-up of each."""
     times = [[] for _ in functions]
     for _ in range(repeats + 1):
         for function, record in zip(functions, times, strict=True):
             start = clock()
             function()
             record.append(clock() - start)
-    return [np.median(record[1:], axis=0).tolist() for record in times]
+    return [float(np.median(record[1:])) for record in times]
 
 
 def start_process():
