@@ -83,15 +83,14 @@ def read_by_pillow(data):
 
 HEADERS = {'JPEG': jpeg.read_header, 'PNG': png.read_header, 'TIFF': tiff.read_header, 'JP2': read_jp2,
            **dict.fromkeys(BY_PILLOW, read_by_pillow)}  # fmt: skip
+DECODERS = {'JPEG': jpeg.decode, 'TIFF': tiff.decode, 'BMP': tiff.by_pillow}  # the others' stand in `decode`
 
 
 def decode(data, header):
     """Decode the pixels of a file whose header was read; see `read`."""
-    if header.kind == 'JPEG':
-        return jpeg.decode(data, header)
-    if header.kind == 'TIFF':
-        return tiff.decode(data, header)
-    if header.kind == 'BMP' or (header.kind in ('JP2', 'AVIF') and header.bits <= 8):
+    if header.kind in DECODERS:
+        return DECODERS[header.kind](data, header)
+    if header.kind in ('JP2', 'AVIF') and header.bits <= 8:
         return tiff.by_pillow(data, header)
     if header.kind == 'PPM':
         return decode_ppm(data)

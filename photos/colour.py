@@ -113,10 +113,8 @@ def read_space(icc):
             return HDR[tags[b'cicp'][9]]
         if icc[16:20] == b'GRAY':
             curves, matrix = [read_curve(tags[b'kTRC'])] * 3, np.eye(3)
-        elif b'rXYZ' not in tags:
-            if icc[16:20] == b'RGB ' and b'A2B0' in tags:
-                return 'tables'
-            raise ValueError('read_space: expected a profile of grey or RGB')
+        elif icc[16:20] == b'RGB ' and b'A2B0' in tags and b'rXYZ' not in tags:
+            return 'tables'
         else:
             curves = [read_curve(tags[name]) for name in (b'rTRC', b'gTRC', b'bTRC')]
             columns = [struct.unpack_from('>3i', tags[name], 8) for name in (b'rXYZ', b'gXYZ', b'bXYZ')]
@@ -134,15 +132,12 @@ def read_space(icc):
 
 def read_curve(tag):
     """Read a curve at 65536 levels, rising, in [0, 1]."""
-    x = RAMP
     if tag[:4] == b'curv':
         (count,) = struct.unpack_from('>I', tag, 8)
-        if count == 0:
-            return x
         values = struct.unpack_from(f'>{count}H', tag, 12)
-        if count == 1:
-            return x ** (values[0] / 256)
-        curve = np.interp(x, np.linspace(0, 1, count), np.array(values) / TOP)
+        if count < 2:
+            return RAMP ** (values[0] / 256 if values else 1)
+        curve = np.interp(RAMP, np.linspace(0, 1, count), np.array(values) / TOP)
     elif tag[:4] == b'para':
         kind = struct.unpack_from('>H', tag, 8)[0]
         values = [v / 65536 for v in struct.unpack_from(f'>{(1, 3, 4, 5, 7)[kind]}i', tag, 12)]
@@ -151,7 +146,7 @@ def read_curve(tag):
             a = 1
         elif kind < 3:
             c, d, e, f = 0, -b / a, c, c
-        curve = np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
+        curve = np.where(d <= RAMP, np.maximum(a * RAMP + b, 0) ** g + e, c * RAMP + f)
     else:
         raise ValueError(f'read_curve: expected curv or para, got {tag[:4]!r}')
     return np.maximum.accumulate(np.clip(curve, 0, 1))
@@ -167,7 +162,11 @@ def make_profile(name, primaries, gamma=0.0):
     fixed = lambda values: b''.join(struct.pack('>i', round(v * 65536)) for v in values)  # noqa: E731
     parameters = (gamma,) if gamma else (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
     curve = b'para\0\0\0\0' + struct.pack('>HH', 0 if gamma else 3, 0) + fixed(parameters)
-    tags = {b'desc': pack_text(name), b'cprt': pack_text('No copyright'), b'wtpt': b'XYZ \0\0\0\0' + fixed(D50)}
+    tags = {}
+    for key, text in ((b'desc', name), (b'cprt', 'No copyright')):
+        head = struct.pack('>4s4xII2s2sII', b'mluc', 1, 12, b'en', b'US', 2 * len(text), 28)
+        tags[key] = head + text.encode('utf-16-be')
+    tags[b'wtpt'] = b'XYZ \0\0\0\0' + fixed(D50)
     tags[b'chad'] = b'sf32\0\0\0\0' + fixed(adapt.ravel())
     columns = zip((b'rXYZ', b'gXYZ', b'bXYZ'), (adapt @ matrix).T, strict=True)
     tags |= {key: b'XYZ \0\0\0\0' + fixed(column) for key, column in columns}
@@ -176,14 +175,9 @@ def make_profile(name, primaries, gamma=0.0):
     for key, value in tags.items():
         value += b'\0' * (-len(value) % 4)
         table, body = table + struct.pack('>4sII', key, at + len(body), len(value)), body + value
-    head = struct.pack('>I4sI4s4s4s', at + len(body), b'', 0x04300000, b'mntr', b'RGB ', b'XYZ ')
-    head += struct.pack('>6H', 2024, 1, 1, 0, 0, 0) + b'acsp' + bytes(28) + fixed(D50) + bytes(48)
+    head = struct.pack('>I4xI4s4s4s6H', at + len(body), 0x04300000, b'mntr', b'RGB ', b'XYZ ', 2024, 1, 1, 0, 0, 0)
+    head += b'acsp' + bytes(28) + fixed(D50) + bytes(48)
     return head + struct.pack('>I', len(tags)) + table + body
-
-
-def pack_text(text):
-    head = struct.pack('>II2s2sII', 1, 12, b'en', b'US', 2 * len(text), 28)
-    return b'mluc\0\0\0\0' + head + text.encode('utf-16-be')
 
 
 def profile_of(colour, adobe):

@@ -106,7 +106,10 @@ def find_photos(images, recursive=False, result=''):
         found = {key: file for key, file in found.items() if key not in earlier}
         others.update('earlier result' for _ in earlier)
     paths = sorted(filter(is_media, found.values()))
-    others.update(kind_of(name) for name in map(os.path.basename, found) if not is_media(name) and name != RECORD)
+    for other in map(os.path.basename, found):
+        if not is_media(other) and other != RECORD:
+            kind = 'hidden' if other.startswith('.') else os.path.splitext(other)[1].lower()
+            others[kind or 'without extension'] += 1
     if not paths:
         hint = '' if recursive else '; --recursive looks into the folders below'
         looked = f'looked for {" ".join(formats.READABLE + VIDEO)}{hint}'
@@ -195,11 +198,6 @@ def split_pattern(pattern, path=os.path):
 def below(folders, pattern):
     """Paths in folders whose names a pattern without slashes stands for."""
     return [os.path.join(folder, name) for folder in folders for name in glob.glob(pattern, root_dir=folder)]
-
-
-def kind_of(name):
-    """What the count of files left out calls a file."""
-    return 'hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without extension'
 
 
 def plan_jobs(found, record, format='', illuminations=False, extras=False, sheet=False):

@@ -156,9 +156,9 @@ def decode_odd(data, header, colours):
             return simplejpeg.decode_jpeg(repair_harmless(data, header), colours, strict=False)
         if 'subsampling' in reason:  # of a kind that simplejpeg does not take; Pillow says nothing of damage
             return np.atleast_3d(by_pillow(data, header))
-        if 'SOF type' in reason or 'color conversion' in reason:  # lossless, for example
-            raise ValueError(f'expected a baseline or progressive JPEG, libjpeg says: {reason}') from error
-        raise ValueError(f'expected an undamaged photo, libjpeg says: {reason}') from error
+        is_other = 'SOF type' in reason or 'color conversion' in reason  # lossless, for example
+        expected = 'a baseline or progressive JPEG' if is_other else 'an undamaged photo'
+        raise ValueError(f'expected {expected}, libjpeg says: {reason}') from error
 
 
 def repair_harmless(data, header):

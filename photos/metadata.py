@@ -28,8 +28,7 @@ def blocks_of(info):
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 INTEGERS = {1: 'B', 3: 'H', 4: 'I', 6: 'b', 8: 'h', 9: 'i', 13: 'I', 16: 'Q', 17: 'q', 18: 'Q'}
 EXIF, GPS, INTEROP = 34665, 34853, 40965  # tags that point to a directory of their own
-ORIENTATION = 274
-MAKER_NOTE = 37500
+ORIENTATION, MAKER_NOTE = 274, 37500
 
 
 class Tag(NamedTuple):
@@ -61,14 +60,10 @@ class Tags:
         """First value of an integer tag; default where there is none."""
         return next(iter(self.integers(number, directory)), default)
 
-    def value(self, number):
-        """Bytes of a tag of the image; b'' where there is none."""
-        return self.image[number].value if number in self.image else b''
-
-    def text(self, number, directory='image'):
-        """A text tag, '' where there is none."""
+    def value(self, number, directory='image'):
+        """Bytes of a tag; b'' where there is none."""
         tag = getattr(self, directory).get(number)
-        return tag.value.split(b'\0')[0].decode('latin-1').strip() if tag and tag.type in (2, 7) else ''
+        return tag.value if tag else b''
 
 
 def read_directories(data):
@@ -177,10 +172,8 @@ def read_exif(exif):
 def upright_exif(exif, size=None):
     """Make an EXIF block say that the photo stands upright; the thumbnail of the dark original goes.
 
-    Changed in place, so that a maker's note finds its own parts again; b'' for what is no EXIF as it should be.
-
-    Args:
-        size: (width, height) of the upright photo, where it is known.
+    Changed in place, so that a maker's note finds its own parts again; b'' for what is no EXIF as it should be; size:
+    (width, height) of the upright photo, where it is known.
     """
     exif = bytearray(exif)
     try:

@@ -120,8 +120,7 @@ def save_by_pillow(pixels, format, **options):
     return file.getvalue()
 
 
-STRIPS = ((273, 279), (324, 325))  # places and sizes of strips, of tiles
-SUBDIRECTORIES, XMP_TAG = 330, 700
+STRIPS, SUBDIRECTORIES, XMP_TAG = ((273, 279), (324, 325)), 330, 700  # places and sizes of strips, of tiles; others
 FLAT = 32  # a photo whose last 32nd is one level throughout is not all there
 PANASONIC = b'IIU\0'  # an RW2's start; its tags have numbers of their own
 SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118

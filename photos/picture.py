@@ -131,12 +131,6 @@ def divide_by_alpha(photo, alpha):
     return np.minimum(np.rint(photo * scale[..., None]), top).astype(photo.dtype)
 
 
-def multiply_by_alpha(photo, alpha):
-    """Undo divide_by_alpha, exactly."""
-    share = alpha.astype(np.float32) / np.iinfo(photo.dtype).max
-    return np.rint(photo * share[..., None]).astype(photo.dtype)
-
-
 def clean_metadata(header, shape):
     """Make orientation and blocks true of an upright photo without thumbnails and second pictures; empty ones go."""
     exif, xmp, iptc = (header.metadata.get(name) or b'' for name in ('exif', 'xmp', 'iptc'))
@@ -157,8 +151,8 @@ def clean_metadata(header, shape):
 def find_space(picture):
     """Show a picture that is not sRGB as sRGB, and keep its own pixels and space beside."""
     header, blocks = picture.header, picture.header.metadata
-    dcf = metadata.read_exif(blocks.get('exif', b'')).text(1, 'interop')  # R03: Adobe RGB, often without a profile
-    implied = colour.profile_of(header.colour, dcf == 'R03' and 'icc' not in blocks)
+    rule = metadata.read_exif(blocks.get('exif', b'')).value(1, 'interop')  # DCF's, whose R03 is Adobe RGB
+    implied = colour.profile_of(header.colour, rule[:3] == b'R03' and 'icc' not in blocks)
     profile = blocks.pop('icc', b'') or (b'' if picture.grey else implied)  # and back where it is true of the result
     if not profile:
         return
@@ -228,8 +222,9 @@ def write_picture(path, picture, photo, in_place=False, sampling_444=False, keep
     if alpha is not None:
         alpha = to_8bit(alpha) if pixels.dtype == np.uint8 else alpha
         extra = 'unspecified' if picture.header.extra else 'unassociated'
-        if picture.header.associated and extension in formats.TIFF:
-            pixels, extra = multiply_by_alpha(np.atleast_3d(pixels), alpha), 'associated'
+        if picture.header.associated and extension in formats.TIFF:  # divide_by_alpha is undone
+            share = alpha[..., None].astype(np.float32) / np.iinfo(pixels.dtype).max
+            pixels, extra = np.rint(np.atleast_3d(pixels) * share).astype(pixels.dtype), 'associated'
         pixels = np.dstack([pixels, alpha])
     names = [name for name, block in blocks.items() if not formats.holds(extension, name, block)]
     if names:

@@ -70,21 +70,16 @@ def read_blocks(header, tags):
         photoshop += metadata.resources_of(tags.value(IPTC))
     exif = metadata.exif_of_tags(tags)
     header.metadata = {'exif': exif, 'xmp': tags.value(XMP), 'icc': tags.value(PROFILE), 'iptc': photoshop}
-    header.metadata['resolution'] = resolution_of(tags)
+    metres, places = INCHES.get(tags.integer(296, 2)), [tags.image.get(number) for number in (282, 283)]
+    if metres and all(tag and tag.type == 5 for tag in places):
+        pairs = [struct.unpack_from(tags.order + 'II', tag.value) for tag in places]
+        if all(over and under for over, under in pairs):
+            header.metadata['resolution'] = tuple(over / under / metres for over, under in pairs)
     if LAYERS in tags.image:
         header.notes.append('its Photoshop layers are left out')
     others = sorted(set(tags.image) - MEANT - {*metadata.read_exif(exif).image, LAYERS})
     if others:
         header.notes.append(f'its TIFF tags {", ".join(map(str, others))} are left out')
-
-
-def resolution_of(tags):
-    """Return (x, y) per metre of a TIFF's tags, () where they say none."""
-    metres, found = INCHES.get(tags.integer(296, 2)), [tags.image.get(number) for number in (282, 283)]
-    if metres is None or not all(tag and tag.type == 5 for tag in found):
-        return ()
-    pairs = [struct.unpack_from(tags.order + 'II', tag.value) for tag in found]
-    return tuple(over / under / metres for over, under in pairs) if all(a and b for a, b in pairs) else ()
 
 
 def decode(data, header):
