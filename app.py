@@ -149,6 +149,7 @@ class Tab:
     def __init__(self, folder):
         self.folder = tempfile.mkdtemp(prefix='tab-', dir=folder)
         self.photos, self.shown = {}, ''  # {name: Photo}; the name of the one that is shown
+        self.packed = [], None  # results, and the .zip that holds them
         self.stopped = threading.Event()  # whether no more results shall be made
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
@@ -287,7 +288,6 @@ class Desk:
         """What inference.enhance_file gives for a photo; a video is stopped between frames."""
         look, strength, denoise = photo.settings
         asked = {'strength': strength, 'denoise': denoise, 'max_megapixels': self.opt.max_megapixels}
-        asked = SimpleNamespace(**{**vars(inference.opt), **asked})
 
         def count(frames, total):
             for i, frame in enumerate(frames):
@@ -296,6 +296,7 @@ class Desk:
                 progress((i, total or None), desc=os.path.basename(photo.path), unit='frames')
                 yield frame
 
+        asked = SimpleNamespace(**vars(inference.opt) | asked)
         return inference.enhance_file(self.network(look), photo.job, asked, count)
 
     def stop(self, request: gr.Request):
@@ -311,14 +312,14 @@ class Desk:
 def show_results(tab, pack=False):
     """The list of the results of the photos' settings, and the button for all of them, packed anew or as before."""
     results = [photo.job.result for photo in tab.photos.values() if os.path.exists(photo.job.result)]
-    path = os.path.join(tab.folder, str(hash(tuple(results))), 'enhanced.zip')
     if pack and len(results) > 1:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        path = os.path.join(tempfile.mkdtemp(dir=tab.folder), 'enhanced.zip')
         with zipfile.ZipFile(path, 'w', strict_timestamps=False) as archive:  # stored: photos hardly get smaller
             for result in results:
                 archive.write(result, os.path.basename(result))
-    is_there = os.path.exists(path)
-    return gr.File(results or None), gr.DownloadButton(value=path if is_there else None, visible=is_there)
+        tab.packed = results, path
+    path = tab.packed[1] if tab.packed[0] == results else None
+    return gr.File(results or None), gr.DownloadButton(value=path, visible=bool(path))
 
 
 def find_looks(folder):
@@ -327,8 +328,7 @@ def find_looks(folder):
     names = {os.path.dirname(path) for path in glob.glob('*/best.pth', root_dir=folder)} - BENCHMARKS
     if not names:
         raise FileNotFoundError(f'{folder}: expected folders with a best.pth, found none')
-    names = sorted(names, key=lambda name: (name != 'general', name))
-    return {name: os.path.join(folder, name, 'best.pth') for name in names}
+    return {name: os.path.join(folder, name, 'best.pth') for name in sorted(names, key=lambda n: (n != 'general', n))}
 
 
 def shrink(photo):

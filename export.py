@@ -98,7 +98,6 @@ class Graph(nn.Module):
         self.function, self.network = function, network
 
     def forward(self, *inputs):
-        """What the function gives for its inputs."""
         return self.function(self.network, *inputs)
 
 
@@ -188,12 +187,7 @@ def divide(network, fullres, illumination, strength):
 
 
 def shrink(photo, mode):
-    """The copy that the network looks at, (N, 3, 256, 256) float levels of 255, as photos.lowres.make_lowres makes it.
-
-    Args:
-        photo: (N, 3, H, W) uint8.
-        mode: 'area', 'bilinear' or 'nearest'.
-    """
+    """photos.lowres.make_lowres of (N, 3, H, W) uint8: (N, 3, 256, 256) float levels of 255."""
     if mode == 'bilinear':
         return shrink_bilinear(photo)
     if mode == 'area':

@@ -188,8 +188,7 @@ def enhance_one_video(network, job, opt, progress):
     from video.enhance import enhance_video
 
     def show_bar(frames, total):
-        name = os.path.basename(job.path)
-        return tqdm(frames, name, total or None, unit=' frames', disable=None, leave=False)
+        return tqdm(frames, os.path.basename(job.path), total or None, unit=' frames', disable=None, leave=False)
 
     edit = Edit(opt.strength, max(opt.denoise, 0))  # noise that shows in some frames alone would flicker
     asked = edit, opt.video_smoothing, opt.max_megapixels, opt.keep_times

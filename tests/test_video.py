@@ -522,6 +522,17 @@ def test_mp4_keeps_xmp_keys_and_what_makes_it_360_degree(network, tmp_path):
     assert len(read_clip(str(tmp_path / 'b.mp4'))[3]) == len(read_clip(clip)[3])
 
 
+@pytest.mark.parametrize('extension', ['mp4', 'mov'])
+def test_data_that_the_muxer_would_garble_is_said_to_be_lost(network, tmp_path, extension):
+    clip = write_clip(tmp_path / f'a.{extension}', noisy(3, scene()), 'libx264', sound=True)
+    data = (tmp_path / f'a.{extension}').read_bytes().replace(b'soun', b'meta').replace(b'mp4a', b'mebx')
+    (tmp_path / f'a.{extension}').write_bytes(data)  # as phones write the metadata of a shot
+    notes = enhance_video(network, clip, str(tmp_path / f'b.{extension}'), SAME)
+    assert notes == ['the data stream (unknown) cannot be kept']
+    with av.open(str(tmp_path / f'b.{extension}')) as container:
+        assert [stream.type for stream in container.streams] == ['video']
+
+
 @pytest.mark.parametrize('extension', ['mp4', 'mkv'])
 def test_cover_further_video_chapters_and_titles_are_copied(network, tmp_path, extension):
     sources = [write_clip(tmp_path / f'{i}.mp4', noisy(4, scene(i)), 'libx264', options={'bf': '0'}) for i in range(2)]

@@ -141,37 +141,32 @@ def encode_rows(rgb, across, down, offset, matrix, top, luma, cb, cr):
     f = np.float32
     zero, half = f(0), f(0.5)
     m = matrix
-    blues, reds = np.zeros(width, f), np.zeros(width, f)  # chroma, summed over the rows that share it
+    blues, reds = np.zeros(cb.shape[1] * across, f), np.zeros(cb.shape[1] * across, f)  # summed over rows that share it
     y0, c0 = offset[0] + half, offset[1] + half
     for y in range(height):
         source, result = rgb[y].reshape(-1), luma[y]
-        if y % down == 0:
-            blues[:] = zero
-            reds[:] = zero
         for x in range(width):
             r, g, b = f(source[3 * x]), f(source[3 * x + 1]), f(source[3 * x + 2])
             result[x] = np.int32(min(top, max(zero, m[0, 0] * r + m[0, 1] * g + m[0, 2] * b + y0)))
             blues[x] += m[1, 0] * r + m[1, 1] * g + m[1, 2] * b
             reds[x] += m[2, 0] * r + m[2, 1] * g + m[2, 2] * b
         if cb.size and (y % down == down - 1 or y == height - 1):
-            average(blues, across, y % down + 1, c0, top, cb[y // down])
-            average(reds, across, y % down + 1, c0, top, cr[y // down])
+            average(blues, width, across, y % down + 1, c0, top, cb[y // down])
+            average(reds, width, across, y % down + 1, c0, top, cr[y // down])
 
 
 @inlined
-def average(sums, across, rows, offset, top, samples):
-    """Fill samples with means over `across` pixels of sums over `rows` rows, + offset; the last has what is left."""
-    f = np.float32
-    zero, share, whole = f(0), f(1) / f(across * rows), sums.size // across
+def average(sums, width, across, rows, offset, top, samples):
+    """Fill samples with means over `across` pixels of sums over `rows` rows, + offset; the last pixel is repeated."""
+    zero, share = np.float32(0), np.float32(1) / np.float32(across * rows)
+    sums[width:] = sums[width - 1]
     if across == 2:  # in vectors
-        for k in range(whole):
+        for k in range(samples.size):
             samples[k] = np.int32(min(top, max(zero, (sums[2 * k] + sums[2 * k + 1]) * share + offset)))
     else:
-        for k in range(whole):
-            value = sums[k * across]
-            for x in range(k * across + 1, (k + 1) * across):
-                value += sums[x]
-            samples[k] = np.int32(min(top, max(zero, value * share + offset)))
-    if whole < samples.size:
-        value = sums[whole * across :].sum() / f(rows * (sums.size - whole * across)) + offset
-        samples[whole] = np.int32(min(max(value, zero), top))
+        for x in range(1, across):
+            for k in range(samples.size):
+                sums[k * across] += sums[k * across + x]
+        for k in range(samples.size):
+            samples[k] = np.int32(min(top, max(zero, sums[k * across] * share + offset)))
+    sums[:] = zero

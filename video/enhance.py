@@ -29,10 +29,7 @@ DECODED = 4  # frames that decoding runs ahead
 WAITING_BYTES = 256 << 20  # of frames that wait for the grids of later ones
 
 
-def enhance_video(
-    network, path, result, edit=FULL, smoothing=1.0, max_megapixels=300.0, keep_times=False,
-    progress=lambda frames, total: frames,
-):  # fmt: skip
+def enhance_video(network, path, result, edit=FULL, smoothing=1.0, max_megapixels=300, keep_times=False, progress=None):
     """Enhance a video file into another, whole or not at all.
 
     Args:
@@ -56,7 +53,7 @@ def enhance_video(
             output = Result(file.name, result, source, first)
             enhanced = enhance_frames(network, first, itertools.chain([first], frames), edit, smoothing)
             with closing(output.container), closing(enhanced):
-                for frame in progress(enhanced, source.frames):
+                for frame in progress(enhanced, source.frames) if progress else enhanced:
                     output.write(frame)
                 output.finish()
         copy_status(status, file.name, keep_times)

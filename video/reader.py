@@ -19,9 +19,8 @@ class Source:
     Attributes:
         stream: its main video stream, which is enhanced. copied: the other streams.
         packets: of these, read but not yet written. notes: what could not be kept.
-        rate: frames per second, a Fraction; 25 where the file does not say.
-        frames: how many the file says it has, or about how many by its duration; 0 if it says neither.
-        bit_rate: of the main stream in bits per second, or the most that it can be; 0 where the file does not say.
+        rate: frames per second, a Fraction; 25 where the file does not say. frames: how many, or about; 0 likewise.
+        bit_rate: of the main stream in bits per second, or the most that it can be; 0 likewise.
     Raises:
         ValueError: no video stream, or not to be decoded. OSError.
     """
@@ -45,7 +44,7 @@ class Source:
         self.bit_rate = self.stream.codec_context.bit_rate or max((self.container.bit_rate or 0) - others, 0)
 
 
-def read_frames(source, max_megapixels=300.0):
+def read_frames(source, max_megapixels=300):
     """Yield the frames of the main stream in order, each with pts, time_base and duration set and pts increasing.
 
     Packets of the other streams go into source.packets as they come.
@@ -70,11 +69,9 @@ def read_frames(source, max_megapixels=300.0):
             times.append(packet.dts)
         for frame in frames:
             first = first or check_first(frame, max_megapixels)
-            if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
-                raise ValueError(
-                    f'its picture changes from {first.width} x {first.height} {first.format.name} to '
-                    f'{frame.width} x {frame.height} {frame.format.name}'
-                )
+            before, now = (f'{f.width} x {f.height} {f.format.name}' for f in (first, frame))
+            if now != before:
+                raise ValueError(f'its picture changes from {before} to {now}')
             if times:
                 frame.pts = times.popleft()  # the n-th frame shown has the n-th of them
             if frame.pts is None:

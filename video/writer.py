@@ -43,10 +43,8 @@ class Result:
     """An open video file that frames are written to, and copied packets, in any order among the streams.
 
     Args:
-        path: written to; the container follows from the extension of `name`.
-        name: file name of the result.
-        source: `reader.Source`.
-        frame: the first frame of the source, which the encoder is set by.
+        path: written to. name: of the result, whose extension says the container.
+        source: `reader.Source`. frame: its first frame, by which the encoder is set.
     """
 
     def __init__(self, path, name, source, frame):
@@ -62,13 +60,11 @@ class Result:
         try:
             self.container.metadata.update(source.container.metadata)
             self.stream = self.add_video(frame)
-            self.copies = {stream.index: copy for stream in source.copied if (copy := self.add_copy(stream))}
+            self.copies = {stream: copy for stream in source.copied if (copy := self.add_copy(stream))}
             self.container.set_chapters(source.container.chapters())
         except BaseException:
             self.container.close()
             raise
-        self.tracks = {self.stream.index + 1: source.stream.id}  # of the result: of the source, by numbers of MP4
-        self.tracks |= {self.copies[s.index].index + 1: s.id for s in source.copied if s.index in self.copies}
 
     def add_video(self, frame):
         """The stream of enhanced frames, with its encoder."""
@@ -116,8 +112,9 @@ class Result:
                 cover = b''.join(map(bytes, again.demux(again.streams[original.index])))
             self.container.add_attachment(names['filename'], names['mimetype'], cover)
             return None
-        is_anew = 'timecode' in original.metadata or self.source.container.chapters()  # time code, chapters' titles
-        if original.type == 'data' and self.is_mov and is_anew:  # which the muxer writes itself
+        if original.type == 'data' and self.is_mov:  # time code and titles of chapters it writes anew, others badly
+            if 'timecode' not in original.metadata and not self.source.container.chapters():
+                self.note_lost(original)
             return None
         try:
             with av.open(io.BytesIO(), 'w', format=self.container_format) as trial:
@@ -145,14 +142,14 @@ class Result:
         original = packet.stream
         if original in self.sounds:
             self.encode_sound(original, packet)
-        elif copy := self.copies.get(original.index):
+        elif copy := self.copies.get(original):
             if packet.pts is None and copy.disposition & Disposition.attached_pic:
                 packet.pts = packet.dts = 0
             packet.stream = copy
             try:
                 self.container.mux(packet)
             except (av.ArgumentError, av.InvalidDataError):  # the container does not take it
-                del self.copies[original.index]
+                del self.copies[original]
                 self.note_lost(original)
 
     def encode_sound(self, original, packet):
@@ -162,7 +159,7 @@ class Result:
         except av.InvalidDataError:
             return
         for frame in [*frames, None] if packet is None else frames:
-            for encoded in self.copies[original.index].encode(frame):
+            for encoded in self.copies[original].encode(frame):
                 if encoded.pts >= 0 or self.container_format != 'avi':  # AVI would delay the video instead
                     self.container.mux(encoded)
 
@@ -190,7 +187,8 @@ class Result:
         if self.chunks:
             write_chunks(self.path, self.chunks)
         if self.is_mov and 'mov' in self.source.container.format.name.split(','):
-            copy_boxes(self.source.path, self.path, self.tracks)
+            streams = self.copies | {self.source.stream: self.stream}
+            copy_boxes(self.source.path, self.path, {new.index + 1: old.id for old, new in streams.items()})
 
 
 def choose_encoder(kept, container, rgb):
@@ -210,9 +208,8 @@ def choose_encoder(kept, container, rgb):
 def choose_pixels(encoder, name):
     """(pixel format in which an encoder takes frames of another, PixFmtLoss of what they lose by it)."""
     formats = [form.name for form in av.Codec(encoder, 'w').video_formats or [] if form.name not in UNWRITTEN]
-    if name in formats or (not formats and name not in UNWRITTEN):
-        return name, PixFmtLoss.NONE
-    best, loss = find_best_pix_fmt_of_list(formats or ['bgr24'], name, has_alpha=True)
+    formats = formats or ['bgr24' if name in UNWRITTEN else name]
+    best, loss = find_best_pix_fmt_of_list(formats, name, has_alpha=True)
     return best.name, loss
 
 
