@@ -17,7 +17,7 @@ import torch
 from kernels.common import FusedLoss, Rule
 from kernels.denoise import SAMPLE, denoise_plain, remove_noise
 from loss import PRESETS, tone_loss, total_loss
-from model import LOW_SIZE, STRONGEST, add_pedestal, apply_affine, build_network, reflectance, slice_grid
+from model import LOW_SIZE, STRONGEST, add_pedestal, build_network, reflectance
 from photos.levels import to_photo, to_tensor
 from photos.lowres import make_lowres, make_lowres_batch
 
@@ -38,11 +38,8 @@ def cpu_kernels():
 
 def announce_compiling():
     """A context, for scripts, in which it is said on stderr that a CPU kernel is compiled, which takes seconds."""
-    if cpu_kernels() is None:
-        return contextlib.nullcontext()
-    from system import jit
-
-    return jit.announce_compiling()
+    cpu = cpu_kernels()
+    return cpu.announce_compiling() if cpu else contextlib.nullcontext()
 
 
 @functools.lru_cache(maxsize=1)
@@ -70,43 +67,29 @@ def try_kernels(kernels, device):
         torch.manual_seed(0)
         network = build_network('hdrnet').eval()  # in training ranks would wait for one another
         lowres, fullres = torch.rand(2, 3, LOW_SIZE, LOW_SIZE), torch.randint(256, (2, 3, 2, 100)) / 255
-    eps, rule = network.eps, rule_of(network)
-    grid, target = network.predict_grid(lowres).detach().requires_grad_(), fullres.sqrt()
-    illumination = apply_affine(slice_grid(grid, network.guide(fullres), rule.align_corners), fullres)
-    enhanced = reflectance(fullres, illumination, eps)
-    loss = total_loss(fullres, illumination, enhanced, target)['total']
-    plain = illumination, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
-
-    network.to(device)
-    with torch.no_grad():
-        kernels.predict_grid(network, lowres[:1].to(device))  # whether a graph can be recorded
-    grid, fullres, target = (value.detach().to(device) for value in (grid, fullres, target))
-    grid.requires_grad_()
-    guide = network.guide.fold(fullres)
-    illumination = kernels.illuminate(fullres, grid, guide, rule)
-    weights = tuple(PRESETS['hdrnet'][name] for name in FUSED_TERMS)
-    loss, _ = FusedLoss.apply(illumination, fullres, target, kernels.loss_and_grad, eps, True, False, weights)
-    ours = illumination, loss, *torch.autograd.grad(loss, (grid, *network.guide.parameters()))
-    for value, expected in zip(ours, plain, strict=True):
+    grid, outcomes = network.predict_grid(lowres), []
+    for place, network.fused in (('cpu', False), (device, kernels)):
+        network.to(place)
+        photo, cells = fullres.to(place), grid.detach().to(place).requires_grad_()
+        illumination = illuminate(network, cells, photo)
+        loss = training_loss(network, photo, illumination, photo.sqrt(), True, 'hdrnet')['total']
+        outcomes.append((illumination, loss, *torch.autograd.grad(loss, (cells, *network.guide.parameters()))))
+    for expected, value in zip(*outcomes, strict=True):
         if (value.cpu() - expected).abs().max() > 1e-3 * expected.abs().max():
             raise RuntimeError('its training differs from the plain path')
-    levels = fullres[0].mul(255).round().byte().permute(1, 2, 0).contiguous()
-    photo, _ = kernels.enhance(levels, grid[0].detach(), guide, rule)
-    difference = photo.cpu().numpy().astype(int) - to_photo(enhanced[0].detach())
-    if (abs(difference) > 1).mean() > 0.01:  # where S is next to 0, R jumps
+    with torch.no_grad():
+        kernels.predict_grid(network, lowres[:1].to(device))  # whether a graph can be recorded
+        levels = photo[0].mul(255).round().byte().permute(1, 2, 0).contiguous()
+        enhanced, _ = kernels.enhance(levels, cells[0], network.guide.fold(photo), rule_of(network))
+        expected = to_photo(network.reflectance(fullres, outcomes[0][0])[0])
+    if (abs(enhanced.cpu().numpy().astype(int) - expected) > 1).mean() > 0.01:  # where S is next to 0, R jumps
         raise RuntimeError('its photo differs from the plain path')
-
-
-def rule_of(network, edit=None):
-    """The Rule of a network in its current mode, and of an edit."""
-    rule = Rule(network.align_corners, network.clip, network.eps, network.pedestal)
-    return rule if edit is None else rule._replace(strength=edit.strength, round_down=edit.round_down)
 
 
 def kernels_for(network, tensor):
     """Kernel module for a network and a tensor's device, or None for the plain path."""
-    if not network.fused:
-        return None
+    if network.fused is not True:  # but False, or in try_kernels the module
+        return network.fused or None
     with LOCK:
         if tensor.device.type == 'cpu':
             return cpu_kernels()
@@ -122,6 +105,11 @@ def estimate_illumination(network, lowres, fullres, bf16=False):
     """
     with torch.autocast(fullres.device.type, torch.bfloat16, enabled=bf16):
         grid = network.predict_grid(lowres).to(fullres.dtype)
+    return illuminate(network, grid, fullres)
+
+
+def illuminate(network, grid, fullres):
+    """network.illuminate by the kernels where they run."""
     kernels = kernels_for(network, fullres)
     if kernels is None or fullres.requires_grad:  # the kernels have no gradient by the photo
         return network.illuminate(grid, fullres)
@@ -187,6 +175,11 @@ class Edit(NamedTuple):
 FULL = Edit()
 
 
+def rule_of(network, edit=FULL):
+    """The Rule of a network in its current mode, and of an edit."""
+    return Rule(network.align_corners, network.clip, network.eps, network.pedestal, edit.strength, edit.round_down)
+
+
 @torch.inference_mode()
 def enhance_photo(network, photo, edit=FULL, *, keep_illumination=False, in_place=False):
     """One photo through the network, on the network's device: `predict_grid`, then `apply_grid`.
@@ -235,28 +228,24 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_p
         raise ValueError(f'strength: expected 0 to {STRONGEST}, got {edit.strength}')
     if edit.denoise < 0 and edit.denoise != -1:
         raise ValueError(f'denoise: expected -1, or 0 or more, got {edit.denoise}')
-    every = 1 if keep_illumination else SAMPLE if edit.denoise else 0
-    enhanced, illumination = run_network(network, photo, grid, edit, every, in_place)
-    if edit.denoise:
-        kernels = cpu_kernels() if network.fused else None
-        samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
-        remove_noise(enhanced, samples, edit.denoise, edit.strength, kernels.denoise if kernels else denoise_plain)
-    return enhanced, illumination if keep_illumination else None
-
-
-def run_network(network, photo, grid, edit, every, in_place):
-    """apply_grid without its checks and denoising; illumination of every so many rows and columns, 0 returns none."""
-    device = grid.device
-    if kernels := kernels_for(network, grid):
-        guide = network.guide.fold(grid)
-        rule = rule_of(network, edit)
-        if device.type == 'cpu':
-            return kernels.enhance(photo, grid[0], guide, rule, every=every, in_place=in_place)
-        levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(device)
+    every = 1 if keep_illumination else SAMPLE if edit.denoise else 0  # rows and columns of S to keep
+    kernels = kernels_for(network, grid)
+    if kernels is None:
+        fullres = to_tensor(photo, grid.device)
+        illumination = network.illuminate(grid, fullres)
+        enhanced = to_photo(network.reflectance(fullres, illumination, edit.strength), photo.dtype, edit.round_down)
+        illumination = illumination[0, :, :: every or 1, :: every or 1].permute(1, 2, 0).cpu().numpy()
+    elif grid.is_cuda:
+        levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(grid.device)
+        guide, rule = network.guide.fold(grid), rule_of(network, edit)
         enhanced, illumination = kernels.enhance(levels, grid[0], guide, rule, every=every)
+        enhanced = enhanced.cpu().numpy().astype(photo.dtype, copy=False)
         illumination = illumination.cpu().numpy() if every else None
-        return enhanced.cpu().numpy().astype(photo.dtype, copy=False), illumination
-    fullres = to_tensor(photo, device)
-    illumination = network.illuminate(grid, fullres)
-    enhanced = to_photo(network.reflectance(fullres, illumination, edit.strength), photo.dtype, edit.round_down)
-    return enhanced, illumination[0, :, ::every, ::every].permute(1, 2, 0).cpu().numpy() if every else None
+    else:
+        guide, rule = network.guide.fold(grid), rule_of(network, edit)
+        enhanced, illumination = kernels.enhance(photo, grid[0], guide, rule, every=every, in_place=in_place)
+    if edit.denoise:
+        samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
+        cpu = cpu_kernels() if network.fused else None
+        remove_noise(enhanced, samples, edit.denoise, edit.strength, cpu.denoise if cpu else denoise_plain)
+    return enhanced, illumination if keep_illumination else None

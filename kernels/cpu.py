@@ -28,7 +28,7 @@ import model
 from kernels.common import Rule, grid_intervals
 from kernels.cpu_denoise import denoise  # noqa: F401 - the dispatcher takes it from here
 from model import FoldedGuide
-from system.jit import FAST, either, inlined, kernel, parallel_rows
+from system.jit import FAST, announce_compiling, either, inlined, kernel, parallel_rows  # noqa: F401 - as above
 
 TINY, LOG_EPS, LUMA, WINDOW, STRIDE, C1, C2 = 1e-6, 1e-4, (0.2989, 0.587, 0.114), 7, 4, 0.01**2, 0.03**2
 assert model.TINY == TINY, 'the kernels have the constants of model.py, in a file that the cache looks at'
