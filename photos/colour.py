@@ -191,8 +191,7 @@ def profile_of(colour, adobe):
     """
     if colour:
         primaries, transfer = colour
-        if transfer in HDR:
-            refuse_hdr(HDR[transfer])
+        refuse_hdr(HDR.get(transfer))
         if primaries not in PRIMARIES or transfer not in CURVES:
             raise ValueError(f'expected known colours, got primaries {primaries} and transfer {transfer} of H.273')
         name, gamma = {9: 'Rec. 2020', 11: 'DCI-P3', 12: 'Display P3'}.get(primaries, 'RGB'), CURVES[transfer]
@@ -201,7 +200,9 @@ def profile_of(colour, adobe):
 
 
 def refuse_hdr(kind):
-    raise ValueError(f'expected a photo of standard range, got HDR ({kind}); tone-map it first')
+    """Raise ValueError where what read_space or HDR says of a photo's colours is HDR."""
+    if kind in HDR.values():
+        raise ValueError(f'expected a photo of standard range, got HDR ({kind}); tone-map it first')
 
 
 def by_tables(pixels, mode, icc):

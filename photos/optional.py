@@ -19,22 +19,20 @@ from photos.boxes import XMP, boxes, colour_of, first_box
 from photos.formats import Header, reading_by
 from photos.metadata import MAKER_NOTE, Tag, Tags, blocks_of, exif_of_tags, read_directories, read_directory
 
-PACKAGES = {'pillow_heif': 'pillow-heif', 'pillow_jxl': 'pillow-jxl-plugin', 'rawpy': 'rawpy'}  # by their modules
 HEIF_QUALITY, HEIF_PRESET = 80, 'ultrafast'  # by measurement, see docs/speed.md
 
 
-def load(module, what):
+def load(module, package, what):
     """Import an optional package's module, or say in a ValueError how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        package = PACKAGES[module]
         raise ValueError(f'expected {package} for {what}, it is not installed: pip install {package}') from None
 
 
 def read_heif(data, check_size):
     """Read a HEIC: pixels (H, W) or (H, W, 3 or 4), uint16 over its whole range, turned by HEIF's own rule."""
-    package = load('pillow_heif', 'HEIC')
+    package = load('pillow_heif', 'pillow-heif', 'HEIC')
     with reading_by('libheif'):
         file = package.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
         info = file.info
@@ -69,7 +67,7 @@ def encode_heif(pixels, metadata, chroma):
     options = {'quality': HEIF_QUALITY, 'enc_params': {'preset': HEIF_PRESET}, 'chroma': chroma}
     options |= {'exif': metadata.get('exif'), 'xmp': metadata.get('xmp')}
     options |= {'icc_profile': metadata['icc'], 'icc_profile_type': 'prof'} if 'icc' in metadata else {}
-    package, file = load('pillow_heif', 'HEIC'), io.BytesIO()
+    package, file = load('pillow_heif', 'pillow-heif', 'HEIC'), io.BytesIO()
     try:
         package.encode(mode, pixels.shape[1::-1], pixels.tobytes(), file, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -84,7 +82,7 @@ JXL_ANIMATION = re.compile(f'{JXL_SIZE}01...(?:0|1{JXL_SIZE})01')  # orientation
 
 def read_jxl(data, _):
     """Read a JPEG XL: pixels (H, W) or (H, W, 2 to 4); the plugin tells its size only with these."""
-    load('pillow_jxl', 'JPEG XL')  # it adds itself to Pillow
+    load('pillow_jxl', 'pillow-jxl-plugin', 'JPEG XL')  # it adds itself to Pillow
     if is_animated(data):
         raise ValueError('expected a single photo, got an animated JPEG XL')
     with reading_by('libjxl'), Image.open(io.BytesIO(data), formats=['JXL']) as image:
@@ -108,7 +106,7 @@ def is_animated(data):
 
 def encode_jxl(pixels, metadata, quality):
     """Encode (H, W), or (H, W, 3 or 4) RGB, uint8, as JPEG XL; returns its bytes."""
-    load('pillow_jxl', 'JPEG XL')  # it adds itself to Pillow
+    load('pillow_jxl', 'pillow-jxl-plugin', 'JPEG XL')  # it adds itself to Pillow
     exif = b'\0\0\0\0' + metadata['exif'] if 'exif' in metadata else b''  # the box says where EXIF starts: at once
     return save_by_pillow(pixels, 'JXL', quality=quality, exif=exif, xmp=metadata.get('xmp', b''))
 
@@ -128,7 +126,7 @@ SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118
 
 def read_raw(data, check_size):
     """Develop a RAW file: pixels (H, W, 3) uint16 sRGB."""
-    rawpy = load('rawpy', 'camera RAW')
+    rawpy = load('rawpy', 'rawpy', 'camera RAW')
     check_strips(data)
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:

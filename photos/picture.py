@@ -135,8 +135,7 @@ def clean_metadata(header, shape):
     """Make orientation and blocks true of an upright photo without thumbnails and second pictures; empty ones go."""
     exif, xmp, iptc = (header.metadata.get(name) or b'' for name in ('exif', 'xmp', 'iptc'))
     exif = exif.removeprefix(b'Exif\0\0')  # which some files have and some have not
-    tags = metadata.read_exif(exif)
-    turn = header.orientation or tags.integer(metadata.ORIENTATION) or metadata.xmp_orientation(xmp)
+    turn = header.orientation or metadata.read_exif(exif).integer(metadata.ORIENTATION) or metadata.xmp_orientation(xmp)
     header.orientation = turn if turn in range(1, 9) else 1
     size = shape[:2] if header.orientation > 4 else shape[1::-1]  # upright
     clean = {'exif': metadata.upright_exif(exif, size), 'xmp': metadata.upright_xmp(xmp)}
@@ -164,8 +163,7 @@ def find_space(picture):
     except ValueError:
         header.notes.append('its colour profile is damaged and left out')
         return
-    if space in colour.HDR.values():
-        colour.refuse_hdr(space)
+    colour.refuse_hdr(space)
     if space == 'tables':
         converted = colour.by_tables(to_8bit(picture.photo), 'RGB', profile)
         picture.photo = picture.photo if converted is None else converted

@@ -79,6 +79,8 @@ def read_header(data):
 def only_pixels(data):
     """Leave out of a PNG's bytes what libpng may complain of: profiles, texts, EXIF."""
     found = chunks(data, check=False)
+    if all(name in PIXELS for name, _, _ in found):
+        return data
     return SIGNATURE + b''.join(data[start - 8 : end + 4] for name, start, end in found if name in PIXELS)
 
 
