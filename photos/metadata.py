@@ -235,14 +235,18 @@ def xmp_orientation(xmp):
 
 def upright_xmp(xmp):
     """Make an XMP packet say that the photo stands upright and point to nothing that is left out; the rest stays."""
-    for prefix, schema in SCHEMA.findall(xmp):
+    for prefix, schema in dict.fromkeys(SCHEMA.findall(xmp)):
         if schema == TIFF:
             xmp = re.sub(TURN % prefix, rb'\g<1>1', xmp)
         elif schema in POINTERS:
             name = b'%b:%b' % (prefix, POINTERS[schema])
             declared = b'|xmlns:' + prefix if POINTERS[schema] == ANY else b''
-            xmp = re.sub(rb'\s+(?:%b%b)\s*=\s*(?:"[^"]*"|\'[^\']*\')' % (name, declared), b'', xmp)
-            xmp = re.sub(rb'(?s)<(%b)(?=[\s/>])[^>]*?(?:/>|>.*?</\1\s*>)' % name, b'', xmp)
+            xmp = re.sub(rb'\s(?:%b%b)\s*=\s*(?:"[^"]*"|\'[^\']*\')' % (name, declared), b'', xmp)
+            kept, depth, end = [], 0, 0
+            for tag in re.finditer(rb'<(/?)%b(?=[\s/>])[^>]*?(/?)>' % name, xmp):  # elements go with what is in them
+                kept += [] if depth else [xmp[end : tag.start()]]
+                depth, end = depth + (0 if tag[2] else -1 if tag[1] else 1), tag.end()
+            xmp = b''.join([*kept, xmp[end:]])
     return xmp
 
 

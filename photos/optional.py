@@ -119,7 +119,6 @@ def save_by_pillow(pixels, format, **options):
 
 
 STRIPS, SUBDIRECTORIES, XMP_TAG = ((273, 279), (324, 325)), 330, 700  # places and sizes of strips, of tiles; others
-FLAT = 32  # a photo whose last 32nd is one level throughout is not all there
 PANASONIC = b'IIU\0'  # an RW2's start; its tags have numbers of their own
 SENSOR, ISO, PREVIEW, PIXELS = (2, 3), 0x17, 0x2E, 0x118
 
@@ -171,7 +170,7 @@ def check_levels(raw):
     levels = getattr(raw, 'raw_image_visible', None)  # None of a file that holds colours, not a sensor's levels
     if levels is None or levels.ndim < 2:
         return
-    end = levels[-max(len(levels) // FLAT, 4) :]
+    end = levels[-max(len(levels) // 32, 4) :]
     if end.min() == end.max() and end.max() <= max(raw.black_level_per_channel or [0]):
         raise ValueError('expected a whole photo, its last rows hold nothing')
 

@@ -73,15 +73,13 @@ def read_picture(path, megapixels=MEGAPIXELS):
     try:
         header, pixels = codecs.read(path, data, check_size)
         check_size(pixels.shape[1::-1])
-        picture = make_picture(pixels, header)
+        return make_picture(pixels, header, status)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    picture.status = status
-    return picture
 
 
-def make_picture(pixels, header):
-    """Make a Picture of pixels as they are stored."""
+def make_picture(pixels, header, status):
+    """Make a Picture of pixels as they are stored, and the status of their file."""
     clean_metadata(header, pixels.shape)
     pixels = turn_upright(pixels, header.orientation)
     pixels = convert_cmyk_and_lab(pixels, header)
@@ -95,7 +93,7 @@ def make_picture(pixels, header):
     if header.associated and alpha is not None:
         photo = divide_by_alpha(photo, alpha)
     bits = header.bits if photo.dtype == np.uint16 and header.bits in (10, 12) else 8 * photo.itemsize
-    picture = Picture(photo, alpha, grey, bits, header)
+    picture = Picture(photo, alpha, grey, bits, header, status=status)
     find_space(picture)
     return picture
 

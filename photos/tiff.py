@@ -146,9 +146,6 @@ def by_pillow(data, header):
         return 255 - pixels if mode == 'CMYK' else pixels
 
 
-STRIP = 1 << 18  # bytes of a strip before it is packed
-
-
 def encode(pixels, blocks, extra=''):
     """Encode a deflated TIFF with its metadata; returns a uint8 array of its bytes.
 
@@ -160,7 +157,7 @@ def encode(pixels, blocks, extra=''):
     order = tags.order
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     height, width, channels = pixels.shape
-    rows = max(1, STRIP // pixels[0].nbytes)
+    rows = max(1, (1 << 18) // pixels[0].nbytes)  # strips of 256 KB before they are packed
     strips = [deflate(predict(pixels[y : y + rows], order)) for y in range(0, height, rows)]
     places = np.cumsum([len(metadata.start_of_file(tags)), *map(len, strips)])
     start = int(places[-1] + places[-1] % 2)
