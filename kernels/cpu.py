@@ -50,17 +50,15 @@ def log2(x):
 def _exp2(x):
     if x != numba.float32:
         return lambda x: math.exp(x * 0.6931471805599453)
-    f = np.float32
-    top, half, ln2, one = f(126), f(0.5), f(math.log(2)), f(1)
+    f, i, ln2 = np.float32, np.int32, np.float32(math.log(2))
     c2, c3, c4, c5, c6, c7 = (f(1 / math.factorial(k)) for k in range(2, 8))
-    bias, shift = np.int32(127), np.int32(23)
 
     def fast(x):
-        x = max(min(x, top), -top)
-        whole = np.floor(x + half)
+        x = max(min(x, f(126)), f(-126))
+        whole = np.floor(x + HALF)
         y = (x - whole) * ln2
-        series = one + y * (one + y * (c2 + y * (c3 + y * (c4 + y * (c5 + y * (c6 + y * c7))))))
-        return series * np.int32((np.int32(whole) + bias) << shift).view(np.float32)
+        series = ONE + y * (ONE + y * (c2 + y * (c3 + y * (c4 + y * (c5 + y * (c6 + y * c7))))))
+        return series * i((i(whole) + i(127)) << i(23)).view(f)
 
     return fast
 
@@ -69,18 +67,16 @@ def _exp2(x):
 def _log2(x):
     if x != numba.float32:
         return lambda x: math.log(x) * 1.4426950408889634
-    f = np.float32
-    root_half, shift = np.int32(0x3F3504F3), np.int32(23)
-    one, scale = f(1), f(2 / math.log(2))
+    f, i, scale = np.float32, np.int32, np.float32(2 / math.log(2))
     c3, c5, c7, c9 = (f(1 / k) for k in (3, 5, 7, 9))
 
     def fast(x):
-        bits = np.float32(x).view(np.int32)
-        exponent = np.int32(np.int32(bits - root_half) >> shift)
-        mantissa = np.int32(bits - np.int32(exponent << shift)).view(np.float32)  # in [sqrt 1/2, sqrt 2)
-        s = (mantissa - one) / (mantissa + one)
+        bits = f(x).view(i)
+        exponent = i(i(bits - i(0x3F3504F3)) >> i(23))
+        mantissa = i(bits - i(exponent << i(23))).view(f)  # in [sqrt 1/2, sqrt 2)
+        s = (mantissa - ONE) / (mantissa + ONE)
         s2 = s * s
-        return f(exponent) + scale * s * (one + s2 * (c3 + s2 * (c5 + s2 * (c7 + s2 * c9))))
+        return f(exponent) + scale * s * (ONE + s2 * (c3 + s2 * (c5 + s2 * (c7 + s2 * c9))))
 
     return fast
 
@@ -164,10 +160,10 @@ def activation(unit, r, g, b):
 
 
 @inlined
-def guide_of_row(pixels, guide, out):
-    """Guide in [0, 1] of a row of pixels: mix . relu(weights . rgb + bias) + mix_bias, then tanh mapped up, or clip.
+def guide_of_row(pixels, guide, bins, align_corners, out, depth):
+    """Guide in [0, 1] of a row of pixels, see FoldedGuide, into out, and its place in bins on the luma axis into depth.
 
-    pixels: red, green and blue, each (n,). guide: FoldedGuide of arrays. out: (n,).
+    pixels: red, green and blue, each (n,). guide: FoldedGuide of arrays. out, depth: (n,).
     """
     red, green, blue = pixels
     out[:] = guide.mix_bias
@@ -183,15 +179,9 @@ def guide_of_row(pixels, guide, out):
     else:
         for x in range(out.size):
             out[x] = min(ONE, max(ZERO, out[x]))
-
-
-@inlined
-def depth_of_row(guide, bins, align_corners, depth):
-    """Position along the luma axis, in bins, clamped to [0, bins - 1], of guide (n,) into depth (n,)."""
     last = depth.dtype.type(bins - 1)
-    for x in range(depth.size):
-        position = guide[x] * last if align_corners else guide[x] * (last + ONE) - HALF
-        depth[x] = min(last, max(ZERO, position))
+    for x in range(out.size):
+        depth[x] = min(last, max(ZERO, out[x] * last if align_corners else out[x] * (last + ONE) - HALF))
 
 
 @inlined
@@ -218,12 +208,11 @@ def affine_of(k, t, r, g, b):
 
 
 @inlined
-def slice_run(row, cell, bins, pixels, depth, part, out):
-    """Slice the grid's row at a run of pixels and apply the affine to them.
+def slice_run(row, cell, pixels, depth, part, out):
+    """Slice the grid's row (Gw, D, 12) at a run of pixels and apply the affine to them.
 
-    row: (Gw, D, 12). cell: the cell on the left. bins: first luma bin and last + 1. pixels: red, green and blue, and
-    out: the illumination of each, depth and part: positions along the luma axis and along x, all (n,). Views of a run,
-    so that indices start at 0.
+    cell: the one on the left. pixels: red, green and blue, out: the illumination of each, depth and part: positions
+    along the luma axis and along x, all (n,): views of a run, so that indices start at 0.
     """
     red, green, blue = pixels
     out_r, out_g, out_b = out
@@ -231,7 +220,8 @@ def slice_run(row, cell, bins, pixels, depth, part, out):
     out_r[:] = ZERO
     out_g[:] = ZERO
     out_b[:] = ZERO
-    for z in range(bins[0], bins[1]):
+    first, end = bins_of_run(depth, row.shape[1])
+    for z in range(first, end):
         bin_ = depth.dtype.type(z)
         to_r, to_g = edges_of(row, cell, right, z, 0), edges_of(row, cell, right, z, 1)
         to_b = edges_of(row, cell, right, z, 2)
@@ -252,17 +242,15 @@ def illumination_of_row(pixels, spans, part, row, guide, align_corners, buffers,
     """
     red, green, blue = pixels
     guides, depth = buffers
-    guide_of_row(pixels, guide, guides)
-    depth_of_row(guides, row.shape[1], align_corners, depth)
+    guide_of_row(pixels, guide, row.shape[1], align_corners, guides, depth)
     for k in range(len(spans)):
         first, end, cell = spans[k, 0], spans[k, 1], spans[k, 2]
         if first == end:
             break
         # whole vectors: what is too much is overwritten by the next run
         run = slice(first, min(first + (end - first + LANES - 1) // LANES * LANES, red.size))
-        bins = bins_of_run(depth[run], row.shape[1])
-        slice_run(row, cell, bins, (red[run], green[run], blue[run]), depth[run], part[run],
-                  (out[0][run], out[1][run], out[2][run]))  # fmt: skip
+        out_run = out[0][run], out[1][run], out[2][run]
+        slice_run(row, cell, (red[run], green[run], blue[run]), depth[run], part[run], out_run)
 
 
 # --------------------------------------------------------------------------------------------------------------- photos
@@ -404,7 +392,7 @@ def illumination_rows(photo, illumination, rows, grid, guide, runs, rule):
 
 
 @inlined
-def slice_run_back(row, cell, bins, pixels, depth, part, grad_out, row_grad, depth_grad):
+def slice_run_back(row, cell, pixels, depth, part, grad_out, row_grad, depth_grad):
     """Gradients through slice_run.
 
     grad_out: (3, n), by the unclipped illumination. row_grad (Gw, D, 12), added to; depth_grad (n,), set.
@@ -413,7 +401,8 @@ def slice_run_back(row, cell, bins, pixels, depth, part, grad_out, row_grad, dep
     depth_grad[:] = ZERO
     right = min(cell + 1, row.shape[0] - 1)
     zero = depth.dtype.type(0)
-    for z in range(bins[0], bins[1]):
+    first, end = bins_of_run(depth, row.shape[1])
+    for z in range(first, end):
         bin_ = depth.dtype.type(z)
         for c in range(3):
             edges, by_s = edges_of(row, cell, right, z, c), grad_out[c]
@@ -488,16 +477,14 @@ def illumination_rows_back(images, rows, grid, guide, runs, rule, grid_grad, hid
     row = np.empty((grid.shape[2], grid.shape[3], 12), dtype)
     row_grad = np.empty(row.shape, dtype)
     flat_row_grad = row_grad.reshape(-1)
-    bins = row.shape[1]
-    last_bin = photo.dtype.type(bins - 1)
+    last_bin = photo.dtype.type(row.shape[1] - 1)
     scale = last_bin if rule.align_corners else last_bin + ONE
     for line in range(rows[0], rows[1]):
         n, y = line // height, line % height
         pixels = channels_of(photo, n, y)
         red, green, blue = pixels
         above, below_part = row_of_grid(grid[n], y, height, rule.align_corners, row)
-        guide_of_row(pixels, guide, guides)
-        depth_of_row(guides, bins, rule.align_corners, depth)
+        guide_of_row(pixels, guide, row.shape[1], rule.align_corners, guides, depth)
         for c in range(3):
             value, s, by_s = photo[n, c, y], illumination[n, c, y], grad_out[n, c, y]
             for x in range(width):
@@ -506,9 +493,8 @@ def illumination_rows_back(images, rows, grid, guide, runs, rule, grid_grad, hid
         flat_row_grad[:] = ZERO
         for k in range(runs.spans.shape[1]):
             run = slice(runs.spans[0, k, 0], runs.spans[0, k, 1])
-            touched = bins_of_run(depth[run], bins)
-            slice_run_back(row, runs.spans[0, k, 2], touched, (red[run], green[run], blue[run]), depth[run],
-                           runs.part[run], free_grad[:, run], row_grad, depth_grad[run])  # fmt: skip
+            slice_run_back(row, runs.spans[0, k, 2], (red[run], green[run], blue[run]), depth[run], runs.part[run],
+                           free_grad[:, run], row_grad, depth_grad[run])  # fmt: skip
         for x in range(width):  # clamped positions, the ends included, have no gradient
             depth_grad[x] = depth_grad[x] * scale if depth[x] > ZERO and depth[x] < last_bin else ZERO
         guide_of_row_back(pixels, guides, depth_grad, guide, hidden_grad)

@@ -18,21 +18,26 @@ C1, C3, C5, C7 = 0.49039264, 0.41573481, 0.27778512, 0.09754516
 
 
 @inlined
+def odd_half(a, b, c, d):
+    """The transform's odd half, its own inverse."""
+    f = np.float32
+    return (
+        f(C1) * a + f(C3) * b + f(C5) * c + f(C7) * d,
+        f(C3) * a - f(C7) * b - f(C1) * c - f(C5) * d,
+        f(C5) * a - f(C1) * b + f(C7) * c + f(C3) * d,
+        f(C7) * a - f(C5) * b + f(C3) * c - f(C1) * d,
+    )
+
+
+@inlined
 def dct8(x0, x1, x2, x3, x4, x5, x6, x7):
     """Cosine transform of eight numbers."""
     f = np.float32
-    s0, s1, s2, s3, d0, d1, d2, d3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4, x0 - x7, x1 - x6, x2 - x5, x3 - x4
+    s0, s1, s2, s3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4
     e0, e1, e2, e3 = s0 + s3, s1 + s2, s0 - s3, s1 - s2
-    return (
-        f(R8) * (e0 + e1),
-        f(C1) * d0 + f(C3) * d1 + f(C5) * d2 + f(C7) * d3,
-        f(A2) * e2 + f(B2) * e3,
-        f(C3) * d0 - f(C7) * d1 - f(C1) * d2 - f(C5) * d3,
-        f(R8) * (e0 - e1),
-        f(C5) * d0 - f(C1) * d1 + f(C7) * d2 + f(C3) * d3,
-        f(B2) * e2 - f(A2) * e3,
-        f(C7) * d0 - f(C5) * d1 + f(C3) * d2 - f(C1) * d3,
-    )
+    c1, c3, c5, c7 = odd_half(x0 - x7, x1 - x6, x2 - x5, x3 - x4)
+    return (f(R8) * (e0 + e1), c1, f(A2) * e2 + f(B2) * e3, c3,
+            f(R8) * (e0 - e1), c5, f(B2) * e2 - f(A2) * e3, c7)  # fmt: skip
 
 
 @inlined
@@ -42,10 +47,7 @@ def idct8(c0, c1, c2, c3, c4, c5, c6, c7):
     e0, e1 = f(R8) * (c0 + c4), f(R8) * (c0 - c4)
     f0, f1 = f(A2) * c2 + f(B2) * c6, f(B2) * c2 - f(A2) * c6
     p0, p1, p2, p3 = e0 + f0, e1 + f1, e1 - f1, e0 - f0
-    q0 = f(C1) * c1 + f(C3) * c3 + f(C5) * c5 + f(C7) * c7
-    q1 = f(C3) * c1 - f(C7) * c3 - f(C1) * c5 - f(C5) * c7
-    q2 = f(C5) * c1 - f(C1) * c3 + f(C7) * c5 + f(C3) * c7
-    q3 = f(C7) * c1 - f(C5) * c3 + f(C3) * c5 - f(C1) * c7
+    q0, q1, q2, q3 = odd_half(c1, c3, c5, c7)
     return p0 + q0, p1 + q1, p2 + q2, p3 + q3, p3 - q3, p2 - q2, p1 - q1, p0 - q0
 
 
