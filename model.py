@@ -325,10 +325,10 @@ class IlluminationNet(nn.Module):
     I / S leaves 0 at 0 whatever the illumination, which tears holes into very dark photos. The
     methods below add and remove it themselves: their images are photos in [0, 1] as they are.
 
-    vibrance: evaluation lowers S of a pixel's stronger channels, S - vibrance (I - mean(I)), which raises R's chroma by
-    about a factor 1 + vibrance R: bright colours more than dark noise. A network that is unsure of a colour learns the
-    mean of what it might be, which is pale and of another hue; this gives back the chroma, in the photo's own hue.
-    Neither system has it: 0 is theirs.
+    vibrance: evaluation takes S - vibrance (S + I - mean(S + I)), the means over the three channels. Less of S's own
+    colour lets R keep the photo's hue; less S in the photo's stronger channels raises R's chroma by about a factor
+    1 + vibrance R, bright colours more than dark noise. A network that is unsure of a colour learns the mean of what it
+    might be, which is pale and of another hue; this gives both back. Neither system has it: 0 is theirs.
     """
 
     def __init__(self, architecture):
@@ -409,8 +409,10 @@ class IlluminationNet(nn.Module):
         if self.column_major:
             grid = grid.view(n, 4, 3, self.luma_bins, gh, gw).transpose(1, 2)
         if self.vibrance and not self.training:
-            colour = F.pad(torch.eye(3, device=grid.device, dtype=grid.dtype) - 1 / 3, (0, 1))  # 3x4: I - mean(I)
-            grid = grid.reshape(n, 3, 4, self.luma_bins, gh, gw) - self.vibrance * colour[:, :, None, None, None]
+            photo = F.pad(torch.eye(3, device=grid.device, dtype=grid.dtype), (0, 1))  # I as 3x4
+            rows = grid.reshape(n, 3, 4, self.luma_bins, gh, gw)
+            both = rows + photo[:, :, None, None, None]  # S + I
+            grid = rows - self.vibrance * (both - both.mean(dim=1, keepdim=True))
         return grid.reshape(n, 12, self.luma_bins, gh, gw)
 
     def reflectance(self, fullres, illumination, strength=1.0):

@@ -34,7 +34,7 @@ opt = SimpleNamespace(
     guide='',  # pointwise (hdrnet's own) or curves (deepupe's own)
     lowres='bilinear',  # how its small copy is made: area (antialiased), bilinear or nearest; '' is arch's own
     pedestal=0.0,  # levels of 255 that black counts for, so that it can be brightened, such as 0.5; neither system's
-    vibrance=0.0,  # chroma that evaluation gives back, such as 0.2, see model.IlluminationNet; neither system's
+    vibrance=0.0,  # hue and chroma that evaluation gives back, such as 0.2, see model.IlluminationNet; neither system's
     start_from='',  # a checkpoint to train further, whose network options then replace those above
     freeze_norm=False,  # BatchNorm keeps the statistics of start_from: few photos give no better ones
     # data
