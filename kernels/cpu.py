@@ -9,14 +9,12 @@ have no gather and vectorise over pixels. A short run of pixels touches few bins
 
 max and min are Python's: what is not a number is kept where it stands first, and replaced where it stands second.
 
-One file, because it is one compilation unit: Numba's cache on disk takes a kernel for unchanged as long as its own file
-is, whatever it takes from others.
+One file, because it is one compilation unit: Numba's cache on disk looks for changes in a kernel's own file alone.
 """
 
 import itertools
 import math
 from functools import lru_cache
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -88,22 +86,13 @@ RUN = 256  # pixels that share a range of luma bins
 LANES = 16  # of the widest vectors; runs are made up to whole ones where a row goes on
 
 
-class Runs(NamedTuple):
-    """A row's pixels in runs, each between the centres of two grid cells."""
-
-    spans: np.ndarray  # (blocks, most runs of a block, 3): first pixel, last + 1, cell; see runs_of_row
-    part: np.ndarray  # (width,), weight of cell + 1 at each pixel
-
-
 @lru_cache(maxsize=64)
 def runs_of_row(width, gw, align_corners, block, dtype):
-    """Runs of at most RUN pixels, each between the centres of two cells and in one `block` of a row of pixels.
+    """A row's pixels in runs of at most RUN, each between the centres of two of gw cells and in one block of so many.
 
-    Args:
-        width: pixels of the row. gw: cells of the grid along x. dtype: of the weights.
     Returns:
-        Runs. Pixels are counted from the start of their block and lie between the centres of cell and cell + 1; a block
-        that has fewer runs than another ends with empty ones.
+        spans: (blocks, most runs of a block, 3): first pixel in the block, last + 1, cell; then empty ones.
+        part: (width,), weight of cell + 1 at each pixel.
     """
     edges, scale, offset = grid_intervals(width, gw, align_corners)
     blocks, part = [], np.empty(width, dtype)
@@ -114,7 +103,7 @@ def runs_of_row(width, gw, align_corners, block, dtype):
             part[first:last] = np.clip(np.arange(first, last) * scale + offset - cell, 0, 1)
         blocks.append(spans)
     most = max(map(len, blocks))
-    return Runs(np.array([spans + [(0, 0, 0)] * (most - len(spans)) for spans in blocks]), part)
+    return np.array([spans + [(0, 0, 0)] * (most - len(spans)) for spans in blocks]), part
 
 
 def grid_array(grid):
@@ -161,10 +150,7 @@ def activation(unit, r, g, b):
 
 @inlined
 def guide_of_row(pixels, guide, bins, align_corners, out, depth):
-    """Guide in [0, 1] of a row of pixels, see FoldedGuide, into out, and its place in bins on the luma axis into depth.
-
-    pixels: red, green and blue, each (n,). guide: FoldedGuide of arrays. out, depth: (n,).
-    """
+    """Guide in [0, 1] of pixels, three (n,), see FoldedGuide, into out (n,), its place on the luma axis into depth."""
     red, green, blue = pixels
     out[:] = guide.mix_bias
     for j in range(0, guide.mix.size, 4):  # four units at a time; FoldedGuide has 16 or 48
@@ -209,10 +195,9 @@ def affine_of(k, t, r, g, b):
 
 @inlined
 def slice_run(row, cell, pixels, depth, part, out):
-    """Slice the grid's row (Gw, D, 12) at a run of pixels and apply the affine to them.
+    """Slice the grid's row (Gw, D, 12) at a run of pixels right of a cell's centre, and apply the affine to them.
 
-    cell: the one on the left. pixels: red, green and blue, out: the illumination of each, depth and part: positions
-    along the luma axis and along x, all (n,): views of a run, so that indices start at 0.
+    All others (n,): views of a run, so that indices start at 0. depth, part: positions along the luma axis and x.
     """
     red, green, blue = pixels
     out_r, out_g, out_b = out
@@ -235,11 +220,7 @@ def slice_run(row, cell, pixels, depth, part, out):
 
 @inlined
 def illumination_of_row(pixels, spans, part, row, guide, align_corners, buffers, out):
-    """Illumination, not clipped, of n pixels from the grid's row.
-
-    pixels: red, green and blue, each (n,). spans: (k, 3), see Runs. part: (n,). row: (Gw, D, 12). buffers: two (n,),
-    which hold the guide and the depth afterwards. out: like pixels.
-    """
+    """Illumination, not clipped, of pixels, three (n,), from the grid's row into out; buffers: for guide and depth."""
     red, green, blue = pixels
     guides, depth = buffers
     guide_of_row(pixels, guide, row.shape[1], align_corners, guides, depth)
@@ -281,13 +262,12 @@ def write_levels(colors, result):
 
 @kernel
 def enhance_rows(images, every, rows, grid, guide, runs, rule):
-    """Rows rows[0] to rows[1] - 1 of a photo into another, and S of every so many of its rows and columns.
+    """Rows rows[0] to rows[1] - 1 of a photo into another, both jit.either, and S of every so many rows and columns.
 
-    images: photo (H, W, 3), enhanced, both jit.either, illumination (ceil(H / every), ceil(W / every), 3) float32.
-    every: a divisor of BLOCK, or 0, which leaves illumination alone. grid, guide, runs: as the slice reads them.
-    rule: common.Rule with the pedestal in the photo's own levels.
+    every: a divisor of BLOCK, or 0, which leaves illumination alone. rule: with the pedestal in the photo's own levels.
     """
     (photo8, photo16), (enhanced8, enhanced16), illumination = images
+    spans, part = runs
     deep = photo16.size > 0
     height, width, _ = photo16.shape if deep else photo8.shape
     f = np.float32
@@ -309,7 +289,7 @@ def enhance_rows(images, every, rows, grid, guide, runs, rule):
                 read_levels(photo16[y, block].reshape(-1), pedestal, unit, colors)
             else:
                 read_levels(photo8[y, block].reshape(-1), pedestal, unit, colors)
-            illumination_of_row(colors, runs.spans[start // BLOCK], runs.part[block], row, guide, rule.align_corners,
+            illumination_of_row(colors, spans[start // BLOCK], part[block], row, guide, rule.align_corners,
                                 (buffers[6, :size], buffers[7, :size]), lights)  # fmt: skip
             for c in range(3):
                 s, value = lights[c], colors[c]
@@ -383,7 +363,7 @@ def illumination_rows(photo, illumination, rows, grid, guide, runs, rule):
         n, y = line // height, line % height
         row_of_grid(grid[n], y, height, rule.align_corners, row)
         pixels, out = channels_of(photo, n, y), channels_of(illumination, n, y)
-        illumination_of_row(pixels, runs.spans[0], runs.part, row, guide, rule.align_corners, buffers, out)
+        illumination_of_row(pixels, runs[0][0], runs[1], row, guide, rule.align_corners, buffers, out)
         if rule.clip:
             for c in range(3):
                 value, s = pixels[c], out[c]
@@ -393,10 +373,7 @@ def illumination_rows(photo, illumination, rows, grid, guide, runs, rule):
 
 @inlined
 def slice_run_back(row, cell, pixels, depth, part, grad_out, row_grad, depth_grad):
-    """Gradients through slice_run.
-
-    grad_out: (3, n), by the unclipped illumination. row_grad (Gw, D, 12), added to; depth_grad (n,), set.
-    """
+    """Gradients through slice_run from grad_out (3, n), added to row_grad (Gw, D, 12), written to depth_grad (n,)."""
     red, green, blue = pixels
     depth_grad[:] = ZERO
     right = min(cell + 1, row.shape[0] - 1)
@@ -432,10 +409,9 @@ def slice_run_back(row, cell, pixels, depth, part, grad_out, row_grad, depth_gra
 
 @inlined
 def guide_of_row_back(pixels, guides, grad_out, guide, hidden_grad):
-    """Gradients through guide_of_row.
+    """Gradients through guide_of_row, whose result is guides, from grad_out (n,), which is overwritten.
 
-    guides: (n,), its result. grad_out: (n,), by that result; overwritten. hidden_grad: (units + 1, 5), added to:
-    weights, bias and mix of each unit, and mix_bias as the last element.
+    hidden_grad: (units + 1, 5), added to: weights, bias and mix of each unit, and mix_bias as the last element.
     """
     red, green, blue = pixels
     zero = grad_out.dtype.type(0)
@@ -464,12 +440,9 @@ def guide_of_row_back(pixels, guides, grad_out, guide, hidden_grad):
 
 @kernel
 def illumination_rows_back(images, rows, grid, guide, runs, rule, grid_grad, hidden_grad):
-    """Gradients of rows rows[0] to rows[1] - 1, counted through the batch, added to this strip's own sums.
-
-    images: photo, illumination and the gradient by the illumination, each (N, 3, H, W). Sums: grid_grad
-    (photos of the strip, Gh, Gw, D, 3, 4) and hidden_grad (units + 1, 5).
-    """
+    """Gradients of rows counted through the batch, added to grid_grad, of the strip's photos alone, and hidden_grad."""
     photo, illumination, grad_out = images
+    spans, part = runs[0][0], runs[1]
     _, _, height, width = photo.shape
     dtype = photo.dtype
     guides, depth = np.empty(width, dtype), np.empty(width, dtype)
@@ -491,9 +464,9 @@ def illumination_rows_back(images, rows, grid, guide, runs, rule, grid_grad, hid
                 free = not rule.clip or (s[x] > value[x] and s[x] < ONE)
                 free_grad[c, x] = by_s[x] if free else ZERO
         flat_row_grad[:] = ZERO
-        for k in range(runs.spans.shape[1]):
-            run = slice(runs.spans[0, k, 0], runs.spans[0, k, 1])
-            slice_run_back(row, runs.spans[0, k, 2], (red[run], green[run], blue[run]), depth[run], runs.part[run],
+        for k in range(len(spans)):
+            run = slice(spans[k, 0], spans[k, 1])
+            slice_run_back(row, spans[k, 2], (red[run], green[run], blue[run]), depth[run], part[run],
                            free_grad[:, run], row_grad, depth_grad[run])  # fmt: skip
         for x in range(width):  # clamped positions, the ends included, have no gradient
             depth_grad[x] = depth_grad[x] * scale if depth[x] > ZERO and depth[x] < last_bin else ZERO
@@ -506,11 +479,8 @@ def illumination_rows_back(images, rows, grid, guide, runs, rule, grid_grad, hid
 
 
 class SliceApply(torch.autograd.Function):
-    """Guide, slice, affine and clip as one function of photo, grid and folded guide; CPU.
+    """Guide, slice, affine and clip of photo (N, 3, H, W), differentiable by all tensors but it; float32 or float64.
 
-    forward(photo (N, 3, H, W), grid (N, 12, D, Gh, Gw), weights (U, 3), bias (U), mix (U), mix_bias (), tanh, rule)
-    returns the illumination (N, 3, H, W), differentiable by all but the photo. float32 or float64 throughout. Of the
-    rule it takes align_corners and clip.
     autograd sees only tensors that are arguments themselves, hence not one FoldedGuide.
     """
 
@@ -605,11 +575,10 @@ def reflect(value, divisor, clamp, tiny):
 
 @kernel
 def structure_planes(images, windows, planes, eps, clamp):
-    """1 - SSIM summed over the windows of planes planes[0] to planes[1] - 1, and its derivative by each pixel of R.
+    """1 - SSIM summed over planes planes[0] to planes[1] - 1 of images (3 N, H, W), and its derivative by R.
 
-    images: photo, illumination and target as planes (3 N, H, W). windows: (3 N, 3, rows of windows, columns of
-    windows); a pixel's derivative is the sum over the windows that it lies in of
-    windows[:, 0] + windows[:, 1] * R + windows[:, 2] * target.
+    That of a pixel is the sum over the windows that it lies in of windows[:, 0] + windows[:, 1] * R + windows[:, 2] *
+    target; windows: (3 N, 3, rows of windows, columns of windows).
     """
     photo, illumination, target = images
     _, _, width = photo.shape
@@ -661,10 +630,7 @@ def structure_planes(images, windows, planes, eps, clamp):
 
 @inlined
 def structure_row_back(windows, y, enhanced, wanted, slope, factor, spread, grad):
-    """Add to row y's gradient (W) the share of the windows that the row lies in, see structure_planes.
-
-    enhanced, wanted, slope: (W), R, target and dR / dS. factor: the term's. spread: (3, W), overwritten.
-    """
+    """Add to row y's gradient (W) the share of the windows that the row lies in; spread: (3, W), overwritten."""
     spread[:] = ZERO
     for j in range(max((y - WINDOW + STRIDE) // STRIDE, 0), min(y // STRIDE + 1, windows.shape[1])):
         for i in range(windows.shape[2]):
@@ -679,11 +645,9 @@ def structure_row_back(windows, y, enhanced, wanted, slope, factor, spread, grad
 
 @kernel
 def loss_rows(images, windows, grad, rows, rule, factors):
-    """Raw sums of reconstruction, color and smoothness over rows counted through a batch, and the gradient by S.
+    """Sums of reconstruction, color and smoothness over rows counted through a batch, and the gradient by S into grad.
 
-    images: photo, illumination and target, each (N, 3, H, W), as grad. windows: from structure_planes, or empty without
-    that term. rule: (eps, clamp, luma), see loss_and_grad. factors: weight / number of elements of reconstruction,
-    color, smoothness along x, along y, structure.
+    windows: from structure_planes, or empty without that term. rule, factors: as of common.FusedLoss, and structure's.
     """
     photo, illumination, target = images
     _, _, height, width = photo.shape

@@ -53,11 +53,9 @@ def idct8(c0, c1, c2, c3, c4, c5, c6, c7):
 
 @kernel
 def filter_blocks(window, thresholds, columns, removed, carry, carry_weight, weight, change):
-    """One row of blocks, and the change of the four rows that it completes.
+    """One row of blocks of window (8, 4 m), and change (4, 4 m) of its upper four rows, which it completes.
 
-    window: (8, 4 m) rows of a plane. thresholds: (m - 1), one for each block. carry (4, 4, m), carry_weight (m): what
-    this row of blocks adds to its lower four rows, from call to call. columns (8, 4, m), removed (64, m), weight (m):
-    scratch. change: (4, 4 m), what is added to the window's upper four rows.
+    carry, carry_weight: what blocks add to their lower four rows, from call to call. columns, removed, weight: scratch.
     """
     f = np.float32
     blocks, m = thresholds.size, carry_weight.size
@@ -145,10 +143,7 @@ def level(row, deep, i):
 
 @kernel
 def shrink_chroma(photo, planes, rows, scale):
-    """Rows rows[0] to rows[1] - 1 of Cb and Cr (2, ceil H / 2, ceil W / 2), means of 2 x 2 pixels.
-
-    photo: (H, 3 W), jit.either.
-    """
+    """Rows of Cb and Cr (2, ceil H / 2, ceil W / 2), means of 2 x 2 pixels of a photo (H, 3 W), jit.either."""
     f = np.float32
     narrow, wide = photo
     deep = wide.size > 0
@@ -189,10 +184,9 @@ def grow_row(plane, y, times, unit, lines, out):
 
 @kernel
 def filter_rows(plane, coarse, thresholds, change, rows, unit):
-    """Rows rows[0] to rows[1] - 1 of a plane's change; rows[0] is a multiple of 4.
+    """Rows of the change of a plane (H, W) in 1 / unit levels; rows[0] is a multiple of 4.
 
-    plane: (H, W) in 1 / unit levels. coarse: change (ceil H / 4, ceil W / 4) that is added before, in levels, or empty.
-    thresholds: (ceil H / 4 + 1, ceil W / 4 + 1). change: as plane, the coarse one included, rounded unless unit is 1.
+    coarse: change (ceil H / 4, ceil W / 4) in levels that is added before and stays in the result, or empty.
     """
     f = np.float32
     height, width = plane.shape
@@ -248,11 +242,9 @@ def change_row(flat, luma, by_luma, grown, limit, scale):
 
 @kernel
 def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
-    """Denoise rows rows[0] to rows[1] - 1 of photo (H, 3 W) in place, jit.either; rows[0] is a multiple of 4.
+    """Denoise rows of photo (H, 3 W) in place; rows[0] is a multiple of 4. planes, changes: chroma and its change.
 
-    halo: (4 + 8, 3 W), jit.either, copies of the rows above and below, mirrored at the photo's ends. planes, changes:
-    (2, H / 2, W / 2) int16, chroma and its change. thresholds: luma's, see filter_rows. limits: (ceil H / 4,
-    ceil W / 4), those of fine chroma. scale: levels of 255 per level of the photo.
+    halo: copies of 4 rows above and 8 below, mirrored at the photo's ends. scale: levels of 255 per level of the photo.
     """
     f = np.float32
     narrow, wide = photo

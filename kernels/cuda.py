@@ -78,10 +78,7 @@ def depth_of(guide, bins: tl.constexpr, align: tl.constexpr):
 
 @triton.jit
 def run_of(starts, width, gw: tl.constexpr, align: tl.constexpr, block: tl.constexpr):
-    """(count, x, part): how many pixels a run has, where they are, and the weight of cell + 1 at each.
-
-    Programs are (lines, cells, runs of a cell). Behind its end a run repeats its last pixel.
-    """
+    """(count, x, part) of a run: how many pixels, where (its last one's behind its end), weight of cell + 1 at each."""
     cell = tl.program_id(1)
     start = tl.load(starts + cell) + tl.program_id(2) * block
     end = tl.load(starts + cell + 1)
@@ -163,12 +160,7 @@ def grid_rows(grid, height, align_corners):
 
 @functools.lru_cache(maxsize=64)
 def row_runs(width, gw, align_corners, device):
-    """How a row is shared out.
-
-    Returns:
-        starts: first pixel of each interval between cell centres, and the row's end. cells: how many intervals.
-        runs: programs of an interval. block: pixels of a program.
-    """
+    """First pixel of each interval between cell centres, and the end; intervals; programs of one; pixels of those."""
     starts, _, _ = grid_intervals(width, gw, align_corners)
     longest = max(b - a for a, b in itertools.pairwise(starts))
     block = min(max(triton.next_power_of_2(longest), BLOCKS[0]), BLOCKS[1])
@@ -269,8 +261,7 @@ def enhance_kernel(photo, enhanced, illumination, rows, starts, hidden, height, 
                    lines: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """Photo (H, W, 3) of integers to enhanced of the same type, and illumination (H, W, 3) float32 if keep.
 
-    A level plus pedestal, times scale, is in [0, 1]; shift and top are added to a level, and its bound, before its
-    fraction is cut off.
+    A level plus pedestal, times scale, is in [0, 1]; shift is added to a level before its fraction is cut off.
     """
     count, x, part = run_of(starts, width, gw, align, block)
     if count <= 0:
@@ -377,10 +368,7 @@ def channel_back(left_sums, right_sums, left, right, channel: tl.constexpr, grad
 def illumination_back_kernel(photo, illumination, guides, grad_out, rows, starts, sums, by_guides, height, width,
                              gw: tl.constexpr, bins: tl.constexpr, tanh: tl.constexpr, align: tl.constexpr,
                              clip: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Gradient by the guide before its squash (N, H, W), and sums (runs of a cell, 2, N * H, cells, bins, 12).
-
-    The sums, zero before, are the gradients by the coefficients of the run's cell and of the next.
-    """
+    """Gradients by the guide before its squash and, in sums, by the coefficients of the run's cell and of the next."""
     line = tl.program_id(0).to(tl.int64)
     count, x, part = run_of(starts, width, gw, align, block)
     if count <= 0:
@@ -420,10 +408,7 @@ def illumination_back_kernel(photo, illumination, guides, grad_out, rows, starts
 @triton.jit
 def guide_back_kernel(photo, by_guides, hidden, sums, plane, parts, units: tl.constexpr, group: tl.constexpr,
                       steps: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Sums of the gradient by the guide times (red, green, blue, 1) over the pixels where a unit is active.
-
-    Programs are (N * parts, groups of units); sums (N * parts, units, 4).
-    """
+    """Sums (N * parts, units, 4) of the guide's gradient times (red, green, blue, 1) where a unit is active."""
     index = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * group + tl.arange(0, group)
     weights = hidden + unit[:, None] * 5
@@ -530,10 +515,7 @@ def smooth_step(s, other, log, other_log, mask):
 
 @triton.jit
 def toward(photo, illumination, at, plane, mask, s, logs, luma: tl.constexpr):
-    """Smoothness penalty towards the neighbour that is at `at`, and its halved derivative by each channel of S.
-
-    s, logs: three channels of the pixel's illumination and smoothness guide. mask: where there is that neighbour.
-    """
+    """Smoothness penalty towards the neighbour at `at`, if mask, and its halved derivative by each channel of S."""
     other = channels_of(illumination, at, plane, mask)
     near = logs_of(photo, at, plane, mask, luma)
     red_weight, red_step = smooth_step(s[0], other[0], logs[0], near[0], mask)
@@ -560,12 +542,7 @@ def reflect(value, illumination, eps, tiny, clamp: tl.constexpr):
 @triton.jit
 def loss_kernel(photo, illumination, target, grad, sums, height, width, eps, tiny, f_mse, f_color, f_x, f_y,
                 clamp: tl.constexpr, luma: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Loss terms of a run of pixels and the gradient of their weighted sum by the illumination.
-
-    photo, illumination, target, grad: (N, 3, H, W). sums (N * H, runs of a row, 3): raw sums of reconstruction and
-    color, and the weighted one of smoothness. Factors: weight / number of elements of reconstruction, color, smoothness
-    along x and y.
-    """
+    """Gradient of the loss by a run's illumination, and sums (N * H, runs of a row, 3), factors: see FusedLoss."""
     line = tl.program_id(0).to(tl.int64)
     x = tl.program_id(1) * block + tl.arange(0, block)
     mask = x < width

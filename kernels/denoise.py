@@ -54,11 +54,7 @@ def remove_noise(enhanced, illumination, amount=1.0, strength=1.0, denoise=None)
 
 
 def measure_noise(photo, gain):
-    """Thresholds (luma, chroma at half size) in levels of 255 before the photo was brightened.
-
-    Args:
-        photo: (H, W, 3) after it. gain: (ceil(H / 4), ceil(W / 4)).
-    """
+    """Thresholds (luma, chroma at half size) in levels of 255 of a photo before a gain (ceil(H / 4), ceil(W / 4))."""
     height, width, _ = photo.shape
     if min(height, width) < 8:
         return LIMIT, LIMIT / 2

@@ -56,13 +56,7 @@ if hasattr(os, 'register_at_fork'):
 
 
 def parallel_rows(rows, work, smallest=16):
-    """Call work(first, last) for strips that cover `rows`; returns the results in order.
-
-    Photos of several threads share the one pool.
-
-    Args:
-        smallest: rows that a strip has at least.
-    """
+    """Call work(first, last) for strips of `smallest` rows or more that cover `rows`; returns the results in order."""
     edges = strip_edges(rows, smallest)
     if len(edges) == 2:
         return [work(0, rows)]

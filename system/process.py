@@ -25,11 +25,10 @@ def tune_malloc():
 
 
 def use_wide_vectors():
-    """Let Numba, which is not imported yet, fill 512-bit registers: on Intel's CPUs it uses half unless told.
+    """Let Numba, which is not imported yet, fill 512-bit registers, of which it uses half on Intel's CPUs unless told.
 
     A fifth faster. CPUs with VBMI (Ice Lake and later) do not slow down for them, as older ones do; AMD's fill them.
-    For inference.py and train.py, whose time is the kernels': a hundredth of test.py's is, the page's is the previews',
-    and a process that calls hubconf.py is its user's.
+    For inference.py and train.py, whose time is the kernels'.
     """
     try:
         from llvmlite import binding
