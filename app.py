@@ -189,17 +189,15 @@ class Desk:
             name = next(name for name in names if result_name(name) not in taken)
             photo = Photo(os.path.join(tempfile.mkdtemp(dir=tab.folder), name), (look, strength, denoise))
             (shutil.copy if [path] in self.samples else shutil.move)(path, photo.path)
-            _, failed, photo.before = inference.attempt(photo.job, lambda p=photo: self.save_before(p.path))
+            _, failed, read = inference.attempt(photo.job, lambda p=photo: self.read(p.path))
             if failed:
                 warn(failed, photo.path)
             else:
+                photo.before = save_preview(os.path.dirname(photo.path), shrink(read[0]))
                 tab.photos[name] = photo
                 new.append(name)
         tab.shown = new[0] if new else tab.shown
         return self.show_all(tab)
-
-    def save_before(self, path):
-        return save_preview(os.path.dirname(path), shrink(self.read(path)[0]))
 
     def pick(self, event: gr.SelectData, request: gr.Request):
         tab = self.tabs[request.session_hash]
@@ -266,9 +264,8 @@ class Desk:
         tab = self.tabs[request.session_hash]
         tab.stopped.clear()
         yield gr.Button(visible=False), gr.Button(visible=True), *show_results(tab)
-        todo = [photo for photo in tab.photos.values() if not os.path.exists(photo.job.result)]
-        for i, photo in enumerate(todo):
-            name = os.path.basename(photo.path)
+        todo = {name: photo for name, photo in tab.photos.items() if not os.path.exists(photo.job.result)}
+        for i, (name, photo) in enumerate(todo.items()):
             if tab.stopped.is_set():
                 break
             progress((i, len(todo)), desc=name, unit='files')

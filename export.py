@@ -70,8 +70,7 @@ def export_onnx(network, path, tiles=False):
     if not tiles:
         write_graph(photo_to_photo, network, path, {'photo': (photo, any_size), 'strength': strength}, ['enhanced'])
         return
-    outputs = ['grid', 'rows', 'columns']
-    write_graph(photo_to_grid, network, f'{stem}_grid.onnx', {'photo': (photo[:1], size)}, outputs)
+    write_graph(photo_to_grid, network, f'{stem}_grid.onnx', {'photo': (photo[:1], size)}, ['grid', 'rows', 'columns'])
     inputs = {'tile': (photo[:1, :, :40, :40], size), 'place': (place, {}), 'grid': (grid, {}), 'strength': strength}
     write_graph(tile_to_tile, network, f'{stem}_tile.onnx', inputs, ['enhanced'])
 

@@ -77,8 +77,7 @@ def main(opt):
     from runs.checkpoint import find_checkpoint, load_network
     from system.ranks import all_gather_list, init_distributed, on_rank0
 
-    device = utils.pick_device(opt.device)
-    network, _ = load_network(opt.checkpoints_file, device)
+    network, _ = load_network(opt.checkpoints_file, utils.pick_device(opt.device))
     network.fused = opt.fused
     with open(find_checkpoint(opt.checkpoints_file), 'rb') as file:
         weights = hashlib.sha256(file.read()).hexdigest()[:12]

@@ -28,7 +28,6 @@ ENCODERS = {
     'prores': ('prores_ks', {}),
     'ffv1': ('ffv1', {'level': '3', 'slicecrc': '1'}),
 } | {name: (name, {}) for name in LOSSLESS}
-RGB_ENCODERS = {'libx264': 'libx264rgb'}
 INSTEAD = {'webm': 'vp9', 'avi': 'mpeg4'}  # what a container gets of a codec that it or we cannot write; else h264
 UNWRITTEN = ('pal8', 'monob', 'monow')  # pixel formats that FFmpeg's scaler does not make
 SOUND = {'webm': ('libopus', 48_000)}  # encoder and rate for what cannot be copied; else AAC at its own rate
@@ -193,16 +192,15 @@ class Result:
 
 def choose_encoder(kept, container, rgb):
     """(codec, encoder, settings) that a codec is written with, or another where it has no encoder or no place here."""
-    instead = INSTEAD.get(container.format.name, 'h264')
-    if kept in LOSSLESS and container.format.name in ('matroska', 'avi'):
-        instead = 'ffv1'
+    form = container.format.name
+    instead = 'ffv1' if kept in LOSSLESS and form in ('matroska', 'avi') else INSTEAD.get(form, 'h264')
     for codec in (kept, instead):
         encoder, settings = ENCODERS.get(codec, ('', {}))
-        if rgb and codec == kept:
-            encoder = RGB_ENCODERS.get(encoder, encoder)
+        if rgb and codec == kept == 'h264':
+            encoder = 'libx264rgb'
         if encoder in codecs_available and codec in container.supported_codecs:
             return codec, encoder, dict(settings)
-    raise ValueError(f'{kept}: expected a codec with an encoder in this FFmpeg, got none for {container.format.name}')
+    raise ValueError(f'{kept}: expected a codec with an encoder in this FFmpeg, got none for {form}')
 
 
 def choose_pixels(encoder, name):
