@@ -19,7 +19,7 @@ def test_benchmarks_sides_run_and_leave_results(tmp_path):
     source, ours, theirs = (tmp_path / name for name in ('in', 'ours', 'theirs'))
     theirs.mkdir()
     benchmark.write_photos(0.002, 2, str(source))
-    benchmark.enhance_folder(benchmark.inference.opt.checkpoints_file, str(source), str(ours))
+    benchmark.run_inference(benchmark.inference.opt.checkpoints_file, str(source), str(ours))
     benchmark.copy_folder(str(source), str(theirs))
     for folder in (source, ours, theirs):
         assert sorted(path.name for path in folder.glob('[!.]*')) == ['0.jpg', '1.jpg']

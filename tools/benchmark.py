@@ -184,7 +184,7 @@ def add_folder(add, opt, folder):
     with start_process() as ours, start_process() as other:  # inference.py tunes its process's allocator
 
         def enhance(denoise):
-            return lambda: ours.submit(enhance_folder, opt.checkpoints_file, source, result, denoise).result()
+            return lambda: ours.submit(run_inference, opt.checkpoints_file, source, result, denoise).result()
 
         sides = enhance(0.0), enhance(-1.0), lambda: other.submit(copy_folder, source, result).result()
         without, default, copied = time_in_turn(sides, opt.repeats)
@@ -214,7 +214,7 @@ def add_memory(add, opt, folder):
         source = os.path.join(folder, name)
         write_photos(megapixels, count, source)
         for more, denoise in (('', -1.0), (', --denoise 1', 1.0)):
-            used = measure_peak(enhance_folder, opt.checkpoints_file, source, f'{source} out', denoise)
+            used = measure_peak(run_inference, opt.checkpoints_file, source, f'{source} out', denoise)
             add(f'inference.py, peak memory, {name}{more}', 'GB', (used, empty), 'a process that imported torch')
 
 
@@ -227,7 +227,7 @@ def add_video(add, opt, network, codec, path):
     what = f'{codec}, {opt.width} x {opt.height}, {opt.frames} frames'
     clip, result, other = (f'{path}_{name}.mkv' for name in ('clip', 'result', 'other'))
     write_clip(clip, codec, opt)
-    peak = measure_peak(enhance_clip, opt.checkpoints_file, clip, result)
+    peak = measure_peak(run_inference, opt.checkpoints_file, clip, result)
     add(f'{what}, memory', 'GB', (peak, measure_peak(int)), 'a process that imported torch')
     tune_malloc()
     sides = (
@@ -343,17 +343,11 @@ def copy_folder(source, result):
         cv2.imwrite(os.path.join(result, name), cv2.imread(os.path.join(source, name)))
 
 
-def enhance_folder(checkpoints_file, source, result, denoise=-1.0):
-    """inference.py on a folder, in this process."""
+def run_inference(checkpoints_file, source, result, denoise=-1.0):
+    """inference.py on a folder or a file, in this process."""
     values = {'images_dir': source, 'result_dir': result, 'checkpoints_file': checkpoints_file, 'denoise': denoise}
     with contextlib.redirect_stdout(io.StringIO()):
         inference.main(SimpleNamespace(**{**vars(inference.opt), **values, 'overwrite': True}))
-
-
-def enhance_clip(checkpoints_file, clip, result):
-    """A video, in this process."""
-    tune_malloc()
-    enhance_video(load_network(checkpoints_file)[0], clip, result)
 
 
 def write_clip(path, codec, opt):
