@@ -17,6 +17,7 @@ import hashlib
 import os
 import sys
 import traceback
+import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from types import SimpleNamespace
@@ -171,6 +172,8 @@ def enhance_one_photo(network, job, opt, _):
     picture = read_picture(job.path, opt.max_megapixels)
     photo = picture.photo.copy() if job.extra else picture.photo
     keep, edit = bool(job.illumination or job.extra), Edit(opt.strength, opt.denoise)
+    asked = opt.denoise > 0  # then it is said where nothing is taken out
+    noisy = zlib.crc32(enhance_photo(network, photo, edit._replace(denoise=0.0))[0]) if asked else 0
     enhanced, illumination = enhance_photo(network, photo, edit, keep_illumination=keep, in_place=True)
     for path in filter(None, (job.illumination, job.extra)):
         image = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
@@ -178,7 +181,9 @@ def enhance_one_photo(network, job, opt, _):
             image = np.concatenate([picture.photo, enhanced, image], axis=1)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_photo(path, image)
-    return write_picture(job.result, picture, enhanced, True, opt.jpeg_444, opt.keep_times)
+    same = asked and noisy == zlib.crc32(enhanced)
+    notes = ['--denoise took nothing out: it was not brightened, or its compression left no noise'] if same else []
+    return notes + write_picture(job.result, picture, enhanced, True, opt.jpeg_444, opt.keep_times)
 
 
 def enhance_one_video(network, job, opt, progress):

@@ -386,6 +386,15 @@ def test_noise_goes_where_it_shows_unless_told_otherwise(checkpoint, folder, tmp
     assert clean[1] < default[1] == plain[1]
 
 
+def test_a_photo_without_noise_is_named_where_denoising_was_asked_for(checkpoint, folder, tmp_path, capsys):
+    write(folder / 'flat.png', 60)
+    run(checkpoint, folder, tmp_path / 'default')
+    assert 'denoise' not in capsys.readouterr().err
+    run(checkpoint, folder, tmp_path / 'asked', denoise=1.0)
+    said = '--denoise took nothing out: it was not brightened, or its compression left no noise'
+    assert f'{said} ({folder}' in capsys.readouterr().err
+
+
 def test_extras(checkpoint, folder, tmp_path):
     for i in range(3):
         write(folder / 'sub' / f'{i}.png', 40 + i)
