@@ -247,5 +247,6 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_p
     if edit.denoise:
         samples = illumination[::SAMPLE, ::SAMPLE] if keep_illumination else illumination
         cpu = cpu_kernels() if network.fused else None
-        remove_noise(enhanced, samples, edit.denoise, edit.strength, cpu.denoise if cpu else denoise_plain)
+        denoise = cpu.denoise if cpu else denoise_plain
+        enhanced = remove_noise(enhanced, samples, edit.denoise, edit.strength, denoise)
     return enhanced, illumination if keep_illumination else None

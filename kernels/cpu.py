@@ -108,8 +108,7 @@ def runs_of_row(width, gw, align_corners, block, dtype):
 
 def grid_array(grid):
     """Grid (N, 12, D, Gh, Gw) as the kernels read it: an array (N, Gh, Gw, D, 3, 4), contiguous."""
-    n, _, d, gh, gw = grid.shape
-    return grid.detach().permute(0, 3, 4, 2, 1).reshape(n, gh, gw, d, 3, 4).contiguous().numpy()
+    return grid.detach().permute(0, 3, 4, 2, 1).unflatten(-1, (3, 4)).contiguous().numpy()
 
 
 def guide_arrays(weights, bias, mix, mix_bias, tanh):
@@ -515,8 +514,7 @@ class SliceApply(torch.autograd.Function):
         for photos, by_grid, by_hidden in parallel_rows(n * height, strip):
             grid_grad[photos] += by_grid
             hidden_grad += by_hidden
-        gh, gw, d = cells.shape[1:4]
-        grid_grad = torch.from_numpy(grid_grad).view(n, gh, gw, d, 12).permute(0, 4, 3, 1, 2)
+        grid_grad = torch.from_numpy(grid_grad).flatten(4).permute(0, 4, 3, 1, 2)
         hidden_grad = torch.from_numpy(hidden_grad)
         weights, bias, mix = hidden_grad[:units].split([3, 1, 1], dim=1)
         return None, grid_grad, weights, bias[:, 0], mix[:, 0], hidden_grad[units, 4], None, None

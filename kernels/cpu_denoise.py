@@ -284,32 +284,24 @@ def denoise_rows(photo, rows, halo, planes, changes, thresholds, limits, scale):
 
 
 def denoise(photo, limits, thresholds):
-    """denoise.denoise_plain in passes over the photo's rows, in place; the same arguments."""
+    """denoise.denoise_plain in passes over the photo's rows, in place where the photo is contiguous; same arguments."""
     height, width, _ = photo.shape
     scale, unit = np.float32(255 / np.iinfo(photo.dtype).max), np.float32(UNIT)
-    flat = photo.reshape(height, -1)
+    flat = np.ascontiguousarray(photo).reshape(height, -1)
     pair = either(flat)
     planes = np.empty((2, -(-height // 2), -(-width // 2)), np.int16)
-    changes, rows = np.empty_like(planes), planes.shape[1]
-    parallel_rows(rows, lambda *part: shrink_chroma(pair, planes, part, scale))
+    changes = np.empty_like(planes)
+    parallel_rows(planes.shape[1], lambda *rows: shrink_chroma(pair, planes, rows, scale))
     for plane, change in zip(planes, changes, strict=True):
         coarse = shrink(plane.astype(np.float32), 4) / unit
         far = np.empty_like(coarse)
         filter_rows(coarse, coarse[:0], thresholds[2], far, (0, len(far)), np.float32(1))
+        images = plane, far, thresholds[1], change
+        parallel_rows(len(plane), lambda *rows, images=images: filter_rows(*images, rows, unit), step=4)
 
-        def work(a, b, plane=plane, change=change, far=far):
-            filter_rows(plane, far, thresholds[1], change, (4 * a, min(4 * b, rows)), unit)
-
-        parallel_rows(-(-rows // 4), work)
-
-    edges = [min(4 * edge, height) for edge in strip_edges(-(-height // 4))]
     halos = {}
-    for a, b in itertools.pairwise(edges):
+    for a, b in itertools.pairwise(strip_edges(height, step=4)):
         halos[a] = either(flat[[mirror.py_func(y, height) for y in (*range(a - 4, a), *range(b, b + 8))]])
-
-    def finish(a, b):
-        a, b = 4 * a, min(4 * b, height)
-        denoise_rows(pair, (a, b), halos[a], planes, changes, thresholds[0], limits, scale)
-
-    parallel_rows(-(-height // 4), finish)
-    return photo
+    rest = planes, changes, thresholds[0], limits, scale
+    parallel_rows(height, lambda *rows: denoise_rows(pair, rows, halos[rows[0]], *rest), step=4)
+    return flat.reshape(photo.shape)

@@ -127,7 +127,7 @@ def clipped(illumination, value, clip: tl.constexpr):
 @triton.jit
 def illuminate_run(pixels, part, rows, line, hidden, gw: tl.constexpr, bins: tl.constexpr, units: tl.constexpr,
                    tanh: tl.constexpr, align: tl.constexpr, clip: tl.constexpr):  # fmt: skip
-    """(guide, red, green, blue): the guide and the illumination of a run in row `line` of rows."""
+    """(red, green, blue, guide): the illumination and the guide of a run in row `line` of rows."""
     guide = guide_of(pixels, hidden, units, tanh)
     depth = depth_of(guide, bins, align)
     low, high = bins_of(depth, bins)
@@ -138,7 +138,7 @@ def illuminate_run(pixels, part, rows, line, hidden, gw: tl.constexpr, bins: tl.
         red += weight * affine_of(left + z * 12, right + z * 12, 0, pixels, part)
         green += weight * affine_of(left + z * 12, right + z * 12, 1, pixels, part)
         blue += weight * affine_of(left + z * 12, right + z * 12, 2, pixels, part)
-    return guide, clipped(red, pixels[0], clip), clipped(green, pixels[1], clip), clipped(blue, pixels[2], clip)
+    return clipped(red, pixels[0], clip), clipped(green, pixels[1], clip), clipped(blue, pixels[2], clip), guide
 
 
 @functools.lru_cache(maxsize=64)
@@ -275,26 +275,16 @@ def enhance_kernel(photo, enhanced, illumination, rows, starts, hidden, height, 
         green_raised = tl.load(source + 1).to(tl.int32).to(tl.float32) + pedestal
         blue_raised = tl.load(source + 2).to(tl.int32).to(tl.float32) + pedestal
         pixels = (red_raised * scale, green_raised * scale, blue_raised * scale)
-        _, red, green, blue = illuminate_run(pixels, part, rows, line, hidden, gw, bins, units, tanh, align, clip)
-        if keep:
-            kept = illumination + start + x * 3
-            tl.store(kept, red)
-            tl.store(kept + 1, green)
-            tl.store(kept + 2, blue)
-        brighten(out, red_raised, red, eps, strength, tiny, top, shift, full)
-        brighten(out + 1, green_raised, green, eps, strength, tiny, top, shift, full)
-        brighten(out + 2, blue_raised, blue, eps, strength, tiny, top, shift, full)
+        light = illuminate_run(pixels, part, rows, line, hidden, gw, bins, units, tanh, align, clip)
+        raised = (red_raised, green_raised, blue_raised)
+        for c in tl.static_range(3):
+            if keep:
+                tl.store(illumination + start + x * 3 + c, light[c])
+            brighten(out + c, raised[c], light[c], eps, strength, tiny, top, shift, full)
 
 
 def enhance(photo, grid, guide, rule, *, every=0):
-    """Enhance a photo on its device.
-
-    Args:
-        photo: (H, W, 3) RGB tensor, uint8, or uint16 as int32.
-        grid: (12, D, Gh, Gw). The others as in cpu.enhance.
-    Returns:
-        enhanced like photo, and illumination (ceil(H / every), ceil(W / every), 3) float32 or None.
-    """
+    """cpu.enhance of a tensor (H, W, 3) on its device, uint8, or uint16 as int32; gives tensors."""
     height, width, _ = photo.shape
     enhanced = torch.empty_like(photo)
     kept = photo.shape if every else (1,)
@@ -329,11 +319,10 @@ def illumination_kernel(photo, illumination, guides, rows, starts, hidden, heigh
     plane = height * width
     at = (line // height) * 3 * plane + (line % height) * width + x
     pixels = channels_of(photo, at, plane, x < width)
-    guide, red, green, blue = illuminate_run(pixels, part, rows, line, hidden, gw, bins, units, tanh, align, clip)
-    tl.store(guides + line * width + x, guide)
-    tl.store(illumination + at, red)
-    tl.store(illumination + at + plane, green)
-    tl.store(illumination + at + 2 * plane, blue)
+    light = illuminate_run(pixels, part, rows, line, hidden, gw, bins, units, tanh, align, clip)
+    tl.store(guides + line * width + x, light[3])
+    for c in tl.static_range(3):
+        tl.store(illumination + at + c * plane, light[c])
 
 
 @triton.jit

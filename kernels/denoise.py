@@ -32,13 +32,13 @@ def remove_noise(enhanced, illumination, amount=1.0, strength=1.0, denoise=None)
     """Denoise an enhanced photo as much as it was brightened.
 
     Args:
-        enhanced: (H, W, 3) RGB, uint8 or uint16; overwritten.
+        enhanced: (H, W, 3) RGB, uint8 or uint16; overwritten if contiguous.
         illumination: S in every fourth row and column, (ceil(H / 4), ceil(W / 4), 3).
         amount: 0 does nothing, 1 is the usual, 2 doubles the thresholds; -1 is 1 where the noise shows, else 0.
         strength: exponent of S that `enhanced` was made with.
         denoise: what does it, `denoise_plain` or the kernels'; None takes the plain one.
     Returns:
-        enhanced.
+        The denoised photo.
     """
     gain = np.clip(illumination @ np.full(3, 1 / 3, np.float32), 1 / 64, 1) ** np.float32(-strength)
     added = (gain - 1).astype(np.float32)

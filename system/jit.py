@@ -55,19 +55,20 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=threads.cache_clear)  # a fork has none of the pool's threads
 
 
-def parallel_rows(rows, work, smallest=16):
-    """Call work(first, last) for strips of `smallest` rows or more that cover `rows`; returns the results in order."""
-    edges = strip_edges(rows, smallest)
+def parallel_rows(rows, work, smallest=16, step=1):
+    """Call work(first, last) for strips of `smallest` steps of rows or more; returns the results in order."""
+    edges = strip_edges(rows, smallest, step)
     if len(edges) == 2:
         return [work(0, rows)]
     return list(threads().map(work, edges[:-1], edges[1:]))
 
 
-def strip_edges(rows, smallest=16):
-    """First row of each strip that parallel_rows makes, and `rows`."""
+def strip_edges(rows, smallest=16, step=1):
+    """First row of each strip that parallel_rows makes, a multiple of step, and `rows`; smallest counts steps."""
     # one strip in a DataLoader's worker: the others have the other cores
-    count = 1 if get_worker_info() else max(1, min(4 * cores(), rows // smallest))
-    return [rows * i // count for i in range(count + 1)]
+    steps = -(-rows // step)
+    count = 1 if get_worker_info() else max(1, min(4 * cores(), steps // smallest))
+    return [min(steps * i // count * step, rows) for i in range(count + 1)]
 
 
 class Announcement(event.Listener):

@@ -109,16 +109,26 @@ def test_passes_over_rows_are_the_plain_path(size):
     assert np.abs(plain.astype(int) - photo).mean() > 1
 
 
+@pytest.mark.parametrize('denoise', [denoise_plain, FUSED])
+def test_photo_that_is_a_view_works(denoise):
+    photo = noisy()
+    samples = illuminated(photo, 1 / 6, 1 / 2)
+    view = np.ascontiguousarray(photo.transpose(2, 0, 1)).transpose(1, 2, 0)
+    results = [remove_noise(given.copy(order='K'), samples, denoise=denoise) for given in (photo, view)]
+    np.testing.assert_array_equal(*results)
+    assert (results[0] != photo).any()
+
+
 def test_any_number_of_strips_gives_the_same(monkeypatch):
     photo, results = noisy(203, 150), []
     samples = illuminated(photo, 1 / 9, 1 / 5)
     for count in (1, 2, 5, 9):
 
-        def strip_edges(rows, count=count):
-            return [rows * i // count for i in range(count + 1)]
+        def strip_edges(rows, step=1, count=count):
+            return [min(-(-rows // step) * i // count * step, rows) for i in range(count + 1)]
 
-        def parallel_rows(rows, work, strip_edges=strip_edges):
-            for first, last in list(itertools.pairwise(strip_edges(rows)))[::-1]:  # the last one first
+        def parallel_rows(rows, work, step=1, strip_edges=strip_edges):
+            for first, last in list(itertools.pairwise(strip_edges(rows, step)))[::-1]:  # the last one first
                 work(first, last)
 
         monkeypatch.setattr(cpu_denoise, 'strip_edges', strip_edges)
