@@ -29,11 +29,10 @@ LOCK = threading.Lock()  # one trial of the kernels, however many threads ask fo
 def cpu_kernels():
     """The Numba module, or None (said once) where Numba does not import."""
     try:
-        cpu = importlib.import_module('.cpu', __name__)
+        return importlib.import_module('.cpu', __name__)
     except ImportError as error:
         print(f'note: plain torch path, about 40 times slower: Numba is not usable ({error})', file=sys.stderr)
         return None
-    return cpu
 
 
 def announce_compiling():

@@ -575,8 +575,7 @@ def reflect(value, divisor, clamp, tiny):
 def structure_planes(images, windows, planes, eps, clamp):
     """1 - SSIM summed over planes planes[0] to planes[1] - 1 of images (3 N, H, W), and its derivative by R.
 
-    That of a pixel is the sum over the windows that it lies in of windows[:, 0] + windows[:, 1] * R + windows[:, 2] *
-    target; windows: (3 N, 3, rows of windows, columns of windows).
+    That of a pixel is the sum of a + b R + c target over the windows that it lies in; windows: a, b and c of each.
     """
     photo, illumination, target = images
     _, _, width = photo.shape

@@ -91,12 +91,6 @@ def run_of(starts, width, gw: tl.constexpr, align: tl.constexpr, block: tl.const
 
 
 @triton.jit
-def bins_of(depth, bins: tl.constexpr):
-    """First luma bin that the run touches, and the one after its last."""
-    return tl.min(depth).to(tl.int32), tl.minimum(tl.max(depth).to(tl.int32) + 2, bins)
-
-
-@triton.jit
 def affine_of(left, right, channel: tl.constexpr, pixels, part):
     """One output channel of the affine of a luma bin, its coefficients interpolated along x."""
     red, green, blue = pixels
@@ -130,7 +124,7 @@ def illuminate_run(pixels, part, rows, line, hidden, gw: tl.constexpr, bins: tl.
     """(red, green, blue, guide): the illumination and the guide of a run in row `line` of rows."""
     guide = guide_of(pixels, hidden, units, tanh)
     depth = depth_of(guide, bins, align)
-    low, high = bins_of(depth, bins)
+    low, high = tl.min(depth).to(tl.int32), tl.minimum(tl.max(depth).to(tl.int32) + 2, bins)  # bins that it touches
     left, right = cell_edges(rows, line, gw, bins)
     red, green, blue = tl.zeros_like(depth), tl.zeros_like(depth), tl.zeros_like(depth)
     for z in range(low, high):
@@ -226,10 +220,8 @@ def places(module):
 def record_step(step, images):
     """Have a module in training replay two CUDA graphs, forward and backward, instead of its hundreds of launches.
 
-    Its buffers stay as they are, and what it returns lasts until its next call.
-
-    Args:
-        images: the tensors that it is called with; it runs as before on others whose shapes differ.
+    Its buffers stay as they are, and what it returns lasts until its next call. images: the tensors that it is called
+    with; it runs as before on others whose shapes differ.
     """
     warnings.filterwarnings('ignore', "The AccumulateGrad node's stream")  # of the recording; autograd waits for it
     plain, buffers = step.forward, [value.clone() for value in step.buffers()]
@@ -287,8 +279,7 @@ def enhance(photo, grid, guide, rule, *, every=0):
     """cpu.enhance of a tensor (H, W, 3) on its device, uint8, or uint16 as int32; gives tensors."""
     height, width, _ = photo.shape
     enhanced = torch.empty_like(photo)
-    kept = photo.shape if every else (1,)
-    illumination = torch.empty(kept, dtype=torch.float32, device=photo.device)
+    illumination = torch.empty(photo.shape if every else 1, dtype=torch.float32, device=photo.device)
     rows = grid_rows(grid[None], height, rule.align_corners)
     hidden = pack_guide(guide)
     gw, bins = rows.shape[2:4]
@@ -368,7 +359,7 @@ def illumination_back_kernel(photo, illumination, guides, grad_out, rows, starts
     pixels = channels_of(photo, at, plane, x < width)
     guide = tl.load(guides + line * width + x)
     depth = depth_of(guide, bins, align)
-    low, high = bins_of(depth, bins)
+    low, high = tl.min(depth).to(tl.int32), tl.minimum(tl.max(depth).to(tl.int32) + 2, bins)  # bins that it touches
     red_grad = free_grad(grad_out, illumination, pixels[0], at, mask, clip)
     green_grad = free_grad(grad_out, illumination, pixels[1], at + plane, mask, clip)
     blue_grad = free_grad(grad_out, illumination, pixels[2], at + 2 * plane, mask, clip)

@@ -74,9 +74,8 @@ def measure_noise(photo, gain):
     levels = []
     for plane in (luma, (blue - luma) * 0.564, (red - luma) * 0.713):
         power = (plane[usable].reshape(-1, 64) @ basis.T) ** 2
-        levels += [
-            float(np.quantile(np.sqrt(power[:, band].mean(axis=1)) / gain[usable], QUIET)) for band in (middle, high)
-        ]
+        for band in (middle, high):
+            levels.append(float(np.quantile(np.sqrt(power[:, band].mean(axis=1)) / gain[usable], QUIET)))
     chroma = max(min(2 * NOISE * (levels[2] + levels[4]), LIMIT), WHITE * max(levels[3], levels[5]))
     return max(min(NOISE * levels[0], LIMIT), WHITE * levels[1]), chroma / 2  # half of white noise is left at half size
 

@@ -14,8 +14,7 @@ PACKAGES = ('torch', 'numpy', 'numba', 'cv2', 'PIL', 'skimage', 'av')
 def tune_malloc():
     """Let glibc keep freed arrays of up to 32 MB instead of returning them to the system; elsewhere nothing.
 
-    Photo-sized temporaries would otherwise be paged in anew each time: a third of test.py's time, a tenth of
-    inference.py's.
+    Photo-sized temporaries would else be paged in anew each time: a third of test.py's time, a tenth of inference.py's.
     """
     if sys.platform == 'linux':
         libc = ctypes.CDLL(None)
