@@ -12,6 +12,7 @@ options; so a stopped run goes on where it stopped. A file that cannot be enhanc
 goes on, and the exit status is 1.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -84,9 +85,12 @@ def main(opt):
         weights = hashlib.sha256(file.read()).hexdigest()[:12]
 
     def made_with(job):
-        """The options that change a result, as the record has them."""
+        """The options that change a result, and which photo it is of, as the record has them."""
+        photo = ''
+        with contextlib.suppress(OSError):  # it is gone: its turn will say so
+            photo = '{0.st_size} {0.st_mtime:.0f}'.format(os.stat(job.path))
         more = f'smoothing {opt.video_smoothing:g}' if is_video(job.path) else '4:4:4' if opt.jpeg_444 else ''
-        return f'{weights} strength {opt.strength:g} denoise {opt.denoise:g} {more}'.rstrip()
+        return f'{weights} strength {opt.strength:g} denoise {opt.denoise:g} {more} photo {photo}'
 
     rank, world = init_distributed(timedelta(days=30))  # a share may take long
     os.makedirs(found.results, exist_ok=True)

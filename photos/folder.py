@@ -155,7 +155,7 @@ def expand(path, recursive, others, problems):
         return path, files
     if glob.has_magic(path):
         return match(path, problems)
-    raise FileNotFoundError(f'{path}: expected a folder of photos, a photo or a pattern, found none')
+    raise FileNotFoundError(f'{path}: expected a folder of photos, a photo or a pattern, found none; -o names results')
 
 
 def walk(folder, problems, follow=False):

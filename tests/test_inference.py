@@ -360,6 +360,17 @@ def test_results_never_become_inputs_nor_replace_originals(checkpoint, folder, t
     assert (folder / 'a.png').read_bytes() == before
 
 
+def test_a_photo_that_was_replaced_is_made_again(checkpoint, folder, tmp_path, capsys):
+    write(folder / 'a.png')
+    assert run(checkpoint, folder, tmp_path / 'out') == 0
+    assert run(checkpoint, folder, tmp_path / 'out') == 0
+    assert '1 there already' in capsys.readouterr().out
+    cv2.imwrite(str(folder / 'a.png'), np.full((20, 30, 3), 10, np.uint8))
+    assert run(checkpoint, folder, tmp_path / 'out') == 0
+    assert 'options or photos are made again: 1' in capsys.readouterr().err
+    assert read_photo(str(tmp_path / 'out' / 'a.png')).shape == (20, 30, 3)
+
+
 def test_results_stay_unless_overwritten(checkpoint, folder, tmp_path, capsys):
     write(folder / 'a.png')
     (tmp_path / 'out').mkdir()
