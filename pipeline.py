@@ -122,7 +122,7 @@ class PairDataset:
 
     def __init__(self, lists, opt, good=((), 1.0), lowres_mode='bilinear', folder=None):
         self.first_good = sum(len(pairs) for pairs, _ in lists)
-        self.opt, self.lowres_mode, self.ranges, self.blacks = opt, lowres_mode, RANGES, {}
+        self.opt, self.lowres_mode, self.blacks = opt, lowres_mode, {}
         lists = [*lists, good]
         self.pairs = [pair for pairs, _ in lists for pair in pairs]
         self.weights = [(len(pairs), weight) for pairs, weight in lists]
@@ -159,7 +159,7 @@ class PairDataset:
         degradation = None
         if good:
             black = 0.0 if kept else self.find_black(index, target)
-            degradation = degrade.draw_degradation(self.ranges, black, rng, kept)
+            degradation = degrade.draw_degradation(RANGES, black, rng, kept)
         dark = not kept and opt.darken and rng.random() < opt.darken
         darkening = degrade.draw_darkening(opt.max_stops, rng) if dark else None
         return augment.Recipe(good or kept, steps, degradation, darkening)
@@ -167,7 +167,7 @@ class PairDataset:
     def find_black(self, index, target):
         """The level of a pair's target that becomes black, found once."""
         if index not in self.blacks:
-            self.blacks[index] = degrade.find_black(target, self.ranges.black)
+            self.blacks[index] = degrade.find_black(target, RANGES.black)
         return self.blacks[index]
 
     def draw_steps(self, shape, rng):
@@ -209,11 +209,11 @@ class Loader:
         return -(-self.count // self.batch_size)
 
     def __iter__(self):
-        self.waited, numbers = 0.0, (k for k in range(len(self)))
+        self.waited, numbers = 0.0, range(len(self))
         with ThreadPoolExecutor(self.num_workers or 1, 'load') as pool:
             ahead = map_in_order(pool, self.prepare, numbers, self.num_workers + 2)
             batches = ahead if self.num_workers else map(self.prepare, numbers)
-            for _ in range(len(self)):
+            for _ in numbers:
                 yield self.receive(batches)
 
     def prepare(self, k):

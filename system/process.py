@@ -56,7 +56,6 @@ def map_in_order(pool, work, items, count):
     finally:
         for future in pending:
             future.cancel()
-        items.close()
 
 
 def describe_machine():

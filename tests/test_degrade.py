@@ -121,11 +121,11 @@ def test_batches_of_good_photos_are_the_same_whatever_the_threads(make_pairs):
         assert all(torch.equal(a, b) for a, b in zip(plain[1], threads[1], strict=True))
 
 
-def test_a_kept_good_photo_stays_and_a_degraded_one_darker(make_pairs):
+def test_a_kept_good_photo_stays_and_a_degraded_one_darker(make_pairs, monkeypatch):
+    monkeypatch.setattr(pipeline, 'RANGES', degrade.Ranges(stops=(2.0, 2.0)))
     good = [(target, target) for _, target in lists.find_pairs(make_pairs(4))], 1.0
     for keep in (0.0, 1.0):
         dataset = pipeline.PairDataset([], train_options(full_size=32, augment=False, good_identity_share=keep), good)
-        dataset.ranges = degrade.Ranges(stops=(2.0, 2.0))
         for position in range(4):
             _, photo, target = dataset[position]
             assert np.array_equal(photo, target) == bool(keep)

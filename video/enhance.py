@@ -107,7 +107,8 @@ def enhance_frames(network, first, frames, edit, smoothing):
         return frame
 
     graded = prefetch(smooth_grids(looks(), predict, smoothing, waiting), 1)
-    with ThreadPoolExecutor(cores()) as pool, closing(map_in_order(pool, enhance, graded, cores() + 1)) as enhanced:
+    pool = ThreadPoolExecutor(cores())
+    with pool, closing(graded), closing(map_in_order(pool, enhance, graded, cores() + 1)) as enhanced:
         yield from enhanced
 
 
@@ -119,7 +120,7 @@ def prefetch(items, size):
     """
     end = object()
     with ThreadPoolExecutor(1) as thread:
-        ahead = map_in_order(thread, lambda _: next(items, end), (None for _ in itertools.count()), size + 1)
+        ahead = map_in_order(thread, lambda _: next(items, end), itertools.repeat(None), size + 1)
         try:
             yield from itertools.takewhile(lambda item: item is not end, ahead)
         finally:
