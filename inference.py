@@ -169,16 +169,16 @@ def enhance_one_photo(network, job, opt, _):
     import numpy as np
     import torch
 
-    from kernels import Edit, enhance_photo
+    from kernels import Edit, apply_grid, predict_grid
     from photos.levels import to_photo
     from photos.picture import read_picture, write_photo, write_picture
 
     picture = read_picture(job.path, opt.max_megapixels)
     photo = picture.photo.copy() if job.extra else picture.photo
     keep, edit = bool(job.illumination or job.extra), Edit(opt.strength, opt.denoise)
-    asked = opt.denoise > 0  # then it is said where nothing is taken out
-    noisy = zlib.crc32(enhance_photo(network, photo, edit._replace(denoise=0.0))[0]) if asked else 0
-    enhanced, illumination = enhance_photo(network, photo, edit, keep_illumination=keep, in_place=True)
+    grid, asked = predict_grid(network, photo), opt.denoise > 0  # then it is said where nothing is taken out
+    noisy = zlib.crc32(apply_grid(network, photo, grid, edit._replace(denoise=0.0))[0]) if asked else 0
+    enhanced, illumination = apply_grid(network, photo, grid, edit, keep_illumination=keep, in_place=True)
     for path in filter(None, (job.illumination, job.extra)):
         image = to_photo(torch.from_numpy(illumination).permute(2, 0, 1), photo.dtype)
         if path == job.extra:

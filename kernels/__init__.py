@@ -233,7 +233,7 @@ def apply_grid(network, photo, grid, edit=FULL, *, keep_illumination=False, in_p
         fullres = to_tensor(photo, grid.device)
         illumination = network.illuminate(grid, fullres)
         enhanced = to_photo(network.reflectance(fullres, illumination, edit.strength), photo.dtype, edit.round_down)
-        illumination = illumination[0, :, :: every or 1, :: every or 1].permute(1, 2, 0).cpu().numpy()
+        illumination = illumination[0, :, ::every, ::every].permute(1, 2, 0).cpu().numpy() if every else None
     elif grid.is_cuda:
         levels = torch.from_numpy(photo.astype(np.int32) if photo.dtype == np.uint16 else photo).to(grid.device)
         guide, rule = network.guide.fold(grid), rule_of(network, edit)

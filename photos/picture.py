@@ -148,8 +148,9 @@ def clean_metadata(header, shape):
 def find_space(picture):
     """Show a picture that is not sRGB as sRGB, and keep its own pixels and space beside."""
     header, blocks = picture.header, picture.header.metadata
-    rule = metadata.read_exif(blocks.get('exif', b'')).value(1, 'interop')  # DCF's, whose R03 is Adobe RGB
-    implied = colour.profile_of(header.colour, rule[:3] == b'R03' and 'icc' not in blocks)
+    exif = b'' if 'icc' in blocks else blocks.get('exif', b'')
+    rule = metadata.read_exif(exif).value(1, 'interop')  # DCF's, whose R03 is Adobe RGB
+    implied = colour.profile_of(header.colour, rule[:3] == b'R03')
     profile = blocks.pop('icc', b'') or (b'' if picture.grey else implied)  # and back where it is true of the result
     if not profile:
         return
