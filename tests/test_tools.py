@@ -30,11 +30,11 @@ def test_other_systems_are_functions_that_give_a_photo(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, 'noisy_photo', lambda megapixels: photo)
     (tmp_path / 'my_wrappers.py').write_text('sci = lambda photo: photo\nbroken = lambda photo: photo / 255\n')
     monkeypatch.syspath_prepend(tmp_path)
-    for system in ('', 'my_wrappers:sci'):
+    for system in (None, 'my_wrappers:sci'):
         benchmark.run_system(system, 'general')
     with pytest.raises(ValueError, match=r'my_wrappers:broken: expected \(.*\) uint8 as its result, got .* float64'):
         benchmark.run_system('my_wrappers:broken', 'general')
-    for system in ('no_such_module:sci', 'my_wrappers:no_such_function', 'my_wrappers'):
+    for system in ('no_such_module:sci', 'my_wrappers:no_such_function', 'my_wrappers', ''):
         with pytest.raises(ValueError, match='systems: expected NAME=MODULE:FUNCTION'):
             benchmark.run_system(system, 'general')
     assert benchmark.equalize(photo).shape == photo.shape

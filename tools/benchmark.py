@@ -141,12 +141,13 @@ def add_photos(add, opt, both, path):
 
 def add_systems(add, opt):
     """One photo in memory by each of opt.systems, in a process of its own that imports them, against ours in turn."""
+
+    def side(process, system):
+        return lambda: process.submit(run_system, system, opt.checkpoints_file).result()
+
     for name, _, system in (part.strip().partition('=') for part in opt.systems.split(',')):
         with start_process() as ours, start_process() as other:
-            sides = [
-                functools.partial(lambda process, *values: process.submit(run_system, *values).result(), *given)
-                for given in ((ours, '', opt.checkpoints_file), (other, system, opt.checkpoints_file))
-            ]
+            sides = side(ours, None), side(other, system)
             add('one 8.2 MP photo in memory', 's', time_in_turn(sides, opt.repeats), name)
 
 
@@ -262,12 +263,12 @@ def equalize(photo):
 
 @functools.lru_cache(maxsize=1)
 def load_system(system, checkpoints_file):
-    """(photo, function photo -> photo) of MODULE:FUNCTION, '' is ours.
+    """(photo, function photo -> photo) of MODULE:FUNCTION, None is ours.
 
     Raises:
         ValueError: there is none.
     """
-    if not system:
+    if system is None:
         network, _ = load_network(checkpoints_file)
         return noisy_photo(8.2), lambda photo: enhance_photo(network, photo)[0]
     module, _, function = system.partition(':')
